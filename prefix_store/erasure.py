@@ -1,0 +1,240 @@
+"""Erasing a user, a task or a tenant: `purging -> done`, resumable at any line.
+
+From the commit of `begin` every resolve fails and no job of the owner can publish. What was learned from
+an owner lies in its own prefixes and in task versions that name it as a source; the base is frozen, so
+removing these removes everything. An erasure stays `purging` while a worker may still hold the owner's data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
+
+from prefix_store.core import Core
+from prefix_store.db import db_now
+from prefix_store.errors import NotFound
+from prefix_store.job_rows import cancel_jobs
+from prefix_store.litter import clear
+from prefix_store.names import new_id
+from prefix_store.owners import find_owner, lock_owners
+from prefix_store.retire import remove_versions
+from prefix_store.rows import Change, change, one
+from prefix_store.scope import Admin, Scope
+from prefix_store.tables import (
+    LIVE,
+    api_keys,
+    checkpoints,
+    datasets,
+    erasures,
+    idempotency,
+    job_events,
+    job_sources,
+    jobs,
+    owners,
+    prefixes,
+    tenants,
+    usage,
+    version_sources,
+    versions,
+)
+from prefix_store.usage import add_usage
+
+REASON = "Fine-tuning job cancelled: an owner of its data was erased"
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One erasure; `seq` is the change that serving processes must have acted on (`feed.acked`)."""
+
+    id: str
+    kind: Literal["user", "task", "tenant"]
+    state: Literal["purging", "done"]
+    seq: int
+    created_at: float
+    done_at: float | None
+
+
+def _erasure(row: Row[Any]) -> Erasure:
+    return Erasure(row.id, row.kind, row.state, row.seq, row.created_at, row.done_at)
+
+
+class Erasures:
+    """Begin, purge, look at, resume."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def begin(self, scope: Scope, label: str) -> Erasure:
+        """Tombstone an owner (`alice`, `task:e2e`) in one transaction.
+
+        When this returns, its keys are revoked, its jobs and those that learn from its files cancelled, its
+        prefixes unresolvable, its name free, and task versions that learned from its files are gone.
+
+        Raises:
+            NotFound: no such owner for this scope.
+        """
+        with self._core.database.write() as connection:
+            found = find_owner(connection, scope, label)
+            lock_owners(connection, found.tenant_id, [found.owner_id])
+            _tombstone(connection, found.tenant_id, found.owner_id)
+            remove_versions(
+                connection, found.tenant_id, _learned_elsewhere(connection, found.tenant_id, found.owner_id)
+            )
+            told = change(connection, "owner_erased", found.tenant_id, found.owner_id)
+            erasure = _insert(connection, told, found.kind)
+            ids = (found.tenant_id, scope.key_id)
+            self._core.audit.record(connection, *ids, f"{found.kind}.erased", found.owner_id)
+            return erasure
+
+    def begin_tenant(self, admin: Admin, tenant_id: str) -> Erasure:
+        """Tombstone a tenant with all its owners and keys; NotFound if there is none.
+
+        Tells each owner in the feed and at last the owner "", which means the whole tenant.
+        """
+        with self._core.database.write() as connection:
+            live = (tenants.c.id == tenant_id, tenants.c.state == LIVE)
+            if connection.execute(update(tenants).where(*live).values(state="erased", name="")).rowcount != 1:
+                raise NotFound("tenant", tenant_id)
+            mine = select(owners.c.owner_id).where(owners.c.tenant_id == tenant_id, owners.c.state == LIVE)
+            found = sorted(connection.execute(mine).scalars())
+            lock_owners(connection, tenant_id, found)
+            for owner_id in found:
+                _tombstone(connection, tenant_id, owner_id)
+            dead = update(api_keys).where(api_keys.c.tenant_id == tenant_id, api_keys.c.revoked_at.is_(None))
+            connection.execute(dead.values(revoked_at=db_now()))
+            for owner_id in found:
+                change(connection, "owner_erased", tenant_id, owner_id)
+            erasure = _insert(connection, change(connection, "owner_erased", tenant_id, ""), "tenant")
+            self._core.audit.record(connection, tenant_id, admin.key_id, "tenant.erased", tenant_id)
+            return erasure
+
+    def get(self, scope: Scope | Admin, erasure_id: str) -> Erasure:
+        """Return an erasure of the scope's tenant; NotFound else. A user's key reaches none."""
+        where = [erasures.c.id == erasure_id]
+        if isinstance(scope, Scope):
+            if scope.user is not None:
+                raise NotFound("erasure", erasure_id)
+            where.append(erasures.c.tenant_id == scope.tenant_id)
+        with self._core.database.read() as connection:
+            row = one(connection, select(erasures).where(*where))
+        if row is None:
+            raise NotFound("erasure", erasure_id)
+        return _erasure(row)
+
+    def pending(self) -> Sequence[str]:
+        """Ids of erasures that are not done, oldest first."""
+        open_ = select(erasures.c.id).where(erasures.c.state != "done").order_by(erasures.c.created_at)
+        with self._core.database.read() as connection:
+            return connection.execute(open_).scalars().all()
+
+    def resume(self) -> int:
+        """Go on with every erasure and removal cut short; return how many erasures are still open.
+
+        Call it at start and every few seconds.
+        """
+        clear(self._core)
+        return sum(self.purge(erasure_id).state != "done" for erasure_id in self.pending())
+
+    def purge(self, erasure_id: str) -> Erasure:
+        """Remove files and rows; `done` once no worker can hold the owner's data and the bytes are gone.
+
+        Idempotent, and may be cut short anywhere.
+        """
+        with self._core.database.read() as connection:
+            row = connection.execute(select(erasures).where(erasures.c.id == erasure_id)).one()
+            targets = _targets(connection, row)
+        if row.state == "done":
+            return _erasure(row)
+        with self._core.database.write() as connection:
+            held = sum(_purge_rows(connection, row.tenant_id, owner_id) for owner_id in targets)
+            if row.kind == "tenant":
+                connection.execute(delete(api_keys).where(api_keys.c.tenant_id == row.tenant_id))
+                connection.execute(delete(usage).where(usage.c.tenant_id == row.tenant_id))
+        clear(self._core)
+        for owner_id in targets:
+            self._core.blobs.delete_owner(row.tenant_id, owner_id)
+        if self._core.database.scrub() and not held:
+            row = self._done(row)
+        return _erasure(row)
+
+    def _done(self, row: Row[Any]) -> Row[Any]:
+        mine = (erasures.c.id == row.id, erasures.c.state != "done")
+        with self._core.database.write() as connection:
+            ended = update(erasures).where(*mine).values(state="done", done_at=db_now())
+            if connection.execute(ended).rowcount == 1:
+                self._core.audit.record(connection, row.tenant_id, "store", "erasure.done", row.id)
+            return connection.execute(select(erasures).where(erasures.c.id == row.id)).one()
+
+
+def _insert(connection: Connection, told: Change, kind: str) -> Erasure:
+    ids = {"id": new_id("era"), "tenant_id": told.tenant_id, "owner_id": told.owner_id or None}
+    values = {"kind": kind, "state": "purging", "seq": told.seq, "created_at": db_now()}
+    return _erasure(connection.execute(insert(erasures).values(**ids, **values).returning(erasures)).one())
+
+
+def _tombstone(connection: Connection, tenant_id: str, owner_id: str) -> None:
+    mine = (owners.c.tenant_id == tenant_id, owners.c.owner_id == owner_id)
+    connection.execute(update(owners).where(*mine).values(state="erased", name=""))
+    keys = (api_keys.c.tenant_id == tenant_id, api_keys.c.owner_id == owner_id)
+    connection.execute(update(api_keys).where(*keys).values(revoked_at=db_now()))
+    cancel_jobs(connection, _touching(tenant_id, owner_id), REASON)
+
+
+def _touching(tenant_id: str, owner_id: str) -> ColumnElement[bool]:
+    """Jobs of the owner, and jobs of others that learn from its files."""
+    learn = select(job_sources.c.job_id).where(
+        job_sources.c.tenant_id == tenant_id, job_sources.c.source_owner_id == owner_id
+    )
+    return (jobs.c.tenant_id == tenant_id) & ((jobs.c.owner_id == owner_id) | jobs.c.id.in_(learn))
+
+
+def _learned_elsewhere(connection: Connection, tenant_id: str, owner_id: str) -> Sequence[str]:
+    learned = select(version_sources.c.version_id).where(
+        version_sources.c.tenant_id == tenant_id,
+        version_sources.c.source_owner_id == owner_id,
+        version_sources.c.owner_id != owner_id,
+    )
+    return connection.execute(learned).scalars().all()
+
+
+def _targets(connection: Connection, row: Row[Any]) -> Sequence[str]:
+    if row.owner_id is not None:
+        return [row.owner_id]
+    mine = select(owners.c.owner_id).where(owners.c.tenant_id == row.tenant_id)
+    return connection.execute(mine).scalars().all()
+
+
+def _purge_rows(connection: Connection, tenant_id: str, owner_id: str) -> int:
+    """Remove an owner's rows; return how many jobs with its data a worker may still hold."""
+
+    def mine(table: Table) -> ColumnElement[bool]:
+        return (table.c.tenant_id == tenant_id) & (table.c.owner_id == owner_id)
+
+    for table in (version_sources, versions, checkpoints, job_events, datasets, idempotency, api_keys):
+        connection.execute(delete(table).where(mine(table)))
+    _fold_usage(connection, tenant_id, owner_id)
+    touching = _touching(tenant_id, owner_id)
+    held = select(func.count()).select_from(jobs).where(touching, jobs.c.lease_until > db_now())
+    count = int(connection.execute(held).scalar_one())
+    if count:  # the rows say who holds what, so they stay, without content
+        empty: dict[str, Any] = dict.fromkeys(("progress", "result", "error", "fine_tuned_model"))
+        empty["spec"] = {}
+        connection.execute(update(jobs).where(mine(jobs)).values(**empty))
+        connection.execute(update(prefixes).where(mine(prefixes)).values(name=prefixes.c.prefix_id))
+        return count
+    learned = (job_sources.c.tenant_id == tenant_id) & (job_sources.c.source_owner_id == owner_id)
+    connection.execute(delete(job_sources).where(learned))
+    for table in (job_sources, jobs, prefixes):
+        connection.execute(delete(table).where(mine(table)))
+    return 0
+
+
+def _fold_usage(connection: Connection, tenant_id: str, owner_id: str) -> None:
+    """Keep the tenant's totals without the owner."""
+    mine = (usage.c.tenant_id == tenant_id, usage.c.owner_id == owner_id)
+    for row in connection.execute(select(usage).where(*mine)).all():
+        add_usage(
+            connection, (tenant_id, "", row.day), row.requests, row.prompt_tokens, row.completion_tokens
+        )
+    connection.execute(delete(usage).where(*mine))

@@ -1,0 +1,91 @@
+"""The change feed that every serving process follows, and which of them have followed it how far.
+
+A delete is acknowledged when every process whose beat is fresh has reached its change. A process that
+cannot read the feed must stop serving by itself before the others count it dead.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Select, delete, func, insert, select, update
+
+from prefix_store.core import Core
+from prefix_store.db import db_now
+from prefix_store.errors import FeedGap
+from prefix_store.names import new_id
+from prefix_store.rows import Change
+from prefix_store.tables import changes, counters, processes
+
+
+class Feed:
+    """Join, read, beat, leave."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def join(self, kind: str) -> str:
+        """Register a process before it serves anything; return its id. It follows from `position` on."""
+        process_id = new_id("proc")
+        with self._core.database.write() as connection:
+            position = int(connection.execute(_position()).scalar_one())
+            connection.execute(
+                insert(processes).values(id=process_id, kind=kind, position=position, beat_at=db_now())
+            )
+        return process_id
+
+    def position(self) -> int:
+        """Return the number of the last change."""
+        with self._core.database.read() as connection:
+            return int(connection.execute(_position()).scalar_one())
+
+    def read(self, after: int) -> Sequence[Change]:
+        """Changes after a position, in the order of their commits; an idle poll reads one row.
+
+        Raises:
+            FeedGap: changes in between were forgotten (a process that slept for a day); start anew.
+        """
+        statement = select(changes).where(changes.c.seq > after).order_by(changes.c.seq)
+        with self._core.database.read() as connection:
+            last = int(connection.execute(_position()).scalar_one())
+            if last <= after:
+                return []
+            rows = connection.execute(statement).all()
+        if not rows or rows[0].seq != after + 1:
+            raise FeedGap("changes that this process has not seen are forgotten; start it anew")
+        return [Change(row.seq, row.kind, row.tenant_id, row.owner_id, row.version_id) for row in rows]
+
+    def beat(self, process_id: str, position: int) -> None:
+        """Say that this process lives and has acted on every change up to `position`."""
+        with self._core.database.write() as connection:
+            values = {"position": position, "beat_at": db_now()}
+            done = connection.execute(update(processes).where(processes.c.id == process_id).values(**values))
+            if done.rowcount == 0:  # counted dead and removed; alive all the same
+                connection.execute(insert(processes).values(id=process_id, kind="service", **values))
+
+    def leave(self, process_id: str) -> None:
+        """Unregister; the process serves nothing any more."""
+        with self._core.database.write() as connection:
+            connection.execute(delete(processes).where(processes.c.id == process_id))
+
+    def acked(self, seq: int) -> bool:
+        """Whether every process with a fresh beat has acted on the changes up to `seq`.
+
+        One whose beat is older than `process_dead_after` counts as dead, one that left does not count.
+        """
+        fresh = processes.c.beat_at > db_now() - self._core.settings.process_dead_after
+        behind = select(func.count()).where(fresh, processes.c.position < seq)
+        with self._core.database.read() as connection:
+            return bool(connection.execute(behind).scalar_one() == 0)
+
+    def trim(self, older_than_seconds: float) -> None:
+        """Forget processes long dead, and changes as old that every other process has passed."""
+        with self._core.database.write() as connection:
+            dead = processes.c.beat_at < db_now() - older_than_seconds
+            connection.execute(delete(processes).where(dead))
+            behind = select(func.coalesce(func.min(processes.c.position), _position().scalar_subquery()))
+            old = changes.c.at < db_now() - older_than_seconds
+            connection.execute(delete(changes).where(old, changes.c.seq <= behind.scalar_subquery()))
+
+
+def _position() -> Select[Any]:
+    return select(counters.c.value).where(counters.c.name == "changes")

@@ -1,0 +1,219 @@
+"""Training jobs as their rows stand: read, tell an event, end. Private to the store's parts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, exists, func, insert, select, update
+
+from prefix_store.crypto import Place
+from prefix_store.db import db_now
+from prefix_store.hyperparameters import Hyperparameters
+from prefix_store.litter import note
+from prefix_store.names import new_id, prefix_name
+from prefix_store.scope import Owner
+from prefix_store.tables import LIVE, checkpoints, job_events, jobs, owners, prefixes
+
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+OPEN: tuple[JobStatus, ...] = ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed; `param` names the field of the request that is to blame, if one is."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job.
+
+    `prefix` is the bare name that it trains (`alice:voice`), `model` what the request called its start,
+    `fine_tuned_model` the version it became (`alice:voice@3`). Times are seconds by the database's clock.
+    """
+
+    id: str
+    owner: Owner
+    prefix: str
+    model: str
+    status: JobStatus
+    training_files: tuple[str, ...]
+    validation_file: str | None
+    hyperparameters: Hyperparameters
+    seed: int
+    start_version_id: str | None
+    base_fingerprint: str
+    suffix: str | None
+    metadata: dict[str, str] | None
+    method: dict[str, Any] | None
+    progress: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: JobError | None
+    fine_tuned_model: str | None
+    promoted: bool | None
+    trained_tokens: int | None
+    attempt: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something that happened to a job; `type` is message or metrics, `level` info, warn or error."""
+
+    id: str
+    created_at: float
+    level: str
+    type: str
+    message: str
+    data: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job held by one worker until its lease runs out; `attempt` is the fence and never comes twice."""
+
+    job_id: str
+    attempt: int
+    owner: Owner
+    job: Job
+    prefix_id: str
+
+
+def job_of(row: Row[Any]) -> Job:
+    """Read a job from a row of `joined_jobs`."""
+    owner = Owner(row.tenant_id, row.owner_id, row.owner_kind, row.owner_name)
+    spec, result = row.spec, row.result or {}
+    return Job(
+        id=row.id,
+        owner=owner,
+        prefix=prefix_name(owner.kind, owner.name, row.prefix_name),
+        model=spec["model"],
+        status=row.status,
+        training_files=tuple(spec["training_files"]),
+        validation_file=spec["validation_file"],
+        hyperparameters=Hyperparameters(**spec["hyperparameters"]),
+        seed=spec["seed"],
+        start_version_id=spec["start_version_id"],
+        base_fingerprint=spec["base_fingerprint"],
+        suffix=spec["suffix"],
+        metadata=spec["metadata"],
+        method=spec["method"],
+        progress=row.progress,
+        result=result.get("metrics"),
+        error=JobError(**row.error) if row.error else None,
+        fine_tuned_model=row.fine_tuned_model,
+        promoted=result.get("promoted"),
+        trained_tokens=result.get("trained_tokens"),
+        attempt=row.attempt,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
+
+
+def joined_jobs() -> Select[Any]:
+    """Jobs of live owners with the names that they are shown by; a deleted prefix keeps its job history."""
+    owner = (owners.c.tenant_id == jobs.c.tenant_id) & (owners.c.owner_id == jobs.c.owner_id)
+    prefix = (
+        (prefixes.c.tenant_id == jobs.c.tenant_id)
+        & (prefixes.c.owner_id == jobs.c.owner_id)
+        & (prefixes.c.prefix_id == jobs.c.prefix_id)
+    )
+    columns = (
+        owners.c.kind.label("owner_kind"),
+        owners.c.name.label("owner_name"),
+        prefixes.c.name.label("prefix_name"),
+    )
+    tables = jobs.join(owners, owner).join(prefixes, prefix)
+    return select(jobs, *columns).select_from(tables).where(owners.c.state == LIVE)
+
+
+def add_event(
+    connection: Connection,
+    row: Row[Any],
+    level: str,
+    kind: str,
+    message: str,
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Append an event to a job within the caller's transaction."""
+    ids = {"tenant_id": row.tenant_id, "owner_id": row.owner_id, "job_id": row.id}
+    values = {"level": level, "type": kind, "message": message, "data": data}
+    connection.execute(insert(job_events).values(id=new_id("ftevent"), created_at=db_now(), **ids, **values))
+
+
+def cancel_jobs(connection: Connection, which: ColumnElement[bool], reason: str) -> Sequence[Row[Any]]:
+    """Cancel the open ones of these jobs within the caller's transaction; return them.
+
+    Their workers can write nothing from the commit on and notice at the next heartbeat; `lease_until` stays,
+    so that an erasure knows who may still hold data in memory.
+    """
+    statement = update(jobs).where(which, jobs.c.status.in_(OPEN))
+    ended = connection.execute(
+        statement.values(status="cancelled", finished_at=db_now()).returning(jobs)
+    ).all()
+    for row in ended:
+        add_event(connection, row, "info", "message", reason)
+        drop_checkpoint(connection, row)
+    return ended
+
+
+def drop_checkpoint(connection: Connection, row: Row[Any]) -> None:
+    """Remove a job's checkpoint within the caller's transaction and note its file."""
+    mine = (
+        checkpoints.c.tenant_id == row.tenant_id,
+        checkpoints.c.owner_id == row.owner_id,
+        checkpoints.c.job_id == row.id,
+    )
+    gone = connection.execute(delete(checkpoints).where(*mine).returning(checkpoints.c.object_id)).scalars()
+    note(connection, [Place(row.tenant_id, row.owner_id, object_id) for object_id in gone.all()])
+
+
+def next_job(max_attempts: int) -> Select[Any]:
+    """Id of the job to be claimed next, locked: of the tenant with the fewest running, then the oldest."""
+    job, other = jobs.alias("job"), jobs.alias("other")
+    busy = select(other.c.id).where(
+        other.c.prefix_id == job.c.prefix_id, other.c.status == "running", other.c.id != job.c.id
+    )
+    load = (
+        select(func.count())
+        .select_from(other)
+        .where(
+            other.c.tenant_id == job.c.tenant_id,
+            other.c.status == "running",
+            other.c.lease_until > db_now(),
+        )
+        .scalar_subquery()
+    )
+    alive = select(owners.c.owner_id).where(
+        owners.c.tenant_id == job.c.tenant_id, owners.c.owner_id == job.c.owner_id, owners.c.state == LIVE
+    )
+    ready = (job.c.status == "queued") & (job.c.run_at <= db_now())
+    expired = (
+        (job.c.status == "running") & (job.c.lease_until <= db_now()) & (job.c.crashes + 1 < max_attempts)
+    )
+    free = (ready | expired, ~busy.exists(), alive.exists())
+    order = (load, job.c.run_at, job.c.seq)
+    return select(job.c.id).where(*free).order_by(*order).limit(1).with_for_update(skip_locked=True, of=job)
+
+
+def held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """The job is still running under this claim and its owner is alive."""
+    alive = exists().where(
+        owners.c.tenant_id == jobs.c.tenant_id,
+        owners.c.owner_id == jobs.c.owner_id,
+        owners.c.state == LIVE,
+    )
+    return (
+        jobs.c.tenant_id == claim.owner.tenant_id,
+        jobs.c.owner_id == claim.owner.owner_id,
+        jobs.c.id == claim.job_id,
+        jobs.c.status == "running",
+        jobs.c.attempt == claim.attempt,
+        alive,
+    )

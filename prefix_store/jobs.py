@@ -1,0 +1,287 @@
+"""Training jobs as their tenant sees them: made, looked at, cancelled. The worker's side is in leases.py."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select
+
+from prefix_store.datasets import visible_dataset
+from prefix_store.db import db_now
+from prefix_store.errors import Conflict, Invalid, NotFound, Quota
+from prefix_store.hyperparameters import Hyperparameters
+from prefix_store.idempotency import remember, replayed
+from prefix_store.job_rows import OPEN, Job, JobEvent, add_event, cancel_jobs, job_of, joined_jobs
+from prefix_store.leases import Leases
+from prefix_store.litter import clear
+from prefix_store.names import check_name, new_id
+from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
+from prefix_store.rows import next_number, one
+from prefix_store.scope import Owner, Scope
+from prefix_store.tables import job_events, job_sources, jobs, prefixes, version_sources, versions
+
+_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    dataset_id: str
+    owner_id: str
+    role: str
+
+
+class Jobs(Leases):
+    """Make, look at and cancel jobs; the worker's verbs are inherited."""
+
+    def create(
+        self,
+        scope: Scope,
+        owner: Owner,
+        prefix_name: str,
+        training_files: Sequence[str],
+        validation_file: str | None = None,
+        hyperparameters: Hyperparameters | None = None,
+        seed: int = 0,
+        start_version_id: str | None = None,
+        base_fingerprint: str = "",
+        suffix: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        method: Mapping[str, Any] | None = None,
+        model: str = "",
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Queue a job that trains the prefix `prefix_name` of `owner`; the prefix is made if it is new.
+
+        A user's job takes its own files only; a task's job, which only a tenant-wide scope makes, also takes
+        named users' files and records them as contributors. `start_version_id` is a version of the same
+        owner and base. `model` is kept as the request called it.
+
+        Raises:
+            NotFound: no such owner, file or start for this scope.
+            Invalid: a bad prefix name or hyperparameter, no file, or a file of another owner.
+            Conflict: base_mismatch; idempotency_mismatch.
+            Quota: too many open jobs.
+        """
+        hyperparameters = hyperparameters or Hyperparameters()
+        hyperparameters.check()
+        spec = {
+            "model": model,
+            "training_files": list(training_files),
+            "validation_file": validation_file,
+            "hyperparameters": hyperparameters.to_json(),
+            "seed": seed,
+            "start_version_id": start_version_id,
+            "base_fingerprint": base_fingerprint,
+            "suffix": suffix,
+            "metadata": dict(metadata) if metadata is not None else None,
+            "method": dict(method) if method is not None else None,
+        }
+        _check_prefix(owner, prefix_name, self._core.settings.reserved_names)
+        request = hashlib.sha256(json.dumps([prefix_name, spec], sort_keys=True).encode()).hexdigest()
+        with self._core.database.write() as connection:
+            ids = (owner.tenant_id, owner.owner_id)
+            if owner_of(find_owner(connection, scope, owner.label)) != owner:
+                raise NotFound("owner", owner.label)
+            tenant = lock_tenant(connection, owner.tenant_id)
+            before = replayed(connection, *ids, idempotency_key, request)
+            if before is not None:
+                return _get(connection, scope, before)
+            sources = _sources(connection, scope, owner, spec)
+            lock_owners(connection, ids[0], {owner.owner_id, *(source.owner_id for source in sources)})
+            _check_quota(connection, tenant)
+            row = _insert(connection, owner, _prefix_id(connection, owner, prefix_name), spec)
+            _insert_sources(connection, row, sources)
+            add_event(connection, row, "info", "message", f"Created fine-tuning job: {row.id}")
+            remember(connection, *ids, idempotency_key, request, row.id)
+            self._core.audit.record(connection, owner.tenant_id, scope.key_id, "job.created", row.id)
+            return _get(connection, scope, row.id)
+
+    def get(self, scope: Scope, job_id: str) -> Job:
+        """Return one job; NotFound if absent or another's."""
+        with self._core.database.read() as connection:
+            return _get(connection, scope, job_id)
+
+    def list(
+        self,
+        scope: Scope,
+        after: str | None = None,
+        limit: int = 20,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Sequence[Job]:
+        """Jobs that `scope` reaches, newest first, behind the job `after`, with all of `metadata`.
+
+        Raises:
+            NotFound: `after` is absent or another's.
+        """
+        found: list[Job] = []
+        with self._core.database.read() as connection:
+            last = None if after is None else _row(connection, scope, after).seq
+            while len(found) < limit:
+                where = [*_reached(scope), *([] if last is None else [jobs.c.seq < last])]
+                page = joined_jobs().where(*where).order_by(jobs.c.seq.desc()).limit(_PAGE)
+                rows = connection.execute(page).all()
+                found += [job for job in map(job_of, rows) if _bears(job, metadata)]
+                if len(rows) < _PAGE:
+                    break
+                last = rows[-1].seq
+        return found[:limit]
+
+    def cancel(self, scope: Scope, job_id: str) -> Job:
+        """End a job at once; its worker notices at its next heartbeat and can publish nothing.
+
+        Raises:
+            NotFound: absent or another's.
+            Conflict: it has ended.
+        """
+        with self._core.database.write() as connection:
+            row = _row(connection, scope, job_id)
+            mine = (jobs.c.tenant_id == row.tenant_id) & (jobs.c.id == job_id)
+            if not cancel_jobs(connection, mine, "Fine-tuning job cancelled"):
+                raise Conflict("job_ended", f"job {job_id} has ended: {row.status}")
+            self._core.audit.record(connection, scope.tenant_id, scope.key_id, "job.cancelled", job_id)
+            job = _get(connection, scope, job_id)
+        clear(self._core)
+        return job
+
+    def events(
+        self, scope: Scope, job_id: str, after: str | None = None, limit: int = 20
+    ) -> Sequence[JobEvent]:
+        """Events of a job, newest first, behind the event `after`.
+
+        Raises:
+            NotFound: the job or `after` is absent or another's.
+        """
+        with self._core.database.read() as connection:
+            job = _row(connection, scope, job_id)
+            where = [job_events.c.tenant_id == job.tenant_id, job_events.c.job_id == job_id]
+            if after is not None:
+                last = select(job_events.c.seq).where(*where, job_events.c.id == after)
+                seq = connection.execute(last).scalar()
+                if seq is None:
+                    raise NotFound("event", after)
+                where.append(job_events.c.seq < seq)
+            newest = select(job_events).where(*where).order_by(job_events.c.seq.desc()).limit(limit)
+            return [
+                JobEvent(row.id, row.created_at, row.level, row.type, row.message, row.data)
+                for row in connection.execute(newest)
+            ]
+
+    def counts(self) -> dict[str, int]:
+        """Jobs by status over all tenants, for metrics."""
+        with self._core.database.read() as connection:
+            rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
+            return {row[0]: row[1] for row in rows}
+
+
+def _check_prefix(owner: Owner, name: str, reserved: frozenset[str]) -> None:
+    check_name(name, "suffix", reserved)
+    if owner.kind == "task" and name != owner.name:
+        raise Invalid("prefix", "a task's prefix has the task's name")
+
+
+def _reached(scope: Scope) -> list[ColumnElement[bool]]:
+    where = [jobs.c.tenant_id == scope.tenant_id]
+    if scope.user is not None:
+        where.append(jobs.c.owner_id == scope.user.owner_id)
+    return where
+
+
+def _row(connection: Connection, scope: Scope, job_id: str) -> Row[Any]:
+    row = one(connection, joined_jobs().where(jobs.c.id == job_id, *_reached(scope)))
+    if row is None:
+        raise NotFound("job", job_id)
+    return row
+
+
+def _get(connection: Connection, scope: Scope, job_id: str) -> Job:
+    return job_of(_row(connection, scope, job_id))
+
+
+def _bears(job: Job, metadata: Mapping[str, str] | None) -> bool:
+    return not metadata or metadata.items() <= (job.metadata or {}).items()
+
+
+def _sources(connection: Connection, scope: Scope, owner: Owner, spec: Mapping[str, Any]) -> list[_Source]:
+    """Return what the job will have learned from: its files, and what its start learned from."""
+    if not spec["training_files"]:
+        raise Invalid("training_file", "give at least one training file")
+    found: dict[str, _Source] = {}
+    for dataset_id in spec["training_files"]:
+        found[dataset_id] = _file(connection, scope, owner, dataset_id, "training_file")
+    if spec["validation_file"] is not None:
+        file = _file(connection, scope, owner, spec["validation_file"], "validation_file")
+        found.setdefault(file.dataset_id, file)
+    if spec["start_version_id"] is not None:
+        for source in _start(connection, owner, spec["start_version_id"], spec["base_fingerprint"]):
+            found.setdefault(source.dataset_id, source)
+    return list(found.values())
+
+
+def _file(connection: Connection, scope: Scope, owner: Owner, dataset_id: str, param: str) -> _Source:
+    dataset = visible_dataset(connection, scope, dataset_id)
+    if dataset.owner.owner_id != owner.owner_id:
+        if owner.kind == "user":
+            raise Invalid(
+                param, f"{dataset_id} is another owner's; a user's prefix learns from its own files only"
+            )
+        if dataset.owner.kind == "task":
+            raise Invalid(param, f"{dataset_id} is another task's; upload it for this one")
+    return _Source(dataset_id, dataset.owner.owner_id, param.removesuffix("_file"))
+
+
+def _start(connection: Connection, owner: Owner, version_id: str, base_fingerprint: str) -> list[_Source]:
+    mine = (
+        versions.c.tenant_id == owner.tenant_id,
+        versions.c.owner_id == owner.owner_id,
+        versions.c.version_id == version_id,
+    )
+    row = one(connection, select(versions).where(*mine))
+    if row is None:
+        raise NotFound("model", version_id)
+    if row.base_fingerprint != base_fingerprint:
+        raise Conflict("base_mismatch", "the version to start from was trained for another base", "model")
+    learned = select(version_sources).where(
+        version_sources.c.tenant_id == owner.tenant_id, version_sources.c.version_id == version_id
+    )
+    return [_Source(row.dataset_id, row.source_owner_id, "start") for row in connection.execute(learned)]
+
+
+def _check_quota(connection: Connection, tenant: Row[Any]) -> None:
+    waiting = select(func.count()).where(jobs.c.tenant_id == tenant.id, jobs.c.status.in_(OPEN))
+    count = int(connection.execute(waiting).scalar_one())
+    if count >= tenant.max_jobs:
+        raise Quota(f"{count} jobs are open, {tenant.max_jobs} may be; wait for one to end or cancel one")
+
+
+def _prefix_id(connection: Connection, owner: Owner, name: str) -> str:
+    of_name = (
+        prefixes.c.tenant_id == owner.tenant_id,
+        prefixes.c.owner_id == owner.owner_id,
+        prefixes.c.name == name,
+    )
+    row = one(connection, select(prefixes.c.prefix_id).where(*of_name, prefixes.c.deleted_at.is_(None)))
+    if row is not None:
+        return str(row.prefix_id)
+    used = select(func.coalesce(func.max(prefixes.c.last_number), 0)).where(*of_name).scalar_subquery()
+    ids = {"tenant_id": owner.tenant_id, "owner_id": owner.owner_id, "prefix_id": new_id("pre")}
+    connection.execute(insert(prefixes).values(name=name, last_number=used, created_at=db_now(), **ids))
+    return ids["prefix_id"]
+
+
+def _insert(connection: Connection, owner: Owner, prefix_id: str, spec: Mapping[str, Any]) -> Row[Any]:
+    ids = {"tenant_id": owner.tenant_id, "owner_id": owner.owner_id, "id": new_id("ftjob")}
+    values = {"prefix_id": prefix_id, "status": "queued", "spec": spec, "attempt": 0, "crashes": 0}
+    times = {"run_at": db_now(), "lease_until": 0.0, "created_at": db_now()}
+    statement = insert(jobs).values(seq=next_number(connection, "jobs"), **ids, **values, **times)
+    return connection.execute(statement.returning(jobs)).one()
+
+
+def _insert_sources(connection: Connection, row: Row[Any], sources: Sequence[_Source]) -> None:
+    ids = {"tenant_id": row.tenant_id, "owner_id": row.owner_id, "job_id": row.id}
+    rows = [
+        {**ids, "dataset_id": source.dataset_id, "source_owner_id": source.owner_id, "role": source.role}
+        for source in sources
+    ]
+    connection.execute(insert(job_sources), rows)

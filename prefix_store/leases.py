@@ -1,0 +1,286 @@
+"""Jobs as workers see them: claim, heartbeat, checkpoint, settle.
+
+A job runs at least once and takes effect at most once. A claim's `attempt` is its fence: it is never given
+twice, every write of a worker names it, and the completing transaction requires that the job is still
+running under it and that its owner is alive. Leases are kept by the database's clock, so workers' clocks
+may jump.
+"""
+
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Row, Update, case, func, insert, select, true, update
+from sqlalchemy.exc import IntegrityError
+
+from prefix_store.core import Core
+from prefix_store.crypto import Place
+from prefix_store.db import db_now
+from prefix_store.errors import Corrupt, LeaseLost, NotFound
+from prefix_store.job_rows import Claim, add_event, drop_checkpoint, held, job_of, joined_jobs, next_job
+from prefix_store.litter import clear
+from prefix_store.names import new_id
+from prefix_store.owners import lock_owners
+from prefix_store.publish import Decision, Published, TrainedPrefix, publish
+from prefix_store.rows import one
+from prefix_store.tables import checkpoints, jobs, prefixes, versions
+from prefix_store.version_rows import Resolved, joined, resolved_of
+
+CRASHED = "worker_crashed"
+_COLLISIONS = 8
+
+
+class Leases:
+    """The worker's side of jobs; takes no scope: a claim reaches its own job only."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def claim(self, worker: str) -> Claim | None:
+        """Take the next job: of the tenant with the fewest running, then the oldest; None if there is none.
+
+        A running job whose lease ran out is taken again; after `max_attempts` crashes it fails instead.
+        """
+        for _ in range(_COLLISIONS):
+            try:
+                with self._core.database.write() as connection:
+                    self._give_up_crashed(connection)
+                    row = connection.execute(self._take(worker)).first()
+                    return None if row is None else self._claimed(connection, row)
+            except IntegrityError:  # another worker took another job of this prefix at the same moment
+                continue
+        return None
+
+    def heartbeat(
+        self, claim: Claim, progress: dict[str, Any] | None = None
+    ) -> Literal["continue", "cancel", "lost"]:
+        """Prolong the lease and show progress.
+
+        "cancel" and "lost" both mean stop at once. After "cancel" (by the user, an erasure or a deletion)
+        call `cancelled` when nothing of the run is left; after "lost" the job is another worker's or gone.
+        """
+        values: dict[str, Any] = {"lease_until": db_now() + self._core.settings.lease_seconds}
+        if progress is not None:
+            values["progress"] = progress
+        mine = (jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt)
+        with self._core.database.write() as connection:
+            if connection.execute(update(jobs).where(*held(claim)).values(**values)).rowcount == 1:
+                return "continue"
+            status = connection.execute(select(jobs.c.status).where(*mine)).scalar()
+            return "cancel" if status == "cancelled" else "lost"
+
+    def event(
+        self,
+        claim: Claim,
+        level: str,
+        type: str,  # noqa: A002 - the field's name
+        message: str,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        """Append an event (`level` info, warn, error; `type` message, metrics).
+
+        Raises:
+            LeaseLost: the job is no longer this claim's.
+        """
+        with self._core.database.write() as connection:
+            add_event(connection, self._require(connection, claim), level, type, message, data)
+
+    def live(self, claim: Claim) -> Resolved | None:
+        """Return the version of the job's prefix that is live now, for the gate to compare with."""
+        which = versions.c.version_id == prefixes.c.live_version_id
+        return self._version(claim, which, prefixes.c.prefix_id == claim.prefix_id)
+
+    def start(self, claim: Claim) -> Resolved | None:
+        """Return the version that the job starts from; None if it starts from none.
+
+        Raises:
+            NotFound: it was deleted since the job was made.
+        """
+        version_id = claim.job.start_version_id
+        if version_id is None:
+            return None
+        found = self._version(claim, versions.c.version_id == version_id, true())
+        if found is None:
+            raise NotFound("model", version_id)
+        return found
+
+    def save_checkpoint(self, claim: Claim, update_number: int, payload: bytes) -> None:
+        """Keep the state of the run after that many updates; only the latest stays.
+
+        Raises:
+            LeaseLost: the job is no longer this claim's; nothing was kept.
+        """
+        place = self._place(claim, "state")
+        self._still(claim)
+        sha256 = self._core.blobs.put(place, payload)
+        try:
+            with self._core.database.write() as connection:
+                lock_owners(connection, place.tenant_id, [place.owner_id])
+                drop_checkpoint(connection, self._require(connection, claim))
+                ids = {"tenant_id": place.tenant_id, "owner_id": place.owner_id, "job_id": claim.job_id}
+                file = {"object_id": place.object_id, "sha256": sha256, "update_number": update_number}
+                connection.execute(insert(checkpoints).values(created_at=db_now(), **ids, **file))
+        except (LeaseLost, NotFound):
+            self._core.blobs.delete(place)
+            raise LeaseLost("the job was cancelled, erased or claimed again") from None
+        clear(self._core)
+
+    def load_checkpoint(self, claim: Claim) -> bytes | None:
+        """Return the latest state that an attempt saved; None if there is none that can be read."""
+        owner = claim.owner
+        mine = (checkpoints.c.tenant_id == owner.tenant_id, checkpoints.c.job_id == claim.job_id)
+        with self._core.database.read() as connection:
+            row = one(connection, select(checkpoints).where(*mine))
+        if row is None:
+            return None
+        try:
+            return self._core.blobs.read(Place(owner.tenant_id, owner.owner_id, row.object_id), row.sha256)
+        except Corrupt:  # the run begins anew, which ends the same
+            return None
+
+    def complete(
+        self,
+        claim: Claim,
+        trained: TrainedPrefix,
+        *,
+        promote: bool,
+        compared_with: str | None = None,
+        reason: str = "",
+    ) -> Published:
+        """Publish a version and end the job, in one transaction.
+
+        The version goes live only if the gate says so (`promote`) and the live version is still the one
+        that the gate compared with (`compared_with`, a version id or None); else it is kept as a candidate.
+
+        Raises:
+            LeaseLost: cancelled, erased or claimed again meanwhile; nothing was published, no file is left.
+        """
+        decision = Decision(promote, compared_with, reason)
+        place = self._place(claim, "ver")
+        self._still(claim)
+        sha256 = self._core.blobs.put(place, trained.payload)
+        try:
+            with self._core.database.write() as connection:
+                lock_owners(connection, place.tenant_id, [place.owner_id])
+                job = self._require(connection, claim)
+                done = publish(self._core, connection, claim, job, trained, decision, place.object_id, sha256)
+        except (LeaseLost, NotFound):
+            self._core.blobs.delete(place)
+            raise LeaseLost("the job was cancelled, erased or claimed again") from None
+        clear(self._core)
+        return done
+
+    def fail(self, claim: Claim, code: str, message: str, param: str | None = None) -> None:
+        """End the job as failed, never retried: bad data, a bad setting.
+
+        Raises:
+            LeaseLost: the job is no longer this claim's.
+        """
+        with self._core.database.write() as connection:
+            self._end_failed(connection, self._require(connection, claim), code, message, param)
+        clear(self._core)
+
+    def cancelled(self, claim: Claim) -> None:
+        """Say that nothing of a run that was cancelled is left, so that an erasure need not wait for its lease.
+
+        Call it after "cancel" and after LeaseLost, once the child is dead and the data let go of.
+        """
+        with self._core.database.write() as connection:
+            self._let_go(connection, claim)
+
+    def _let_go(self, connection: Connection, claim: Claim) -> None:
+        mine = (
+            jobs.c.tenant_id == claim.owner.tenant_id,
+            jobs.c.id == claim.job_id,
+            jobs.c.attempt == claim.attempt,
+            jobs.c.status != "running",
+        )
+        connection.execute(update(jobs).where(*mine).values(lease_until=0.0))
+
+    def release(self, claim: Claim, *, crashed: bool = False, delay_seconds: float = 0.0) -> None:
+        """Give the job back to the queue, to be claimed again after `delay_seconds`; its checkpoint stays.
+
+        `crashed` counts against `max_attempts` (the child died); without it the worker, not the job, is the
+        reason (shutting down). If the job was cancelled meanwhile it stays so.
+        """
+        more = 1 if crashed else 0
+        values = {"status": "queued", "lease_until": 0.0, "run_at": db_now() + delay_seconds}
+        statement = update(jobs).where(*held(claim)).values(crashes=jobs.c.crashes + more, **values)
+        with self._core.database.write() as connection:
+            row = connection.execute(statement.returning(jobs)).first()
+            if row is None:
+                self._let_go(connection, claim)
+            elif row.crashes >= self._core.settings.max_attempts:
+                self._give_up(connection, row)
+        clear(self._core)
+
+    def _take(self, worker: str) -> Update:
+        """One statement, both dialects: choose, lock, take."""
+        expired = jobs.c.status == "running"  # else it was queued
+        return (
+            update(jobs)
+            .where(jobs.c.id == next_job(self._core.settings.max_attempts).scalar_subquery())
+            .values(
+                status="running",
+                attempt=jobs.c.attempt + 1,
+                crashes=jobs.c.crashes + case((expired, 1), else_=0),
+                worker=worker,
+                lease_until=db_now() + self._core.settings.lease_seconds,
+                started_at=func.coalesce(jobs.c.started_at, db_now()),
+            )
+            .returning(jobs)
+        )
+
+    def _claimed(self, connection: Connection, row: Row[Any]) -> Claim:
+        again = "" if row.attempt == 1 else f" again (attempt {row.attempt})"
+        add_event(connection, row, "info", "message", f"Fine-tuning job started{again}")
+        mine = (jobs.c.tenant_id == row.tenant_id, jobs.c.id == row.id)
+        job = job_of(connection.execute(joined_jobs().where(*mine)).one())
+        return Claim(row.id, row.attempt, job.owner, job, row.prefix_id)
+
+    def _give_up_crashed(self, connection: Connection) -> None:
+        expired = (jobs.c.status == "running", jobs.c.lease_until <= db_now())
+        last = jobs.c.crashes + 1 >= self._core.settings.max_attempts
+        statement = select(jobs).where(*expired, last).with_for_update(skip_locked=True)
+        for row in connection.execute(statement).all():
+            self._give_up(connection, row)
+
+    def _give_up(self, connection: Connection, row: Row[Any]) -> None:
+        times = self._core.settings.max_attempts
+        message = f"the worker crashed {times} times on this job; it is given up"
+        self._end_failed(connection, row, CRASHED, message, None)
+
+    def _end_failed(
+        self, connection: Connection, row: Row[Any], code: str, message: str, param: str | None
+    ) -> None:
+        error = {"code": code, "message": message, "param": param}
+        mine = (jobs.c.tenant_id == row.tenant_id, jobs.c.owner_id == row.owner_id, jobs.c.id == row.id)
+        values = {"status": "failed", "error": error, "lease_until": 0.0, "finished_at": db_now()}
+        connection.execute(update(jobs).where(*mine).values(**values))
+        drop_checkpoint(connection, row)
+        add_event(connection, row, "error", "message", message, {"code": code, "param": param})
+
+    def _require(self, connection: Connection, claim: Claim) -> Row[Any]:
+        row = one(connection, select(jobs).where(*held(claim)).with_for_update())
+        if row is None:
+            raise LeaseLost("the job was cancelled, erased or claimed again")
+        return row
+
+    def _still(self, claim: Claim) -> None:
+        """Refuse before a file is written; the transaction after it decides."""
+        with self._core.database.read() as connection:
+            if one(connection, select(jobs.c.id).where(*held(claim))) is None:
+                raise LeaseLost("the job was cancelled, erased or claimed again")
+
+    def _version(
+        self, claim: Claim, which: ColumnElement[bool], more: ColumnElement[bool]
+    ) -> Resolved | None:
+        mine = (
+            prefixes.c.tenant_id == claim.owner.tenant_id,
+            prefixes.c.owner_id == claim.owner.owner_id,
+            versions.c.version_id.is_not(None),
+        )
+        with self._core.database.read() as connection:
+            row = one(connection, joined(which).where(*mine, more))
+        return None if row is None else resolved_of(row)
+
+    def _place(self, claim: Claim, kind: str) -> Place:
+        return Place(claim.owner.tenant_id, claim.owner.owner_id, new_id(kind))

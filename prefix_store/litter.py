@@ -1,0 +1,36 @@
+"""Files whose row is gone and that must go too: noted in the transaction that removes the row.
+
+So a process killed between the commit and the unlink leaves a note, not a file that nobody names: the next
+`clear` of any process finishes the work. A note is removed only once the removal is on the disk.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, delete, insert, select
+
+from prefix_store.core import Core
+from prefix_store.crypto import Place
+from prefix_store.tables import litter
+
+
+def note(connection: Connection, places: Iterable[Place]) -> None:
+    """Note files to be removed once the caller's transaction has committed."""
+    rows = [{"tenant_id": p.tenant_id, "owner_id": p.owner_id, "object_id": p.object_id} for p in places]
+    if rows:
+        connection.execute(insert(litter), rows)
+
+
+def clear(core: Core) -> int:
+    """Remove every noted file, then its note; return how many. May be repeated at any time."""
+    with core.database.read() as connection:
+        places = [Place(*row) for row in connection.execute(select(litter))]
+    if not places:
+        return 0
+    for place in places:
+        core.blobs.delete(place)
+    core.blobs.sync(places)
+    with core.database.write() as connection:
+        for place in places:
+            mine = (litter.c.tenant_id == place.tenant_id, litter.c.object_id == place.object_id)
+            connection.execute(delete(litter).where(*mine))
+    return len(places)

@@ -1,0 +1,49 @@
+"""Where the store lives and its limits. Built once by each process and passed by hand."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BASES: Final = frozenset({"gpt2-mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"})
+
+
+class StoreSettings(BaseSettings):
+    """Settings of one store; what is not given is read from `PREFIX_<NAME>` in the environment.
+
+    Attributes:
+        data_dir: holds `data/` (what backups copy) and, beside it, `secrets/`.
+        database_url: SQLAlchemy URL; SQLite under `data/` if None.
+        admin_key: the operator's key; made and kept in `secrets/admin_key` if None.
+        lease_seconds: a claimed job is free again this long after its last heartbeat, by the database's clock.
+        max_attempts: crashes of its worker after which a job is given up.
+        process_dead_after: seconds without a beat after which a serving process counts as dead.
+        max_upload_bytes: largest dataset, plaintext.
+        max_line_bytes: longest line of a dataset.
+        max_rows: most rows of a dataset.
+        reserved_names: names that no user, task or prefix may have, beside `task`: the base models' ids.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="PREFIX_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    data_dir: Path = Path("prefixserve-data")
+    database_url: str | None = None
+    admin_key: SecretStr | None = None
+    lease_seconds: float = Field(default=30.0, gt=0)
+    max_attempts: int = Field(default=3, ge=1)
+    process_dead_after: float = Field(default=4.0, gt=0)
+    max_upload_bytes: int = Field(default=64 << 20, ge=1)
+    max_line_bytes: int = Field(default=1 << 20, ge=16)
+    max_rows: int = Field(default=200_000, ge=1)
+    reserved_names: frozenset[str] = BASES
+
+    @property
+    def url(self) -> str:
+        """The database's URL; a bare `postgresql://` means the driver that is installed."""
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'data' / 'store.sqlite3'}"
+        scheme, _, rest = self.database_url.partition("://")
+        return f"postgresql+psycopg://{rest}" if scheme in {"postgres", "postgresql"} else self.database_url

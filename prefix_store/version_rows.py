@@ -1,0 +1,147 @@
+"""Versions as they are read: what may be served, what is listed. Private to the store's parts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, exists, select
+
+from prefix_store.crypto import Place
+from prefix_store.names import ModelName, prefix_name
+from prefix_store.scope import Owner, Scope
+from prefix_store.tables import LIVE, owners, prefixes, versions
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The version that a name meant at that moment: `m` positions, text starting at `position_offset`."""
+
+    version_id: str
+    number: int
+    name: str
+    full_name: str
+    owner: Owner
+    m: int
+    position_offset: int
+    base_fingerprint: str
+    template: dict[str, Any]
+    sha256: str
+
+    @property
+    def place(self) -> Place:
+        """Where its file lies; for the store's own parts."""
+        return Place(self.owner.tenant_id, self.owner.owner_id, self.version_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version as it is listed; `metrics` is what the trainer measured, `bytes` the tensor file's size."""
+
+    resolved: Resolved
+    live: bool
+    was_live: bool
+    metrics: dict[str, Any]
+    bytes: int
+    job_id: str
+    created_at: float
+
+    @property
+    def number(self) -> int:
+        """The version's number, from 1."""
+        return self.resolved.number
+
+    @property
+    def full_name(self) -> str:
+        """Name with number: `alice:voice@3`."""
+        return self.resolved.full_name
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixView:
+    """A prefix and all its versions, newest first."""
+
+    name: str
+    owner: Owner
+    created_at: float
+    versions: tuple[Version, ...]
+
+    @property
+    def live(self) -> Version | None:
+        """The version that the bare name means."""
+        return next((version for version in self.versions if version.live), None)
+
+
+def same_prefix() -> ColumnElement[bool]:
+    """Versions of the joined prefix."""
+    return (
+        (versions.c.tenant_id == prefixes.c.tenant_id)
+        & (versions.c.owner_id == prefixes.c.owner_id)
+        & (versions.c.prefix_id == prefixes.c.prefix_id)
+    )
+
+
+def joined(which: ColumnElement[bool]) -> Select[Any]:
+    """Live owners, their prefixes and, where there are any, the versions that `which` takes."""
+    owner = (owners.c.tenant_id == prefixes.c.tenant_id) & (owners.c.owner_id == prefixes.c.owner_id)
+    some = exists().where(same_prefix()).correlate(prefixes)
+    columns = (
+        prefixes.c.tenant_id.label("p_tenant_id"),
+        prefixes.c.owner_id.label("p_owner_id"),
+        prefixes.c.prefix_id.label("p_prefix_id"),
+        prefixes.c.live_version_id,
+        prefixes.c.name.label("prefix_name"),
+        prefixes.c.created_at.label("prefix_created_at"),
+        owners.c.kind.label("owner_kind"),
+        owners.c.name.label("owner_name"),
+        some.label("has_versions"),
+    )
+    tables = owners.join(prefixes, owner).outerjoin(versions, same_prefix() & which)
+    alive = (owners.c.state == LIVE, prefixes.c.deleted_at.is_(None))
+    return select(versions, *columns).select_from(tables).where(*alive)
+
+
+def named(scope: Scope, name: ModelName, *, tasks_too: bool) -> list[ColumnElement[bool]]:
+    """Prefixes of that name which `scope` reaches; `tasks_too` lets a user's scope reach tasks."""
+    where = [
+        owners.c.tenant_id == scope.tenant_id,
+        owners.c.kind == name.owner_kind,
+        owners.c.name == name.owner_name,
+        prefixes.c.name == name.prefix,
+    ]
+    if scope.user is not None:
+        mine = owners.c.owner_id == scope.user.owner_id
+        where.append((mine | (owners.c.kind == "task")) if tasks_too else mine)
+    return where
+
+
+def resolved_of(row: Row[Any]) -> Resolved:
+    """Read a version from a row of `joined`."""
+    owner = Owner(row.p_tenant_id, row.p_owner_id, row.owner_kind, row.owner_name)
+    name = prefix_name(owner.kind, owner.name, row.prefix_name)
+    return Resolved(
+        row.version_id,
+        row.number,
+        name,
+        f"{name}@{row.number}",
+        owner,
+        row.m,
+        row.position_offset,
+        row.base_fingerprint,
+        row.template,
+        row.sha256,
+    )
+
+
+def version_of(row: Row[Any]) -> Version:
+    """Read a version as listed from a row of `joined`."""
+    live = row.live_version_id == row.version_id
+    return Version(resolved_of(row), live, row.was_live, row.metrics, row.bytes, row.job_id, row.created_at)
+
+
+def view_of(rows: Sequence[Row[Any]]) -> PrefixView:
+    """Read a prefix with its versions from its rows of `joined`."""
+    first = rows[0]
+    owner = Owner(first.p_tenant_id, first.p_owner_id, first.owner_kind, first.owner_name)
+    found = tuple(version_of(row) for row in rows if row.version_id is not None)
+    name = prefix_name(owner.kind, owner.name, first.prefix_name)
+    return PrefixView(name, owner, first.prefix_created_at, found)

@@ -1,0 +1,257 @@
+"""Jobs: fences, leases, lineage, the gate's last word."""
+
+import time
+
+import pytest
+from store_making import BASE, complete, files_on_disk, publish, queue, trained, upload
+
+from prefix_store import open_store
+from prefix_store.errors import Conflict, Invalid, LeaseLost, NotFound
+from prefix_store.hyperparameters import Hyperparameters
+
+
+@pytest.fixture
+def alice(store, tenant):
+    return store.owners.create_user(tenant, "alice")
+
+
+def test_what_a_job_was_asked_reads_back(store, tenant, alice):
+    file, held_out = upload(store, tenant, alice), upload(store, tenant, alice)
+    wishes = Hyperparameters(n_epochs=2, init_text="warm", text_start="0")
+    options = {"suffix": "voice", "metadata": {"run": "a"}, "method": {"type": "supervised"}, "seed": 7}
+    job = queue(
+        store,
+        tenant,
+        alice,
+        "voice",
+        [file.id],
+        validation_file=held_out.id,
+        hyperparameters=wishes,
+        model="gpt2-mini",
+        **options,
+    )
+    assert store.jobs.get(tenant, job.id) == job
+    assert (job.status, job.prefix, job.model, job.attempt) == ("queued", "alice:voice", "gpt2-mini", 0)
+    assert (job.training_files, job.validation_file) == ((file.id,), held_out.id)
+    assert (job.hyperparameters, job.base_fingerprint) == (wishes, BASE)
+    assert {name: getattr(job, name) for name in options} == options
+
+
+def test_a_finished_job_says_what_it_became(store, tenant, alice):
+    queue(store, tenant, alice, "voice")
+    claim = store.jobs.claim("w")
+    store.jobs.event(claim, "info", "metrics", "update 1", {"loss": 2.5})
+    assert store.jobs.heartbeat(claim, {"update": 1}) == "continue"
+    assert store.jobs.get(tenant, claim.job_id).progress == {"update": 1}
+    complete(store, claim)
+    job = store.jobs.get(tenant, claim.job_id)
+    assert (job.status, job.fine_tuned_model, job.promoted) == ("succeeded", "alice:voice@1", True)
+    assert (job.trained_tokens, job.result) == (99, {"held_out_loss": 1.0})
+    assert job.created_at <= job.started_at <= job.finished_at
+    told = store.jobs.events(tenant, job.id)
+    assert [event.data for event in told if event.type == "metrics"] == [{"loss": 2.5}]
+    assert all(event.id.startswith("ftevent-") for event in told)
+    assert store.jobs.heartbeat(claim) == "lost"
+
+
+def test_a_version_that_was_compared_with_another_live_one_waits_as_a_candidate(store, tenant, alice):
+    queue(store, tenant, alice, "voice")
+    slow = store.jobs.claim("w")
+    compared = store.jobs.live(slow)
+    assert compared is None
+    store.jobs.release(slow)
+    again = store.jobs.claim("w")
+    complete(store, again)
+    job = queue(store, tenant, alice, "voice")
+    claim = store.jobs.claim("w")
+    done = store.jobs.complete(claim, trained(), promote=True, compared_with=None, reason="beats the base")
+    assert (done.full_name, done.promoted) == ("alice:voice@2", False)
+    assert "another version went live" in done.reason
+    assert store.registry.resolve(tenant, "alice:voice").number == 1
+    assert store.jobs.get(tenant, job.id).promoted is False
+    assert any("waits as a candidate" in event.message for event in store.jobs.events(tenant, job.id))
+
+
+def test_a_fence_is_never_given_twice(store, tenant, alice):
+    queue(store, tenant, alice, "voice")
+    seen = []
+    for _ in range(4):
+        claim = store.jobs.claim("w")
+        seen.append(claim.attempt)
+        store.jobs.release(claim)
+        with pytest.raises(LeaseLost):
+            store.jobs.event(claim, "info", "message", "late")
+    assert seen == [1, 2, 3, 4]
+
+
+def test_a_released_job_waits_out_its_delay(store, tenant, alice):
+    queue(store, tenant, alice, "voice")
+    store.jobs.release(store.jobs.claim("w"), crashed=True, delay_seconds=0.5)
+    assert store.jobs.claim("w") is None
+    time.sleep(0.6)
+    assert store.jobs.claim("w").attempt == 2
+
+
+def test_a_job_whose_workers_all_vanish_fails_with_its_checkpoint_gone(store, settings, tenant, alice):
+    hasty = open_store(settings.model_copy(update={"lease_seconds": 0.15}))
+    job = queue(store, tenant, alice, "voice")
+    for attempt in (1, 2, 3):
+        claim = hasty.jobs.claim("w")
+        assert claim.attempt == attempt
+        hasty.jobs.save_checkpoint(claim, attempt, b"state")
+        time.sleep(0.25)
+    assert hasty.jobs.claim("w") is None
+    hasty.close()
+    ended = store.jobs.get(tenant, job.id)
+    assert (ended.status, ended.error.code) == ("failed", "worker_crashed")
+    store.erasure.resume()
+    assert not any(place.object_id.startswith("state") for place in files_on_disk(store))
+
+
+def test_a_heartbeat_keeps_the_lease(store, settings, tenant, alice):
+    hasty = open_store(settings.model_copy(update={"lease_seconds": 0.5}))
+    queue(store, tenant, alice, "voice")
+    claim = hasty.jobs.claim("w")
+    for _ in range(6):
+        time.sleep(0.15)
+        assert hasty.jobs.heartbeat(claim) == "continue"
+        assert hasty.jobs.claim("other") is None
+    hasty.close()
+
+
+def test_a_job_that_fails_says_why_and_is_not_tried_again(store, tenant, alice):
+    job = queue(store, tenant, alice, "voice")
+    claim = store.jobs.claim("w")
+    store.jobs.save_checkpoint(claim, 1, b"state")
+    store.jobs.fail(claim, "invalid_training_file", "under 10 rows", "training_file")
+    ended = store.jobs.get(tenant, job.id)
+    assert (ended.status, ended.error.code, ended.error.param) == (
+        "failed",
+        "invalid_training_file",
+        "training_file",
+    )
+    assert store.jobs.claim("w") is None
+    assert len(files_on_disk(store)) == 1
+
+
+@pytest.mark.parametrize("end", ["cancel", "prefix", "file", "user"])
+def test_a_worker_hears_of_the_end_and_can_write_nothing(store, tenant, alice, end):
+    file = upload(store, tenant, alice)
+    job = queue(store, tenant, alice, "voice", [file.id])
+    claim = store.jobs.claim("w")
+    store.jobs.save_checkpoint(claim, 1, b"state")
+    {
+        "cancel": lambda: store.jobs.cancel(tenant, job.id),
+        "prefix": lambda: store.registry.delete_prefix(tenant, "alice:voice"),
+        "file": lambda: store.datasets.delete(tenant, file.id),
+        "user": lambda: store.erasure.begin(tenant, "alice"),
+    }[end]()
+    assert store.jobs.heartbeat(claim) == "cancel"
+    for write in (
+        lambda: store.jobs.save_checkpoint(claim, 2, b"state"),
+        lambda: store.jobs.event(claim, "info", "message", "x"),
+        lambda: store.jobs.fail(claim, "x", "x"),
+        lambda: complete(store, claim),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    store.jobs.cancelled(claim)
+    store.jobs.release(claim)
+    assert store.jobs.claim("w") is None
+    store.erasure.resume()
+    assert files_on_disk(store) <= {file.place}
+    if end != "user":
+        assert store.jobs.get(tenant, job.id).status == "cancelled"
+
+
+def test_a_deleted_prefix_frees_its_name_but_not_its_numbers(store, tenant, alice):
+    publish(store, tenant, alice, "voice")
+    job = queue(store, tenant, alice, "voice")
+    seq = store.registry.delete_prefix(tenant, "alice:voice").seq
+    assert seq == store.feed.position()
+    assert store.jobs.get(tenant, job.id).prefix == "alice:voice"
+    with pytest.raises(NotFound):
+        store.registry.delete_prefix(tenant, "alice:voice")
+    assert publish(store, tenant, alice, "voice").full_name == "alice:voice@2"
+
+
+def test_a_start_hands_on_what_it_learned_from(store, tenant, alice):
+    task = store.owners.ensure_task(tenant, "e2e")
+    own = upload(store, tenant, task)
+    publish(store, tenant, task, "e2e", files=[own.id])
+    publish(store, tenant, task, "e2e", files=[upload(store, tenant, alice).id])
+    start = store.registry.resolve(tenant, "task:e2e").version_id
+    with pytest.raises(Conflict, match="another base"):
+        store.jobs.create(tenant, task, "e2e", [own.id], start_version_id=start, base_fingerprint="0")
+    publish(store, tenant, task, "e2e", files=[own.id], start_version_id=start)
+    open_job = queue(store, tenant, task, "e2e", [own.id], start_version_id=start)
+    claim = store.jobs.claim("w")
+    assert store.registry.read(store.jobs.start(claim)) == b"tensor bytes"
+    store.erasure.begin(tenant, "alice")
+    assert store.jobs.get(tenant, open_job.id).status == "cancelled"
+    assert [version.number for version in store.registry.versions(tenant, "task:e2e")] == [1]
+    assert store.registry.resolve(tenant, "task:e2e").number == 1
+
+
+def test_a_start_of_another_owner_does_not_exist(store, tenant, alice):
+    bob = store.owners.create_user(tenant, "bob")
+    publish(store, tenant, alice, "voice")
+    start = store.registry.resolve(tenant, "alice:voice").version_id
+    with pytest.raises(NotFound):
+        queue(store, tenant, bob, "voice", start_version_id=start)
+
+
+@pytest.mark.parametrize("name", ["../x", "task", "gpt2", "", "a@1"])
+def test_a_bad_prefix_name_queues_nothing(store, tenant, alice, name):
+    with pytest.raises(Invalid) as caught:
+        queue(store, tenant, alice, name)
+    assert caught.value.param == "suffix"
+    assert store.jobs.list(tenant) == []
+
+
+def test_a_job_needs_a_file_and_a_tasks_prefix_its_tasks_name(store, tenant, alice):
+    with pytest.raises(Invalid):
+        store.jobs.create(tenant, alice, "voice", [])
+    with pytest.raises(Invalid):
+        queue(store, tenant, store.owners.ensure_task(tenant, "e2e"), "other")
+
+
+def test_jobs_and_events_are_paged_newest_first(store, tenant, alice):
+    file = upload(store, tenant, alice)
+    made = [
+        queue(store, tenant, alice, "voice", [file.id], metadata={"odd": str(i % 2), "n": str(i)}).id
+        for i in range(5)
+    ]
+    newest = made[::-1]
+    assert [job.id for job in store.jobs.list(tenant)] == newest
+    assert [job.id for job in store.jobs.list(tenant, limit=2)] == newest[:2]
+    assert [job.id for job in store.jobs.list(tenant, after=newest[1], limit=2)] == newest[2:4]
+    assert [job.id for job in store.jobs.list(tenant, metadata={"odd": "1"})] == [made[3], made[1]]
+    assert store.jobs.list(tenant, metadata={"odd": "1", "n": "2"}) == []
+    claim = store.jobs.claim("w")
+    for i in range(5):
+        store.jobs.event(claim, "info", "message", str(i))
+    page = store.jobs.events(tenant, claim.job_id, limit=3)
+    assert [event.message for event in page] == ["4", "3", "2"]
+    rest = store.jobs.events(tenant, claim.job_id, after=page[-1].id)
+    assert [event.message for event in rest][:2] == ["1", "0"]
+    assert store.jobs.counts() == {"queued": 4, "running": 1}
+
+
+def test_a_corrupt_checkpoint_is_as_none(store, tenant, alice):
+    queue(store, tenant, alice, "voice")
+    claim = store.jobs.claim("w")
+    store.jobs.save_checkpoint(claim, 1, b"state")
+    place = next(place for place in files_on_disk(store) if place.object_id.startswith("state"))
+    path = store.blobs._path(place)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert store.jobs.load_checkpoint(claim) is None
+
+
+def test_a_version_that_the_gate_kept_back_does_not_go_live_by_the_removal_of_another(store, tenant, alice):
+    for promote in (True, False):
+        publish(store, tenant, alice, "voice", promote=promote)
+    last = upload(store, tenant, alice)
+    publish(store, tenant, alice, "voice", files=[last.id])
+    store.datasets.delete(tenant, last.id, versions=True)
+    assert store.registry.resolve(tenant, "alice:voice").number == 1

@@ -1,0 +1,204 @@
+"""Feed, keys, usage, idempotency, datasets: the smaller promises."""
+
+import time
+
+import pytest
+from sqlalchemy import event
+from store_making import files_on_disk, publish, queue, rows, upload, user_scope
+
+from prefix_store import open_store
+from prefix_store.errors import Conflict, FeedGap, Invalid, NotFound, Quota, TooLarge
+from prefix_store.scope import GRANTS, USER_GRANTS, Admin
+from prefix_store.tenants import TenantLimits
+
+
+@pytest.fixture
+def alice(store, tenant):
+    return store.owners.create_user(tenant, "alice")
+
+
+def test_a_process_without_a_fresh_beat_counts_as_dead_until_it_beats_again(store, settings, tenant, alice):
+    hasty = open_store(settings.model_copy(update={"process_dead_after": 0.3}))
+    process = hasty.feed.join("service")
+    seq = store.erasure.begin(tenant, "alice").seq
+    assert not hasty.feed.acked(seq)
+    time.sleep(0.4)
+    assert hasty.feed.acked(seq)
+    hasty.feed.beat(process, seq - 1)
+    assert not hasty.feed.acked(seq)
+    hasty.feed.beat(process, seq)
+    assert hasty.feed.acked(seq)
+    hasty.close()
+
+
+def test_every_removal_and_every_new_live_version_is_told_in_order(store, tenant, alice):
+    at = store.feed.position()
+    for promote in (True, True, False):
+        publish(store, tenant, alice, "voice", promote=promote)
+    ids = {
+        version.number: version.resolved.version_id
+        for version in store.registry.versions(tenant, "alice:voice")
+    }
+    store.registry.rollback(tenant, "alice:voice")
+    last = store.registry.delete_version(tenant, "alice:voice", 3)
+    told = [(change.kind, change.version_id) for change in store.feed.read(at)]
+    assert told == [
+        ("version_live", ids[1]),
+        ("version_live", ids[2]),
+        ("version_live", ids[1]),
+        ("version_gone", ids[3]),
+    ]
+    assert last.seq == store.feed.position() == at + 4
+
+
+def test_a_process_that_slept_past_what_is_kept_hears_so(store, tenant, alice):
+    at = store.feed.position()
+    publish(store, tenant, alice, "voice")
+    publish(store, tenant, alice, "voice")
+    process = store.feed.join("service")
+    store.feed.beat(process, at + 1)
+    store.feed.trim(-1000)  # everything is older than that; the process itself counts as long dead
+    with pytest.raises(FeedGap):
+        store.feed.read(at)
+    assert store.feed.read(at + 2) == []
+
+
+def test_trimming_keeps_what_a_live_process_has_not_seen(store, tenant, alice):
+    at = store.feed.position()
+    publish(store, tenant, alice, "voice")
+    publish(store, tenant, alice, "voice")
+    process = store.feed.join("service")
+    store.feed.beat(process, at + 1)
+    time.sleep(0.2)
+    store.feed.beat(process, at + 1)
+    store.feed.trim(0.1)
+    assert [change.seq for change in store.feed.read(at + 1)] == [at + 2]
+
+
+def test_the_day_of_last_use_is_written_once(store, tenant):
+    token = store.keys.issue(tenant, None).api_key
+    writes = []
+
+    def listen(connection, cursor, statement, *_):
+        writes.append(statement) if statement.startswith("UPDATE") else None
+
+    event.listen(store._core.database.engine, "before_cursor_execute", listen)
+    for _ in range(5):
+        assert store.keys.verify(token)
+    event.remove(store._core.database.engine, "before_cursor_execute", listen)
+    assert len(writes) == 1
+    used = next(key for key in store.keys.list(tenant) if token.split("_")[2] == key.id)
+    assert len(used.last_used_day) == len("2026-01-01")
+
+
+def test_keys_get_no_more_than_their_maker_and_kind_may(store, tenant, alice):
+    assert store.keys.issue(tenant, None).grants == GRANTS
+    assert store.keys.issue(tenant, "alice").grants == USER_GRANTS
+    weak = store.keys.verify(store.keys.issue(tenant, None, frozenset({"generate", "keys:admin"})).api_key)
+    assert store.keys.issue(weak, "alice").grants == {"generate"}
+    for scope, user, grants in (
+        (weak, None, {"jobs:write"}),
+        (tenant, "alice", {"keys:admin"}),
+        (tenant, None, {"everything"}),
+        (tenant, None, set()),
+    ):
+        with pytest.raises(Invalid) as caught:
+            store.keys.issue(scope, user, frozenset(grants))
+        assert caught.value.param == "scopes"
+    for nobody in ("nobody", "task:e2e", "../x", ""):
+        with pytest.raises(NotFound):
+            store.keys.issue(tenant, nobody)
+
+
+def test_the_admin_key_is_the_admins_alone(store, settings):
+    assert store.keys.verify((settings.data_dir / "secrets/admin_key").read_text().strip()) == Admin()
+    for token in ("", "x", "é", "\udc80", "pfx_live_", "Bearer x"):
+        assert store.keys.verify(token) is None
+
+
+def test_usage_is_told_by_owner_and_day(store, tenant, other_tenant, alice):
+    store.usage.record(tenant, alice, 5, 7)
+    store.usage.record(tenant, alice, 1, 1)
+    store.usage.record(tenant, None, 100, 0)
+    assert store.usage.tokens_today(tenant.tenant_id) == 114
+    assert store.usage.tokens_today(other_tenant.tenant_id) == 0
+    (row,) = store.usage.report(tenant, user="alice")
+    assert (row.user, row.requests, row.prompt_tokens, row.completion_tokens) == ("alice", 2, 6, 8)
+    assert store.usage.report(user_scope(store, tenant, "alice")) == [row]
+    assert store.usage.report(tenant, start="2999-01-01") == []
+    assert store.usage.report(tenant, end="1999-01-01") == []
+    erasure = store.erasure.begin(tenant, "alice")
+    store.usage.record(tenant, alice, 1, 1)  # a row of the batch that ended as the user was erased
+    store.erasure.purge(erasure.id)
+    store.usage.record(tenant, alice, 1, 1)
+    (total,) = store.usage.report(tenant)
+    assert (total.user, total.requests, total.prompt_tokens) == (None, 5, 108)
+
+
+def test_a_replayed_request_makes_a_new_thing_once_the_old_one_is_deleted(store, tenant, alice):
+    first = upload(store, tenant, alice, idempotency_key="k")
+    store.datasets.delete(tenant, first.id)
+    second = upload(store, tenant, alice, idempotency_key="k")
+    assert second.id != first.id
+    assert files_on_disk(store) == {second.place}
+
+
+def test_an_upload_over_the_cap_leaves_nothing(store, settings, tenant, alice):
+    small = open_store(settings.model_copy(update={"max_upload_bytes": 1000}))
+    with small.datasets.writer(tenant, alice, "x") as writer:
+        writer.write(rows(("a" * 600, "b")))
+        with pytest.raises(TooLarge) as caught:
+            writer.write(rows(("a" * 600, "b")))
+    assert caught.value.param == "file"
+    small.close()
+    assert [path for path in (settings.data_dir / "data/blobs").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"prompt": "p"}\n', b"\xff\n"])
+def test_a_bad_upload_leaves_nothing(store, settings, tenant, alice, data):
+    with pytest.raises(Invalid):
+        upload(store, tenant, alice, data)
+    assert store.datasets.list(tenant) == []
+    assert [path for path in (settings.data_dir / "data/blobs").rglob("*") if path.is_file()] == []
+
+
+def test_another_purpose_is_refused(store, tenant, alice):
+    with pytest.raises(Invalid) as caught:
+        store.datasets.writer(tenant, alice, "x", "assistants")
+    assert caught.value.param == "purpose"
+
+
+def test_a_file_name_is_only_a_label(store, settings, tenant, alice):
+    with store.datasets.writer(tenant, alice, "../../etc/passwd") as writer:
+        writer.write(rows(("a", "b")))
+        dataset = writer.finish()
+    assert store.datasets.get(tenant, dataset.id).filename == "../../etc/passwd"
+    assert store.blobs._path(dataset.place).is_relative_to(settings.data_dir / "data/blobs")
+
+
+def test_files_and_users_are_paged(store, tenant, alice):
+    made = [upload(store, tenant, alice).id for _ in range(4)]
+    listed = [dataset.id for dataset in store.datasets.list(tenant)]
+    assert sorted(listed) == sorted(made)
+    assert [d.id for d in store.datasets.list(tenant, after=listed[0], limit=2)] == listed[1:3]
+    for name in ("bob", "carol"):
+        store.owners.create_user(tenant, name)
+    page = store.owners.list_users(tenant, after="alice", limit=1)
+    assert [view.owner.name for view in page] == ["bob"]
+
+
+def test_tenants_have_the_limits_that_they_were_given(store):
+    limits = TenantLimits(max_queued=1, max_jobs=1, requests_per_minute=60, tokens_per_day=1000)
+    made, key = store.tenants.create(Admin(), "Acme Corp", limits)
+    assert store.tenants.get(made.id) == made
+    assert (made.max_queued, made.requests_per_minute, made.tokens_per_day) == (1, 60, 1000)
+    scope = store.keys.verify(key)
+    owner = store.owners.create_user(scope, "alice")
+    queue(store, scope, owner, "voice")
+    with pytest.raises(Quota):
+        queue(store, scope, owner, "voice")
+    with pytest.raises(Conflict):
+        store.tenants.create(Admin(), "Acme Corp")
+    for name in ("", " x", "a\nb", "x" * 65):
+        with pytest.raises(Invalid):
+            store.tenants.create(Admin(), name)
