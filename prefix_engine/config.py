@@ -1,0 +1,35 @@
+"""What the engine may use of the machine: rows, tokens a step, bytes. Knows no tensors."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Limits of one engine.
+
+    Attributes:
+        rows: rows of the batch, that is requests generated at once.
+        step_tokens: token budget of one step, decode rows and prefill chunks together.
+        chunk_tokens: longest piece of one prompt that a step takes, so that running rows do not stall.
+        page: positions in one page of key/value memory.
+        kv_bytes: memory for the keys and values of running rows, in bytes; less if all rows need less.
+        pool_bytes: memory for resident prefixes, in bytes.
+        load_threads: threads that fetch prefixes beside the step loop.
+        max_waiting: requests that may wait for a row before `submit` refuses.
+    """
+
+    rows: int = 32
+    step_tokens: int = 512
+    chunk_tokens: int = 128
+    page: int = 16
+    kv_bytes: int = 1 << 30
+    pool_bytes: int = 256 << 20
+    load_threads: int = 2
+    max_waiting: int = 4096
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"{field.name} must be at least 1, not {getattr(self, field.name)}")
+        if self.step_tokens < self.rows:
+            raise ValueError(f"step_tokens ({self.step_tokens}) must be at least rows ({self.rows})")

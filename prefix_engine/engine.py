@@ -1,0 +1,281 @@
+"""The thread that owns the device and turns the loop; the only part of the engine that others call.
+
+Every method may be called from any thread. What it asks for is put into an inbox and done between two
+steps on the engine's thread, where all sinks are called too: an event that a sink did not get before
+`revoke` returned, it never gets.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prefix_engine.base import Base
+from prefix_engine.config import EngineConfig
+from prefix_engine.loop import Loop, Sink
+from prefix_engine.pool import Loaded, Loader
+from prefix_engine.request import SEED_BITS, Delta, Event, Failed, QueueFullError, Request, RequestError
+from prefix_engine.sampling import Sampler
+from prefix_engine.sequence import Sequence
+from prefix_engine.stats import EngineStats
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 0.5  # an idle loop turns this often, for beat_age
+
+
+class Generation:
+    """A submitted request."""
+
+    def __init__(self, sequence: Sequence, wake: Callable[[], None]) -> None:
+        self._sequence = sequence
+        self._wake = wake
+
+    def cancel(self) -> None:
+        """Free the row by the next step; the sink gets Failed("cancelled") unless it ended before."""
+        self._sequence.cancelled = True
+        self._wake()
+
+
+@dataclass(slots=True)
+class _Revocation:
+    prefix_ids: set[str]
+    done: threading.Event
+
+
+class Engine:
+    """Continuous batching over one base with a pool of prefixes.
+
+    Args:
+        base: the frozen model.
+        config: limits.
+        loader: called on loader threads with a request's `prefix_id`; what it raises fails the requests
+            that named the prefix, with its attribute `code` if that is a str, else `load_failed`.
+        sampler: chooses tokens; the default is `sampling.RowSampler`.
+        entropy: seeds rows that name no seed.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        config: EngineConfig,
+        loader: Loader,
+        *,
+        sampler: Sampler | None = None,
+        entropy: Callable[[], int] = lambda: secrets.randbits(SEED_BITS),
+    ) -> None:
+        self._base = base
+        self._config = config
+        self._entropy = entropy
+        self._wakeup = threading.Condition()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._revocations: list[_Revocation] = []
+        self._loop = Loop(base, config, loader, self._loaded, sampler)
+        self._thread = threading.Thread(target=self._run, name="prefix-engine", daemon=True)
+        self._next_number = 0
+        self._unfinished = 0
+        self._poked = self._owned = self._draining = self._closing = self._stopped = False
+        self._beat = time.monotonic()
+
+    def start(self) -> None:
+        """Start the thread of the loop and the loader threads."""
+        with self._wakeup:
+            self._loop.pool.start()
+            self._owned = True
+            self._thread.start()
+
+    def submit(self, request: Request, sink: Sink) -> Generation:
+        """Queue a request.
+
+        Args:
+            request: what to generate.
+            sink: called on the engine's thread with every event; must not block. Exactly one Finished
+                or Failed comes last. An exception from it costs this request its row.
+
+        Raises:
+            RequestError: a token id that the base does not have.
+            QueueFullError: `max_waiting` requests wait already.
+        """
+        self._check_tokens(request)
+        seed = request.sampling.seed if request.sampling.seed is not None else self._entropy()
+        with self._wakeup:
+            refusal = self._refusal()
+            if refusal is None and self._waiting() >= self._config.max_waiting:
+                raise QueueFullError(f"{self._config.max_waiting} requests wait already")
+            self._next_number += 1
+            sequence = Sequence(self._next_number, request, seed)
+            self._unfinished += 1
+            if refusal is None:
+                self._post(lambda: self._loop.add(sequence, self._counted(sink)))
+            else:
+                self._post(lambda: self._counted(sink)(refusal))
+        return Generation(sequence, self._wake)
+
+    def revoke(self, prefix_ids: Iterable[str]) -> None:
+        """Stop every use of these prefixes, for good.
+
+        Blocks until no row and no load of them is left and their tensors are zeroed; their requests
+        failed with `revoked` before it returns. Later requests that name them fail with `revoked` too.
+        Not to be called from a sink.
+        """
+        revocation = _Revocation(set(prefix_ids), threading.Event())
+        self._post(lambda: self._begin_revocation(revocation))
+        revocation.done.wait()
+
+    def holds(self, prefix_ids: Iterable[str]) -> set[str]:
+        """Those of these prefixes that are resident, loaded or being loaded; read without stopping the loop."""
+        return {prefix_id for prefix_id in prefix_ids if self._loop.pool.holds(prefix_id)}
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests with `draining`, wait for the others; whether all ended in time."""
+        with self._wakeup:
+            self._draining = True
+            return self._wakeup.wait_for(lambda: not self._unfinished, timeout_s)
+
+    def close(self) -> None:
+        """Stop the loop after its step; what has not ended fails with `engine_stopped`."""
+        with self._wakeup:
+            self._closing = True
+            started = self._owned
+            self._wake()
+            if not started:
+                self._finish_off()
+        if started:
+            self._thread.join()
+
+    def stats(self) -> EngineStats:
+        """What goes on now, and counters since the start; read without stopping the loop."""
+        loop, memory, pool = self._loop, self._loop.memory, self._loop.pool
+        return EngineStats(
+            running=len(loop.scheduler.running),
+            waiting=self._waiting(),
+            loading=pool.loading,
+            resident_prefixes=pool.resident,
+            resident_bytes=pool.resident_bytes,
+            pages_used=memory.row_pages.used,
+            pages_total=memory.row_pages.total,
+            steps=loop.steps,
+            generated_tokens=loop.generated_tokens,
+            prefill_tokens=loop.prefill_tokens,
+            pool_hits=pool.hits,
+            pool_misses=pool.misses,
+            pool_evictions=pool.evictions,
+            load_seconds=pool.load_seconds,
+            occupancy=loop.decoded_rows / max(1, loop.steps * self._config.rows),
+        )
+
+    def beat_age(self) -> float:
+        """Seconds since the loop last turned; grows without end once it stopped."""
+        return time.monotonic() - self._beat
+
+    # ---- called from any thread
+
+    def _waiting(self) -> int:
+        return max(0, self._unfinished - len(self._loop.scheduler.running))
+
+    def _refusal(self) -> Failed | None:
+        if self._stopped or self._closing:
+            return Failed("engine_stopped", "the engine has stopped")
+        return Failed("draining", "the engine takes no new requests") if self._draining else None
+
+    def _check_tokens(self, request: Request) -> None:
+        vocab = self._base.config.vocab
+        end = () if request.end_id is None else (request.end_id,)
+        for name, ids in (
+            ("prompt", request.prompt),
+            ("end_id", end),
+            ("logit_bias", tuple(request.sampling.logit_bias)),
+        ):
+            if ids and not (min(ids) >= 0 and max(ids) < vocab):
+                raise RequestError(name, f"token ids of this base are 0..{vocab - 1}")
+
+    def _wake(self) -> None:
+        with self._wakeup:
+            self._poked = True
+            self._wakeup.notify_all()
+
+    def _post(self, action: Callable[[], None]) -> None:
+        """Have `action` done on the loop's thread; at once if that does not run."""
+        with self._wakeup:
+            if self._owned:
+                self._inbox.append(action)
+                self._wake()
+            else:
+                action()
+
+    def _loaded(self, loaded: Loaded) -> None:
+        self._post(lambda: self._settle(loaded))
+
+    def _counted(self, sink: Sink) -> Sink:
+        def counting(event: Event) -> None:
+            try:
+                sink(event)
+            finally:
+                if not isinstance(event, Delta):
+                    with self._wakeup:
+                        self._unfinished -= 1
+                        self._wakeup.notify_all()
+
+        return counting
+
+    # ---- on the loop's thread
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._beat = time.monotonic()
+                self._take_in()
+                if not self._loop.turn(time.monotonic()):
+                    self._rest()
+        except Exception:
+            log.exception("engine.stopped")
+        with self._wakeup:
+            self._finish_off()
+
+    def _take_in(self) -> None:
+        """Do what was posted until now; what one that raises leaves undone is done at the end of all."""
+        with self._wakeup:
+            self._poked = False
+            count = len(self._inbox)
+        for _ in range(count):
+            self._inbox.popleft()()
+
+    def _rest(self) -> None:
+        """Wait for something to do, at most until the next deadline."""
+        deadline = self._loop.next_deadline()
+        limit = _IDLE_S if deadline is None else min(_IDLE_S, max(0.0, deadline - time.monotonic()))
+        with self._wakeup:
+            self._wakeup.wait_for(lambda: self._poked, limit)
+
+    def _settle(self, loaded: Loaded) -> None:
+        self._loop.settle(loaded)
+        self._end_revocations()
+
+    def _begin_revocation(self, revocation: _Revocation) -> None:
+        pool = self._loop.pool
+        pool.refuse(revocation.prefix_ids)
+        self._loop.fail_prefixes(revocation.prefix_ids, "revoked", "the prefix was revoked")
+        pool.erase(revocation.prefix_ids)
+        self._revocations.append(revocation)
+        self._end_revocations()
+
+    def _end_revocations(self) -> None:
+        for revocation in [r for r in self._revocations if not self._loop.pool.is_loading(r.prefix_ids)]:
+            self._revocations.remove(revocation)
+            revocation.done.set()
+
+    def _finish_off(self) -> None:
+        """End everything, once, with the lock held; what is posted later is done by who posts it."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._owned = False
+        self._loop.pool.stop()
+        actions = list(self._inbox)
+        self._inbox.clear()
+        for action in actions:
+            action()
+        self._loop.abandon("engine_stopped", "the engine has stopped")

@@ -1,0 +1,74 @@
+"""The memory of keys and values: tensors cut into pages, for rows and resident prefixes alike.
+
+Page 0 belongs to nobody and stays zero: block tables are padded with it. A page is zeroed when its
+holder gives it back, so nothing of a deleted prefix or an ended text stays, and a NaN cannot reach the
+next holder through a masked slot (a weight of zero times NaN is NaN).
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from prefix_engine.base import BaseConfig
+from prefix_engine.pages import PageAllocator, pages_for
+from prefix_engine.prefix import Prefix
+
+
+class PagedMemory:
+    """Keys and values of all layers, each `[heads, pages * page, head_dim]`, float32.
+
+    `row_pages` are for the texts of running rows, `prefix_pages` for resident prefixes; both index the
+    same tensors, so one block table reaches them.
+    """
+
+    def __init__(
+        self,
+        base: BaseConfig,
+        device: torch.device,
+        page: int,
+        kv_bytes: int,
+        pool_bytes: int,
+        most_rows: int | None = None,
+    ) -> None:
+        self.page = page
+        self.page_bytes = base.layers * 2 * base.heads * base.head_dim * page * torch.float32.itemsize
+        rows, prefixes = max(1, kv_bytes // self.page_bytes), max(1, pool_bytes // self.page_bytes)
+        if most_rows is not None:  # more than all rows at full length could never be used
+            rows = min(rows, most_rows * pages_for(base.positions, page))
+        self.row_pages = PageAllocator(range(1, 1 + rows))
+        self.prefix_pages = PageAllocator(range(1 + rows, 1 + rows + prefixes))
+        shape = (base.heads, (1 + rows + prefixes) * page, base.head_dim)
+        self.keys = [torch.zeros(shape, device=device) for _ in range(base.layers)]
+        self.values = [torch.zeros(shape, device=device) for _ in range(base.layers)]
+
+    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store key and value `[n, heads, head_dim]` at `slots` `[n]`."""
+        self.keys[layer].index_copy_(1, slots, key.transpose(0, 1))
+        self.values[layer].index_copy_(1, slots, value.transpose(0, 1))
+
+    def place(self, prefix: Prefix) -> tuple[int, ...] | None:
+        """Copy a prefix into free pages; None if there are not enough."""
+        pages = self.prefix_pages.take(pages_for(prefix.m, self.page))
+        if pages is None:
+            return None
+        tensor = prefix.tensor.to(self.keys[0].device)
+        for i, page in enumerate(pages):
+            part = tensor[:, :, :, i * self.page : (i + 1) * self.page]
+            start, stop = page * self.page, page * self.page + part.shape[3]
+            for layer in range(len(self.keys)):
+                self.keys[layer][:, start:stop] = part[layer, 0]
+                self.values[layer][:, start:stop] = part[layer, 1]
+        return pages
+
+    def zero(self, pages: Iterable[int]) -> None:
+        """Erase the content of pages."""
+        where = torch.tensor(list(pages), device=self.keys[0].device)
+        if len(where):
+            for tensor in (*self.keys, *self.values):
+                tensor.view(tensor.shape[0], -1, self.page * tensor.shape[2]).index_fill_(1, where, 0.0)
+
+    def remove(self, pages: tuple[int, ...]) -> None:
+        """Erase a prefix and free its pages."""
+        self.zero(pages)
+        self.prefix_pages.give_back(pages)

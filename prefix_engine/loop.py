@@ -1,0 +1,270 @@
+"""The step loop, one turn at a time, without a thread of its own: take in, expire, admit, run, deliver.
+
+All methods belong to one thread; the engine sees to that.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from prefix_engine.base import Base
+from prefix_engine.config import EngineConfig
+from prefix_engine.kv import PagedMemory
+from prefix_engine.pool import Loaded, Loader, PrefixPool
+from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason, TokenInfo
+from prefix_engine.runner import Runner, StepResult
+from prefix_engine.sampling import Pick, RowSampler, Sampler, Score
+from prefix_engine.scheduler import Plan, Readiness, Scheduler
+from prefix_engine.sequence import Sequence
+from prefix_engine.text import TextStream, token_text
+
+log = logging.getLogger(__name__)
+
+Sink = Callable[[Event], None]
+
+_NON_FINITE = "the logits of this row are not finite"
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A request from submission to its last event."""
+
+    sequence: Sequence
+    sink: Sink
+    stream: TextStream
+    prompt_scores: list[Score] = field(default_factory=list)
+
+
+class Loop:
+    """Everything between a submitted request and its events."""
+
+    def __init__(
+        self,
+        base: Base,
+        config: EngineConfig,
+        loader: Loader,
+        deliver: Callable[[Loaded], None],
+        sampler: Sampler | None = None,
+    ) -> None:
+        self._base = base
+        self._config = config
+        self.memory = PagedMemory(
+            base.config, base.device, config.page, config.kv_bytes, config.pool_bytes, config.rows
+        )
+        self.scheduler = Scheduler(
+            config.rows, config.step_tokens, config.chunk_tokens, self.memory.row_pages, config.page
+        )
+        self.pool = PrefixPool(base, self.memory, loader, config.load_threads, deliver)
+        self._runner = Runner(base, self.memory, sampler or RowSampler())
+        self._rows: dict[int, Row] = {}
+        self.steps = self.generated_tokens = self.prefill_tokens = self.decoded_rows = 0
+
+    def add(self, sequence: Sequence, sink: Sink) -> None:
+        """Take a request in."""
+        request = sequence.request
+        row = Row(sequence, sink, TextStream(self._base.tokenizer, request.stop))
+        self._rows[sequence.number] = row
+        self.scheduler.add(sequence)
+        if request.prefix_id is not None and self.pool.is_revoked(request.prefix_id):
+            self._fail(row, "revoked", "the prefix was revoked")
+        elif request.positions > self._base.config.positions:
+            self._fail(row, "context", self._too_long(0, sequence))
+        elif not self.scheduler.fits(sequence):
+            self._fail(row, "context", "the request needs more memory than there is for all rows")
+
+    def settle(self, loaded: Loaded) -> None:
+        """Take what a loader thread brought; an error fails the requests that wait for it."""
+        error = self.pool.settle(loaded)
+        if error is not None:
+            self.fail_prefixes({loaded.prefix_id}, error.code, error.message)
+
+    def fail_prefixes(self, prefix_ids: set[str], code: str, message: str) -> None:
+        """End every request, running or waiting, that names one of these prefixes."""
+        for row in list(self._rows.values()):
+            if row.sequence.request.prefix_id in prefix_ids:
+                self._fail(row, code, message)
+
+    def abandon(self, code: str, message: str) -> None:
+        """End every request and erase all prefixes, whatever state a failed step left behind."""
+        for row in list(self._rows.values()):
+            try:
+                self._fail(row, code, message)
+            except Exception:
+                log.exception("row.abandoned")
+                self._rows.pop(row.sequence.number, None)
+                self._emit(row, Failed(code, message))
+        self.pool.erase_all()
+
+    def next_deadline(self) -> float | None:
+        """The earliest deadline of a request that has not ended."""
+        deadlines = (row.sequence.request.deadline for row in self._rows.values())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def turn(self, now: float) -> bool:
+        """Expire, admit, and run one step; returns whether there was one.
+
+        Args:
+            now: on the scale of the requests' deadlines.
+        """
+        self._expire(now)
+        self._admit()
+        plan = self.scheduler.plan()
+        if not plan.tokens:
+            return False
+        with torch.inference_mode():
+            result = self._runner.step(plan)
+        self.scheduler.advance(plan)
+        self.steps += 1
+        self.decoded_rows += len(plan.decode)
+        self.prefill_tokens += plan.tokens - len(plan.decode)
+        self._deliver(plan, result)
+        return True
+
+    def _expire(self, now: float) -> None:
+        for row in list(self._rows.values()):
+            deadline = row.sequence.request.deadline
+            if row.sequence.cancelled:
+                self._fail(row, "cancelled", "the request was cancelled")
+            elif deadline is not None and deadline <= now:
+                self._fail(row, "deadline", "the request's deadline passed")
+
+    def _admit(self) -> None:
+        if not self.scheduler.waiting:
+            self.pool.drop_held(())
+            return
+        wanted: set[str] = set()
+        refused: list[tuple[Sequence, int]] = []
+
+        def readiness(sequence: Sequence) -> Readiness:
+            prefix_id = sequence.request.prefix_id
+            if prefix_id is None:
+                return Readiness.READY
+            state = self.pool.ensure(prefix_id, wanted)
+            wanted.add(prefix_id)
+            resident = self.pool.get(prefix_id)
+            if resident is None:
+                return state
+            if resident.position_offset + sequence.request.positions > self._base.config.positions:
+                refused.append((sequence, resident.position_offset))
+                return Readiness.LOADING
+            return state
+
+        for sequence in self.scheduler.admit(readiness, look_ahead=2 * self._config.rows):
+            self._seat(sequence)
+        for sequence, offset in refused:
+            self._fail(self._rows[sequence.number], "context", self._too_long(offset, sequence))
+        self.pool.drop_held(wanted)
+
+    def _seat(self, sequence: Sequence) -> None:
+        prefix_id = sequence.request.prefix_id
+        if prefix_id is not None:
+            resident = self.pool.pin(prefix_id)
+            sequence.m, sequence.position_offset = resident.m, resident.position_offset
+            sequence.prefix_pages = resident.pages
+
+    def _deliver(self, plan: Plan, result: StepResult) -> None:
+        for scored in result.scored:
+            row = self._rows[scored.sequence.number]
+            if scored.scores is None:
+                self._fail(row, "non_finite", _NON_FINITE)
+            else:
+                row.prompt_scores += scored.scores
+        for chunk in plan.chunks:
+            if chunk.ends_prompt:
+                self._guarded(chunk.sequence, self._end_prompt)
+        for picked in result.picked:
+            self._guarded(picked.sequence, partial(self._advance, pick=picked.pick))
+
+    def _guarded(self, sequence: Sequence, act: Callable[[Row], None]) -> None:
+        """Act on a row that has not ended; an error is that row's alone."""
+        row = self._rows.get(sequence.number)
+        if row is None or sequence.cancelled:
+            return
+        try:
+            act(row)
+        except Exception as error:
+            log.exception("row.failed error=%s", type(error).__name__)
+            self._fail(row, "internal", "the engine failed on this request")
+
+    def _end_prompt(self, row: Row) -> None:
+        request = row.sequence.request
+        if request.echo:
+            text = "".join(row.stream.prime(token) for token in request.prompt)
+            scores: list[Score | None] = [None, *row.prompt_scores]
+            scores += [None] * (len(request.prompt) - len(scores))
+            tokens = tuple(map(self._info, request.prompt, scores))
+            self._emit(row, Delta(text, tokens))
+        if not request.max_tokens:
+            self._finish(row, "length")
+
+    def _advance(self, row: Row, pick: Pick) -> None:
+        sequence, request = row.sequence, row.sequence.request
+        if pick.token is None:
+            self._fail(row, "non_finite", _NON_FINITE)
+            return
+        sequence.generated.append(pick.token)
+        self.generated_tokens += 1
+        if pick.token == request.end_id:
+            self._finish(row, "stop", None if pick.score is None else pick.score.logprob)
+            return
+        text, tokens, stopped = row.stream.push(
+            self._info(pick.token, pick.score), accept=_may_stop(sequence)
+        )
+        if text or tokens:
+            self._emit(row, Delta(text, tokens))
+        if stopped:
+            self._end(row, Finished("stop", len(request.prompt), len(sequence.generated)))
+        elif len(sequence.generated) >= request.max_tokens:
+            self._finish(row, "length")
+
+    def _finish(self, row: Row, reason: FinishReason, end_logprob: float | None = None) -> None:
+        """Give out what was held back, and end."""
+        sequence = row.sequence
+        text, tokens, stopped = row.stream.finish(accept=_may_stop(sequence))
+        if text or tokens:
+            self._emit(row, Delta(text, tokens))
+        reason = "stop" if stopped else reason
+        counts = (len(sequence.request.prompt), len(sequence.generated))
+        self._end(row, Finished(reason, *counts, end_logprob))
+
+    def _fail(self, row: Row, code: str, message: str) -> None:
+        self._end(row, Failed(code, message))
+
+    def _end(self, row: Row, event: Finished | Failed) -> None:
+        """Free everything the row holds, then say so, so that who hears it finds it free."""
+        sequence = row.sequence
+        del self._rows[sequence.number]
+        self.memory.zero(self.scheduler.remove(sequence))
+        self._runner.forget(sequence)
+        if sequence.prefix_pages and sequence.request.prefix_id is not None:
+            sequence.prefix_pages = ()
+            self.pool.unpin(sequence.request.prefix_id)
+        self._emit(row, event)
+
+    def _emit(self, row: Row, event: Event) -> None:
+        try:
+            row.sink(event)
+        except Exception as error:  # noqa: BLE001 - a stranger's callback: it loses its row, nobody else does
+            log.warning("sink.failed error=%s", type(error).__name__)
+            row.sequence.cancelled = True
+
+    def _info(self, token: int, score: Score | None) -> TokenInfo:
+        tokenizer = self._base.tokenizer
+        if score is None:
+            return TokenInfo(token, token_text(tokenizer, token))
+        top = tuple((i, token_text(tokenizer, i), logprob) for i, logprob in score.top)
+        return TokenInfo(token, token_text(tokenizer, token), score.logprob, top)
+
+    def _too_long(self, offset: int, sequence: Sequence) -> str:
+        prompt, most = len(sequence.request.prompt), sequence.request.max_tokens
+        return (
+            f"{offset} prefix positions + {prompt} prompt tokens + {most} max_tokens are more than "
+            f"the base's {self._base.config.positions} positions"
+        )
+
+
+def _may_stop(sequence: Sequence) -> bool:
+    return len(sequence.generated) >= sequence.request.sampling.min_tokens

@@ -1,0 +1,114 @@
+"""One step on the device: pack the plan's tokens, run the base over them, choose the next tokens.
+
+Knows no queues, texts or sinks; what it returns is plain Python.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prefix_engine.attention import StepAttention
+from prefix_engine.base import Base
+from prefix_engine.gpt2 import hidden_states, logits_of
+from prefix_engine.kv import PagedMemory
+from prefix_engine.sampling import Pick, Sampler, Score, score_of
+from prefix_engine.scheduler import Chunk, Plan
+from prefix_engine.sequence import Sequence
+
+_SCORED_AT_ONCE = 64  # prompt positions whose logits lie in memory together
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """The next token of a row."""
+
+    sequence: Sequence
+    pick: Pick
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of the prompt tokens `chunk.start + 1 .. chunk.stop`; None if one was not finite."""
+
+    sequence: Sequence
+    scores: tuple[Score, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step found out."""
+
+    picked: tuple[Picked, ...]
+    scored: tuple[Scored, ...]
+
+
+class Runner:
+    """The base, its memory and a sampler."""
+
+    def __init__(self, base: Base, memory: PagedMemory, sampler: Sampler) -> None:
+        self._base = base
+        self._memory = memory
+        self._sampler = sampler
+
+    def forget(self, sequence: Sequence) -> None:
+        """Drop what is kept for a row that ended."""
+        self._sampler.forget(sequence)
+
+    def step(self, plan: Plan) -> StepResult:
+        """Compute one step; the plan's keys and values are in memory afterwards."""
+        attend = StepAttention(self._memory, plan)
+        tokens = [s.token(s.computed) for s in attend.order]
+        places = [s.position_offset + s.computed for s in attend.order]
+        for chunk in plan.chunks:
+            tokens += chunk.sequence.request.prompt[chunk.start : chunk.stop]
+            offset = chunk.sequence.position_offset
+            places += range(offset + chunk.start, offset + chunk.stop)
+        packed = torch.tensor([tokens, places], device=self._base.device)
+        hidden = hidden_states(self._base, packed[0], packed[1], attend)
+        return StepResult(self._pick(hidden, attend.order, plan), self._score(hidden, plan))
+
+    def _pick(self, hidden: Tensor, order: tuple[Sequence, ...], plan: Plan) -> tuple[Picked, ...]:
+        rows, where = list(order), list(range(len(order)))
+        for chunk, start in _starts(plan):
+            if chunk.ends_prompt and chunk.sequence.request.max_tokens:
+                rows.append(chunk.sequence)
+                where.append(start + chunk.stop - chunk.start - 1)
+        if not rows:
+            return ()
+        logits = logits_of(self._base, hidden[torch.tensor(where, device=hidden.device)])
+        picks = self._sampler.pick(logits, rows)
+        return tuple(map(Picked, rows, picks))
+
+    def _score(self, hidden: Tensor, plan: Plan) -> tuple[Scored, ...]:
+        scored = []
+        for chunk, start in _starts(plan):
+            request = chunk.sequence.request
+            if not request.echo or request.logprobs is None:
+                continue
+            targets = request.prompt[chunk.start + 1 : chunk.stop + 1]
+            scores = self._scores(hidden[start : start + len(targets)], targets, request.logprobs)
+            scored.append(Scored(chunk.sequence, scores))
+        return tuple(scored)
+
+    def _scores(self, hidden: Tensor, targets: tuple[int, ...], top: int) -> tuple[Score, ...] | None:
+        scores: list[Score] = []
+        for at in range(0, len(targets), _SCORED_AT_ONCE):
+            logits = logits_of(self._base, hidden[at : at + _SCORED_AT_ONCE])
+            if not bool(torch.isfinite(logits).all()):
+                return None
+            logprobs = torch.log_softmax(logits, 1)
+            scores += [
+                score_of(row, target, top)
+                for row, target in zip(logprobs, targets[at : at + _SCORED_AT_ONCE], strict=True)
+            ]
+        return tuple(scores)
+
+
+def _starts(plan: Plan) -> list[tuple[Chunk, int]]:
+    """Each chunk with the place of its first token among the packed ones."""
+    starts, at = [], len(plan.decode)
+    for chunk in plan.chunks:
+        starts.append((chunk, at))
+        at += chunk.stop - chunk.start
+    return starts

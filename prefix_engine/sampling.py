@@ -1,0 +1,141 @@
+"""The choice of the next token, row by row: a row's choice depends on its own logits and generator alone."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from prefix_engine.request import Sampling
+from prefix_engine.sequence import Sequence
+
+_HEAD = 256  # best tokens that are looked at first for top_p; the whole vocabulary only if too few
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log probability of one token under the raw logits, and the best tokens beside it, best first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """The next token of a row; None if its logits were not finite. `score` if it was asked for."""
+
+    token: int | None
+    score: Score | None = None
+
+
+class Sampler(Protocol):
+    """Chooses tokens for the rows of one step."""
+
+    def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
+        """Logits `[n, vocab]`, which may be overwritten, to one pick for each of n sequences."""
+
+    def forget(self, sequence: Sequence) -> None:
+        """Drop what is kept for a row that ended."""
+
+
+@dataclass(slots=True)
+class RowSampler:
+    """Greedy rows are taken together; each other row draws once a token from its own generator."""
+
+    _generators: dict[int, torch.Generator] = field(default_factory=dict)
+
+    def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
+        """See `Sampler`. Scores are of the raw logits, before penalties, bias and temperature."""
+        finite = logits.sum(dim=1).isfinite().tolist()  # far cheaper than a look at each
+        asked = [i for i, s in enumerate(sequences) if s.request.logprobs is not None and finite[i]]
+        raw = {i: torch.log_softmax(logits[i], 0) for i in asked}
+        for i, sequence in enumerate(sequences):
+            if sequence.request.sampling.adjusts:
+                adjust(logits[i], sequence)
+        tokens: list[int] = logits.argmax(dim=1).tolist()
+        picks: list[Pick] = []
+        for i, sequence in enumerate(sequences):
+            if not finite[i]:
+                picks.append(Pick(None))
+                continue
+            if sequence.request.sampling.temperature > 0:
+                tokens[i] = draw(logits[i], sequence.request.sampling, self._generator(sequence))
+            count = sequence.request.logprobs
+            picks.append(Pick(tokens[i], None if count is None else score_of(raw[i], tokens[i], count)))
+        return picks
+
+    def forget(self, sequence: Sequence) -> None:
+        """See `Sampler`."""
+        self._generators.pop(sequence.number, None)
+
+    def _generator(self, sequence: Sequence) -> torch.Generator:
+        generator = self._generators.get(sequence.number)
+        if generator is None:
+            # Always the CPU's: the same seed gives the same draws on every device.
+            generator = torch.Generator().manual_seed(sequence.seed)
+            self._generators[sequence.number] = generator
+        return generator
+
+
+def adjust(logits: Tensor, sequence: Sequence) -> None:
+    """Apply penalties, bias and min_tokens to the logits `[vocab]` of one row, in place."""
+    sampling = sequence.request.sampling
+    counts = Counter(sequence.generated)
+    if counts and (sampling.presence_penalty or sampling.frequency_penalty):
+        taken = {t: -sampling.presence_penalty - n * sampling.frequency_penalty for t, n in counts.items()}
+        _add(logits, taken.keys(), taken.values())
+    if sampling.logit_bias:
+        _add(logits, sampling.logit_bias.keys(), sampling.logit_bias.values())
+    end_id = sequence.request.end_id
+    if end_id is not None and len(sequence.generated) < sampling.min_tokens:
+        logits[end_id] = -torch.inf
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """Draw one token from logits `[vocab]` by temperature, top_k, top_p; takes one number of `generator`.
+
+    The cumulative sum is inverted in float64, so a difference of one rounding in the logits, which a
+    batch of another size may cause, moves the choice with a probability of that size only.
+    """
+    # In float64 no positive temperature rounds to 0, and the best token stays at 0 / temperature = 0.
+    scaled = (logits - logits.max()).double() / sampling.temperature
+    ids: Tensor | None = None
+    if sampling.top_k or sampling.top_p < 1:
+        scaled, ids = _kept(scaled, sampling.top_k or len(scaled), sampling.top_p)
+    edges = torch.softmax(scaled, 0).cumsum(0)
+    point = torch.rand((), generator=generator, dtype=torch.float64).to(edges.device) * edges[-1]
+    # The product may round up to the last edge, behind which only tokens of probability 0 lie.
+    below = torch.nextafter(edges[-1], torch.zeros_like(edges[-1]))
+    place = int(torch.searchsorted(edges, torch.minimum(point, below), right=True))
+    return place if ids is None else int(ids[place])
+
+
+def score_of(logprobs: Tensor, token: int, top: int) -> Score:
+    """Read one token's score out of log probabilities `[vocab]`."""
+    values, ids = logprobs.topk(min(top, len(logprobs)))
+    return Score(float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+
+
+def _kept(scaled: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """Logits and ids of the tokens that top_k and top_p leave, best first."""
+    limit = min(top_k, len(scaled))
+    size = min(limit, _HEAD) if top_p < 1 else limit
+    while True:
+        values, ids = scaled.topk(size)
+        if top_p >= 1:
+            return values, ids
+        # The mass of what top_k leaves; beyond the head it is known without sorting unless top_k cuts there.
+        whole = scaled if limit == len(scaled) else (values if size == limit else scaled.topk(limit).values)
+        share = (values - whole.logsumexp(0)).exp()
+        before = share.cumsum(0) - share
+        kept = int((before < top_p).sum())
+        if kept < size or size == limit:
+            return values[:kept], ids[:kept]
+        size = min(limit, size * 16)
+
+
+def _add(logits: Tensor, ids: Iterable[int], amounts: Iterable[float]) -> None:
+    where = torch.tensor(list(ids), device=logits.device)
+    logits.index_add_(0, where, torch.tensor(list(amounts), device=logits.device, dtype=logits.dtype))

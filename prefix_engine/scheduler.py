@@ -1,0 +1,186 @@
+"""Who runs in the next step. Plain Python: decides, and leaves every tensor to the runner.
+
+Waiting requests are ordered by fair share (Sheng et al. 2024, "Fairness in Serving Large Language
+Models", virtual token counter): the key that was served least comes next, first come first served
+within a key, and a key that comes back is lifted to the least served active key, so that nobody saves
+up service by staying away. A row keeps its memory until it ends: pages for prompt and max_tokens are
+taken on admission, so nothing running is ever pushed out.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from prefix_engine.pages import PageAllocator, pages_for
+from prefix_engine.sequence import Sequence
+
+_REMEMBERED = 1024  # counters of absent keys that are kept without a look at whether they matter
+
+
+class Readiness(Enum):
+    """What admission learns about a waiting request's prefix."""
+
+    READY = "ready"
+    LOADING = "loading"  # delays only itself
+    NO_ROOM = "no room"  # loaded, but running rows pin the pool: later prefixes wait, so that it drains
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Prompt tokens `start..stop` of one row."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+    @property
+    def ends_prompt(self) -> bool:
+        """Whether its last token is the prompt's last."""
+        return self.stop == len(self.sequence.request.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step: every decode row gets one token, then prompts get what is left of the budget."""
+
+    decode: tuple[Sequence, ...]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the step computes."""
+        return len(self.decode) + sum(chunk.stop - chunk.start for chunk in self.chunks)
+
+
+class Scheduler:
+    """Waiting requests by fair share, running rows by arrival."""
+
+    def __init__(
+        self, rows: int, step_tokens: int, chunk_tokens: int, pages: PageAllocator, page: int
+    ) -> None:
+        self._rows = rows
+        self._step_tokens = step_tokens
+        self._chunk_tokens = chunk_tokens
+        self._pages = pages
+        self._page = page
+        self._queues: dict[str, dict[int, Sequence]] = {}
+        self._served: dict[str, float] = {}
+        self._active: Counter[str] = Counter()
+        self.waiting = 0
+        self.running: dict[int, Sequence] = {}
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether its pages exist at all, free or not."""
+        return pages_for(sequence.slots_needed, self._page) <= self._pages.total
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a request behind those of its key."""
+        key = sequence.request.share
+        if key not in self._active:
+            self._lift(key)
+        self._active[key] += 1
+        self._queues.setdefault(key, {})[sequence.number] = sequence
+        self.waiting += 1
+
+    def remove(self, sequence: Sequence) -> tuple[int, ...]:
+        """Take a request out, waiting or running; returns the pages that it held, now free."""
+        key = sequence.request.share
+        if sequence.number in self.running:
+            del self.running[sequence.number]
+        else:
+            self._unqueue(sequence)
+        self._active[key] -= 1
+        if not self._active[key]:
+            del self._active[key]
+        if not self._active:
+            self._served.clear()
+        pages, sequence.pages = sequence.pages, ()
+        self._pages.give_back(pages)
+        return pages
+
+    def waiting_in_order(self) -> Iterator[Sequence]:
+        """Waiting requests in the order in which they would be admitted, were all of them ready."""
+        heap = [(self._served[key], next(iter(queue)), key) for key, queue in self._queues.items()]
+        heapq.heapify(heap)
+        queues = {key: iter(queue.values()) for key, queue in self._queues.items()}
+        while heap:
+            served, number, key = heap[0]
+            sequence = next(queues[key], None)
+            if sequence is None:
+                heapq.heappop(heap)
+                continue
+            heapq.heapreplace(heap, (served + _cost(sequence), number, key))
+            yield sequence
+
+    def admit(self, readiness: Callable[[Sequence], Readiness], look_ahead: int) -> list[Sequence]:
+        """Give rows and pages to what may run, in fair order; returns the new rows.
+
+        `readiness` is asked about each request passed, and may start the load of its prefix. A request
+        that is ready but finds no row or no pages ends the admission, so that small requests cannot
+        starve a large one; up to `look_ahead` requests are asked about even so.
+        """
+        admitted: list[Sequence] = []
+        full = pool_full = False
+        for place, sequence in enumerate(self.waiting_in_order()):
+            full = full or len(self.running) >= self._rows
+            if full and place >= look_ahead:
+                break
+            state = readiness(sequence)
+            pool_full = pool_full or state is Readiness.NO_ROOM
+            if full or state is not Readiness.READY or (pool_full and sequence.request.prefix_id is not None):
+                continue
+            pages = self._pages.take(pages_for(sequence.slots_needed, self._page))
+            if pages is None:
+                full = True
+                continue
+            sequence.pages = pages
+            self.running[sequence.number] = sequence
+            admitted.append(sequence)
+        for sequence in admitted:
+            self._unqueue(sequence)
+            self._served[sequence.request.share] += _cost(sequence)
+        return admitted
+
+    def plan(self) -> Plan:
+        """The next step: one token for each row that decodes, then chunks of prompts by arrival."""
+        decode = tuple(s for s in self.running.values() if not s.prompt_left)
+        budget = self._step_tokens - len(decode)
+        chunks: list[Chunk] = []
+        for sequence in self.running.values():
+            size = min(sequence.prompt_left, self._chunk_tokens, budget)
+            if size > 0:
+                chunks.append(Chunk(sequence, sequence.computed, sequence.computed + size))
+                budget -= size
+        return Plan(decode, tuple(chunks))
+
+    def advance(self, plan: Plan) -> None:
+        """Note that a step was computed, and charge its new tokens to their keys."""
+        for sequence in plan.decode:
+            sequence.computed += 1
+            self._served[sequence.request.share] += 1
+        for chunk in plan.chunks:
+            chunk.sequence.computed = chunk.stop
+
+    def _unqueue(self, sequence: Sequence) -> None:
+        queue = self._queues[sequence.request.share]
+        del queue[sequence.number]
+        if not queue:
+            del self._queues[sequence.request.share]
+        self.waiting -= 1
+
+    def _lift(self, key: str) -> None:
+        """Let a key that comes back start level with the least served active one."""
+        floor = min((self._served[other] for other in self._active), default=0.0)
+        if len(self._served) > _REMEMBERED + 2 * len(self._active):
+            self._forget(floor)
+        self._served[key] = max(self._served.get(key, 0.0), floor)
+
+    def _forget(self, floor: float) -> None:
+        """Drop the counters of absent keys that a lift would raise anyway."""
+        self._served = {k: v for k, v in self._served.items() if v > floor or k in self._active}
+
+
+def _cost(sequence: Sequence) -> int:
+    return len(sequence.request.prompt)

@@ -1,0 +1,48 @@
+"""One generation in the making: how far its row is. Plain Python, known to scheduler and runner alike."""
+
+from dataclasses import dataclass, field
+
+from prefix_engine.request import Request
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The state of one request; its row, once it has one, is changed by the loop only.
+
+    Attributes:
+        number: order of arrival, unique in one engine.
+        seed: of the row's own random generator.
+        m: positions of its prefix; 0 for the base.
+        position_offset: position of text token 0.
+        prefix_pages: pages of the resident prefix, shared with other rows.
+        pages: pages of its own text.
+        computed: text tokens whose keys and values lie in `pages`.
+        generated: tokens chosen so far.
+        cancelled: set from any thread; read by the loop.
+    """
+
+    number: int
+    request: Request
+    seed: int = 0
+    m: int = 0
+    position_offset: int = 0
+    prefix_pages: tuple[int, ...] = ()
+    pages: tuple[int, ...] = ()
+    computed: int = 0
+    generated: list[int] = field(default_factory=list)
+    cancelled: bool = False
+
+    @property
+    def prompt_left(self) -> int:
+        """Prompt tokens still to be computed."""
+        return max(0, len(self.request.prompt) - self.computed)
+
+    @property
+    def slots_needed(self) -> int:
+        """Text positions that need memory: the last generated token is never fed back."""
+        return len(self.request.prompt) + max(0, self.request.max_tokens - 1)
+
+    def token(self, place: int) -> int:
+        """Text token at `place`, counted from the start of the prompt."""
+        prompt = self.request.prompt
+        return prompt[place] if place < len(prompt) else self.generated[place - len(prompt)]

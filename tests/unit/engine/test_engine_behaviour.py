@@ -1,0 +1,445 @@
+"""What a caller of the engine may rely on, with its real threads and a tiny base."""
+
+import itertools
+import logging
+import threading
+import time
+
+import pytest
+import torch
+
+from prefix_engine import (
+    Delta,
+    Engine,
+    EngineConfig,
+    Failed,
+    Finished,
+    Prefix,
+    QueueFullError,
+    Request,
+    RequestError,
+    Sampling,
+)
+from prefix_engine.testing import Collected, TeacherForced, random_prefix, tiny_base
+
+BASE = tiny_base(positions=4096)
+END = BASE.config.end_id
+LONG = 3000
+
+
+@pytest.fixture
+def engine():
+    """Makes started engines and closes them."""
+    made = []
+
+    def make(loader=None, *, sampler=None, base=BASE, **limits):
+        limits = {"kv_bytes": 64 << 20, "pool_bytes": 4 << 20, **limits}
+        one = Engine(base, EngineConfig(**limits), loader or load, sampler=sampler)
+        one.start()
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def load(prefix_id):
+    """Ids read `name-m`."""
+    name, m = prefix_id.split("-")
+    return random_prefix(BASE, int(m), seed=len(name) + int(m), spread=0.5)
+
+
+def ask(engine, prompt=(1, 2, 3), max_tokens=5, *, end_id=None, sink=None, **settings):
+    sink = sink or Collected()
+    generation = engine.submit(Request(tuple(prompt), max_tokens, end_id, **settings), sink)
+    return sink, generation
+
+
+def wait_for(condition, timeout_s=20.0):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.002)
+
+
+def pages_are_zero(engine):
+    memory = engine._loop.memory
+    return not any(bool(tensor.any()) for tensor in (*memory.keys, *memory.values))
+
+
+def test_a_text_is_generated_and_counted(engine):
+    sink, _ = ask(engine(), max_tokens=7)
+    assert sink.wait() == Finished("length", 3, 7)
+    assert len(sink.tokens) == 7
+    assert sink.text == BASE.tokenizer.decode(list(sink.tokens))
+
+
+def test_the_prefix_changes_the_text(engine):
+    one = engine()
+    texts = [ask(one, max_tokens=20, prefix_id=i)[0] for i in (None, "a-5", "bb-5")]
+    for sink in texts:
+        sink.wait()
+    assert len({sink.tokens for sink in texts}) == 3
+
+
+def test_the_end_token_ends_the_text_and_is_not_in_it(engine):
+    sampler = TeacherForced()
+    request = Request((1,), 9, END)
+    sampler.expect(request, (*b"hi", END))
+    sink = Collected()
+    engine(sampler=sampler).submit(request, sink)
+    assert sink.wait() == Finished("stop", 1, 3)
+    assert sink.text == "hi"
+    assert sink.tokens == tuple(b"hi")
+
+
+def test_a_stop_string_ends_the_text_and_is_not_in_it(engine):
+    sampler = TeacherForced()
+    request = Request((1,), 9, None, stop=("ll",))
+    sampler.expect(request, tuple(b"hello you"))
+    sink = Collected()
+    engine(sampler=sampler).submit(request, sink)
+    assert sink.wait() == Finished("stop", 1, 4)
+    assert sink.text == "he"
+
+
+def test_echo_without_tokens_scores_the_prompt(engine):
+    prompt = tuple(b"some prompt that takes several chunks")
+    sink, _ = ask(engine(chunk_tokens=5), prompt, 0, echo=True, logprobs=2, prefix_id="a-9")
+    assert sink.wait() == Finished("length", len(prompt), 0)
+    assert sink.text == bytes(prompt).decode()
+    first, *others = sink.infos
+    assert (first.logprob, first.top) == (None, ())
+    assert all(info.logprob < 0 and len(info.top) == 2 for info in others)
+
+
+def test_echoed_scores_are_those_that_generation_reports(engine):
+    one = engine()
+    told, _ = ask(one, tuple(b"abc"), 12, logprobs=1, prefix_id="a-9")
+    told.wait()
+    echoed, _ = ask(one, (*b"abc", *told.tokens), 0, echo=True, logprobs=1, prefix_id="a-9")
+    echoed.wait()
+    for mine, other in zip(told.infos, echoed.infos[3:], strict=True):
+        assert mine.id == other.id
+        assert mine.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+def test_a_seed_repeats_a_text_and_no_seed_does_not(engine):
+    one = engine()
+
+    def text(seed):
+        sink, _ = ask(one, max_tokens=30, sampling=Sampling(temperature=1.5, seed=seed))
+        sink.wait()
+        return sink.tokens
+
+    assert text(3) == text(3)
+    assert text(None) != text(None)
+
+
+def test_a_cancelled_row_is_free_by_the_next_step(engine):
+    one = engine(rows=1)
+    started = threading.Event()
+    first, generation = ask(one, max_tokens=LONG, sink=Collected(lambda _: started.set()))
+    second, _ = ask(one, max_tokens=1)
+    started.wait(10)
+    steps = one.stats().steps
+    generation.cancel()
+    assert first.wait() == Failed("cancelled", "the request was cancelled")
+    assert second.wait() == Finished("length", 3, 1)
+    assert one.stats().steps - steps <= 3
+    generation.cancel()
+    assert one.drain(5)
+    assert len([event for event in first.events if not isinstance(event, Delta)]) == 1
+
+
+def test_a_waiting_request_can_be_cancelled(engine):
+    one = engine(rows=1)
+    ask(one, max_tokens=LONG)
+    waiting, generation = ask(one)
+    generation.cancel()
+    assert waiting.wait().code == "cancelled"
+
+
+def test_no_token_comes_after_revoke_under_32_rows(engine):
+    one = engine(rows=32)
+    returned, late = threading.Event(), []
+
+    def watch(event):
+        if returned.is_set():
+            late.append(event)
+
+    doomed = [ask(one, max_tokens=LONG, prefix_id="a-9", sink=Collected(watch))[0] for _ in range(20)]
+    safe = [ask(one, max_tokens=60, prefix_id="bb-9")[0] for _ in range(12)]
+    queued = [ask(one, max_tokens=9, prefix_id="a-9", sink=Collected(watch))[0] for _ in range(5)]
+    wait_for(lambda: all(sink.events for sink in doomed))
+
+    one.revoke(["a-9", "never-1"])
+    returned.set()
+    assert all(sink.ended and sink.events[-1].code == "revoked" for sink in [*doomed, *queued])
+    assert one._loop.pool.get("a-9") is None
+    assert [sink.wait().completion_tokens for sink in safe] == [60] * 12
+    assert ask(one, prefix_id="a-9")[0].wait().code == "revoked"
+    assert late == []
+    one.revoke(["bb-9"])
+    assert pages_are_zero(one)
+
+
+def test_revoke_waits_for_a_load_under_way_and_leaves_nothing_of_it(engine):
+    gate, begun = threading.Event(), threading.Event()
+
+    def slow(prefix_id):
+        begun.set()
+        gate.wait(10)
+        return load(prefix_id)
+
+    one = engine(slow)
+    sink, _ = ask(one, prefix_id="a-9")
+    begun.wait(10)
+    revoker = threading.Thread(target=one.revoke, args=(["a-9"],))
+    revoker.start()
+    assert sink.wait().code == "revoked"
+    revoker.join(0.1)
+    assert revoker.is_alive()
+    gate.set()
+    revoker.join(10)
+    assert not revoker.is_alive()
+    assert one.stats().resident_prefixes == 0
+    assert pages_are_zero(one)
+
+
+def test_revoke_returns_before_the_start_and_after_the_end(engine):
+    unstarted = Engine(BASE, EngineConfig(kv_bytes=1 << 20, pool_bytes=1 << 20), load)
+    unstarted.revoke(["a-9"])
+    unstarted.close()
+    unstarted.revoke(["a-9"])
+
+
+def test_a_deadline_ends_a_running_and_a_waiting_request(engine):
+    one = engine(rows=1)
+    soon = time.monotonic() + 0.15
+    running, _ = ask(one, max_tokens=LONG, deadline=soon)
+    waiting, _ = ask(one, deadline=soon)
+    assert running.wait().code == waiting.wait().code == "deadline"
+    assert running.events[:-1]
+    assert not waiting.events[:-1]
+
+
+def test_a_deadline_passes_while_nothing_else_happens(engine):
+    gate = threading.Event()
+    one = engine(lambda i: gate.wait(10) and load(i))
+    sink, _ = ask(one, prefix_id="a-9", deadline=time.monotonic() + 0.1)
+    assert sink.wait(5).code == "deadline"
+    gate.set()
+
+
+def test_a_failed_load_fails_only_the_requests_that_named_it(engine):
+    class Corrupt(Exception):
+        code = "corrupt"
+
+    def loader(prefix_id):
+        if prefix_id == "bad":
+            raise Corrupt("the bytes are not those that were written")
+        return load(prefix_id)
+
+    one = engine(loader)
+    bad = [ask(one, prefix_id="bad")[0] for _ in range(3)]
+    good = [ask(one, prefix_id=i)[0] for i in ("a-9", None)]
+    assert [sink.wait() for sink in bad] == [
+        Failed("corrupt", "the bytes are not those that were written")
+    ] * 3
+    assert [sink.wait().reason for sink in good] == ["length"] * 2
+
+
+def test_a_cold_prefix_delays_only_its_own_request(engine):
+    gate = threading.Event()
+    one = engine(lambda i: gate.wait(20) and load(i), rows=2)
+    cold, _ = ask(one, prefix_id="a-9", share="same")
+    base, _ = ask(one, share="same")
+    assert base.wait().reason == "length"
+    assert not cold.ended
+    gate.set()
+    assert cold.wait().reason == "length"
+
+
+def test_a_row_that_turns_non_finite_fails_alone_and_leaves_no_nan_behind(engine):
+    huge = Prefix(torch.full((2, 2, 2, 4, 8), 3e38), 4, BASE.fingerprint)
+    one = engine(lambda i: huge if i == "huge" else load(i), rows=8, kv_bytes=1 << 19)
+    prompts = [tuple(range(n, n + 10)) for n in range(6)]
+    expected = [ask(one, p, 20, prefix_id="a-9")[0] for p in prompts]
+    for sink in expected:
+        sink.wait()
+
+    bad = [ask(one, p, 20, prefix_id="huge")[0] for p in prompts]
+    beside = [ask(one, p, 20, prefix_id="a-9")[0] for p in prompts]
+    after = [ask(one, p, 20, prefix_id="a-9")[0] for p in prompts]
+    assert {sink.wait().code for sink in bad} == {"non_finite"}
+    for sinks in (beside, after):
+        assert [sink.wait().reason for sink in sinks] == ["length"] * 6
+        assert [sink.tokens for sink in sinks] == [sink.tokens for sink in expected]
+
+
+def test_a_prompt_that_is_not_finite_fails_when_it_is_scored(engine):
+    huge = Prefix(torch.full((2, 2, 2, 4, 8), 3e38), 4, BASE.fingerprint)
+    sink, _ = ask(engine(lambda _: huge), max_tokens=0, echo=True, logprobs=0, prefix_id="huge")
+    assert sink.wait().code == "non_finite"
+
+
+def test_a_long_prompt_does_not_stall_running_rows(engine):
+    sampler, marks = TeacherForced(), []
+    one = engine(sampler=sampler, rows=4, step_tokens=40, chunk_tokens=32)
+    request = Request((1,), 300, None)
+    sampler.expect(request, tuple(b"x" * 300))
+    running = Collected(lambda _: marks.append(one.stats().prefill_tokens))
+    one.submit(request, running)
+    wait_for(lambda: len(marks) > 5)
+    long, _ = ask(one, tuple(i % 256 for i in range(2000)), 1)
+    running.wait()
+    long.wait()
+    between = [b - a for a, b in itertools.pairwise(marks)]
+    assert max(between) == 32
+    assert sum(between) >= 2000
+
+
+def test_what_does_not_fit_the_context_is_refused_for_the_position_that_its_text_starts_at(engine):
+    one = engine()
+    positions = BASE.config.positions
+    assert ask(one, (1,) * (positions - 3), 4)[0].wait().code == "context"
+    assert ask(one, (1,) * (positions - 12), 4, prefix_id="a-9")[0].wait().code == "context"
+    assert ask(one, (1,) * (positions - 13), 4, prefix_id="a-9")[0].wait() == Finished(
+        "length", positions - 13, 4
+    )
+
+
+def test_a_prefix_whose_text_starts_at_zero_costs_no_positions(engine):
+    one = engine(lambda _: random_prefix(BASE, 50, offset=0))
+    prompt = (1,) * (BASE.config.positions - 2)
+    assert ask(one, prompt, 2, prefix_id="a")[0].wait().reason == "length"
+
+
+def test_a_request_larger_than_the_whole_memory_is_refused_not_queued_for_ever(engine):
+    assert ask(engine(kv_bytes=1 << 16), (1,) * 2000, 4)[0].wait().code == "context"
+
+
+def test_more_prefixes_than_the_pool_holds_are_served_all(engine):
+    one = engine(pool_bytes=3 * 16 * 2 * 2 * 2 * 8 * 4, rows=6)
+    sinks = [ask(one, max_tokens=8, prefix_id=f"{'n' * (i % 7)}-{9 + i % 30}")[0] for i in range(60)]
+    assert {sink.wait().reason for sink in sinks} == {"length"}
+    assert one.stats().pool_evictions > 0
+    assert one.stats().resident_bytes <= 3 * 16 * 2 * 2 * 2 * 8 * 4
+
+
+def test_a_broken_sink_loses_its_row_and_stops_nothing(engine, caplog):
+    one = engine()
+
+    def broken(event):
+        raise RuntimeError("private text")
+
+    ask(one, max_tokens=LONG, sink=broken)
+    sink, _ = ask(one, max_tokens=30)
+    assert sink.wait().reason == "length"
+    wait_for(lambda: one.stats().running == 0)
+    assert one.drain(5)
+    assert "private text" not in caplog.text
+
+
+def test_draining_refuses_the_new_and_finishes_the_running(engine):
+    one = engine()
+    running, _ = ask(one, max_tokens=200)
+    results = []
+    drainer = threading.Thread(target=lambda: results.append(one.drain(20)))
+    drainer.start()
+    wait_for(lambda: one._draining)
+    assert ask(one)[0].wait().code == "draining"
+    drainer.join(20)
+    assert results == [True]
+    assert running.wait().reason == "length"
+
+
+def test_draining_gives_up_after_its_time(engine):
+    one = engine()
+    ask(one, max_tokens=LONG)
+    assert one.drain(0.01) is False
+
+
+def test_close_ends_everything(engine):
+    one = engine(rows=1)
+    sinks = [ask(one, max_tokens=LONG, prefix_id="a-9")[0] for _ in range(3)]
+    wait_for(lambda: sinks[0].events)
+    one.close()
+    assert {sink.wait().code for sink in sinks} == {"engine_stopped"}
+    assert ask(one)[0].wait().code == "engine_stopped"
+    assert one.drain(0)
+    assert pages_are_zero(one)
+    one.revoke(["a-9"])
+    one.close()
+
+
+def test_if_the_loop_fails_everything_fails_and_the_beat_stops(engine, caplog):
+    class Faulty(TeacherForced):
+        def pick(self, logits, sequences):
+            raise MemoryError("no memory")
+
+    one = engine(sampler=Faulty())
+    with caplog.at_level(logging.CRITICAL):
+        sinks = [ask(one, prefix_id=i)[0] for i in (None, "a-9")]
+        assert {sink.wait().code for sink in sinks} == {"engine_stopped"}
+    wait_for(lambda: one.beat_age() > 0.7)
+    assert ask(one)[0].wait().code == "engine_stopped"
+    one.revoke(["a-9"])
+
+
+def test_an_idle_engine_keeps_beating(engine):
+    one = engine()
+    time.sleep(0.8)
+    assert one.beat_age() < 0.7
+
+
+def test_the_queue_is_bounded(engine):
+    one = engine(rows=1, max_waiting=3)
+    first, _ = ask(one, max_tokens=LONG)
+    wait_for(lambda: first.events)
+    for _ in range(3):
+        ask(one)
+    with pytest.raises(QueueFullError):
+        ask(one)
+    assert one.stats().waiting == 3
+
+
+@pytest.mark.parametrize(
+    ("param", "settings"),
+    [
+        ("prompt", {"prompt": (257,)}),
+        ("prompt", {"prompt": (-1,)}),
+        ("end_id", {"end_id": 257}),
+        ("logit_bias", {"sampling": Sampling(logit_bias={300: 1.0})}),
+    ],
+)
+def test_tokens_that_the_base_does_not_have_are_refused_at_once(engine, param, settings):
+    with pytest.raises(RequestError) as told:
+        ask(engine(), **settings)
+    assert told.value.param == param
+
+
+def test_requests_from_many_threads_all_end_once(engine):
+    one = engine(rows=8)
+    sinks = []
+
+    def client(number):
+        for i in range(10):
+            sink, generation = ask(
+                one, max_tokens=10, prefix_id=f"a-{1 + (number + i) % 5}", share=str(number)
+            )
+            sinks.append(sink)
+            if i % 3 == 0:
+                generation.cancel()
+            sink.wait()
+
+    clients = [threading.Thread(target=client, args=(n,)) for n in range(6)]
+    for one_client in clients:
+        one_client.start()
+    for one_client in clients:
+        one_client.join(60)
+    assert len(sinks) == 60
+    assert all(sum(not isinstance(e, Delta) for e in sink.events) == 1 for sink in sinks)
+    assert one.stats().pages_used == 0
