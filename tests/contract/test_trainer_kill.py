@@ -1,0 +1,200 @@
+"""Workers as real processes: killed with -9, told to stop. Leases decide who goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from store_making import upload
+from trainer_making import base_folder, dataset
+
+from prefix_engine import load_base
+from prefix_store.hyperparameters import Hyperparameters
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return base_folder(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def alice(store, tenant):
+    return store.owners.create_user(tenant, "alice")
+
+
+@pytest.fixture
+def start(settings, folder, tmp_path):
+    started = []
+
+    def start(**more):
+        environment = {
+            "PATH": os.environ["PATH"],
+            "OMP_NUM_THREADS": "1",
+            "PREFIX_DATA_DIR": str(settings.data_dir),
+            "PREFIX_BASE_MODEL": folder,
+            "PREFIX_LEASE_SECONDS": str(settings.lease_seconds),
+            "PREFIX_WORKER_THREADS": "1",
+            "PREFIX_WORKER_POLL_SECONDS": "0.1",
+            "PREFIX_WORKER_CHECKPOINT_SECONDS": "0.2",
+        }
+        environment |= {f"PREFIX_WORKER_{name.upper()}": str(value) for name, value in more.items()}
+        if settings.database_url:
+            environment["PREFIX_DATABASE_URL"] = settings.database_url
+        with (tmp_path / "worker.log").open("ab") as log:
+            process = subprocess.Popen([sys.executable, "-m", "trainer_worker"], env=environment, stderr=log)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def children_of(pid):
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(accept, seconds=60):
+    give_up = time.monotonic() + seconds
+    while not (found := accept()):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    return found
+
+
+def queued(store, tenant, alice, folder, prefix="voice", steps=300):
+    wishes = Hyperparameters.from_json({"max_steps": steps, "batch_size": 8, "eval_steps": steps})
+    file = upload(store, tenant, alice, dataset())
+    fingerprint = load_base(folder, "cpu").fingerprint
+    return store.jobs.create(
+        tenant, alice, prefix, [file.id], base_fingerprint=fingerprint, hyperparameters=wishes, seed=7
+    )
+
+
+def ended(store, tenant, job):
+    return wait_until(
+        lambda: (found := store.jobs.get(tenant, job.id)).status in {"succeeded", "failed"} and found, 120
+    )
+
+
+def sha256_of(store, tenant, name):
+    return store.registry.resolve(tenant, name).sha256
+
+
+def test_a_worker_killed_in_mid_training_is_followed_by_one_that_ends_the_same(
+    store, tenant, alice, folder, start
+):
+    whole = queued(store, tenant, alice, folder, "whole")
+    first = start()
+    assert ended(store, tenant, whole).status == "succeeded"
+    cut = queued(store, tenant, alice, folder, "cut")
+    wait_until(lambda: (store.jobs.get(tenant, cut.id).progress or {}).get("update", 0) > 60)
+    (training,) = children_of(first.pid)
+    first.kill()
+    first.wait()
+    wait_until(lambda: not alive(training), 10)
+    assert store.jobs.get(tenant, cut.id).status == "running"
+    start()
+    done = ended(store, tenant, cut)
+    assert (done.status, done.attempt, done.fine_tuned_model) == ("succeeded", 2, "alice:cut@1")
+    (view,) = [view for view in store.registry.list(tenant) if view.name == "alice:cut"]
+    assert len(view.versions) == 1
+    steps = [
+        event.data["step"]
+        for event in store.jobs.events(tenant, cut.id, limit=100)
+        if event.type == "metrics"
+    ]
+    assert max(steps) == 300
+    assert steps.count(0) == 1  # it went on; it did not begin anew
+    ours, theirs = (store.jobs.get(tenant, job.id).result for job in (cut, whole))
+    assert ours["held_out_loss"] == theirs["held_out_loss"]
+    payloads = [
+        store.registry.read(store.registry.resolve(tenant, f"alice:{name}")) for name in ("cut", "whole")
+    ]
+    assert payloads[0] == payloads[1]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_told_to_stop_gives_its_job_back_and_leaves_no_process(
+    store, tenant, alice, folder, start, how
+):
+    job = queued(store, tenant, alice, folder, steps=1_000_000)
+    worker = start()
+    wait_until(lambda: (store.jobs.get(tenant, job.id).progress or {}).get("update"))
+    (training,) = children_of(worker.pid)
+    worker.send_signal(how)
+    assert worker.wait(20) == 0
+    assert not alive(training)
+    back = store.jobs.get(tenant, job.id)
+    assert back.status == "queued"
+    claim = store.jobs.claim("test")
+    assert claim.attempt == 2
+    assert store.jobs.load_checkpoint(claim) is not None
+
+
+def test_an_idle_worker_stops_at_once(store, start, tmp_path):
+    worker = start()
+    wait_until(lambda: "is ready" in (tmp_path / "worker.log").read_text())
+    worker.terminate()
+    assert worker.wait(5) == 0
+
+
+def test_workers_share_the_queue(store, tenant, alice, folder, start):
+    jobs = [queued(store, tenant, alice, folder, f"voice-{i}", steps=20) for i in range(3)]
+    start()
+    start()
+    for job in jobs:
+        done = ended(store, tenant, job)
+        assert (done.status, done.attempt) == ("succeeded", 1)
+
+
+def test_the_training_process_has_no_secret_in_its_environment(store, tenant, alice, folder, start):
+    job = queued(store, tenant, alice, folder, steps=1_000_000)
+    worker = start()
+    wait_until(lambda: (store.jobs.get(tenant, job.id).progress or {}).get("update"))
+    (training,) = children_of(worker.pid)
+    names = [
+        entry.partition(b"=")[0] for entry in Path(f"/proc/{training}/environ").read_bytes().split(b"\0")
+    ]
+    assert not [name for name in names if name.startswith(b"PREFIX_")]
+    held = [str(place.readlink()) for place in Path(f"/proc/{training}/fd").iterdir()]
+    assert not [place for place in held if "store.sqlite3" in place or "blobs" in place]
+    assert os.getpgid(training) == training
+    assert int(Path(f"/proc/{training}/stat").read_text().rpartition(")")[2].split()[16]) >= 10  # nice
+
+
+def test_a_training_process_that_is_stuck_is_killed_and_its_job_goes_on(store, tenant, alice, folder, start):
+    job = queued(store, tenant, alice, folder)
+    worker = start(silence_seconds=20)
+    wait_until(lambda: (store.jobs.get(tenant, job.id).progress or {}).get("update", 0) > 20)
+    (stuck,) = children_of(worker.pid)
+    os.kill(stuck, signal.SIGSTOP)
+    wait_until(lambda: not alive(stuck), 60)
+    done = ended(store, tenant, job)
+    assert (done.status, done.attempt) == ("succeeded", 2)
+
+
+def test_a_signal_to_the_whole_group_costs_no_attempt(store, tenant, alice, folder, start):
+    """A supervisor that ends a service sends its signal to every process of it."""
+    job = queued(store, tenant, alice, folder)
+    worker = start()
+    wait_until(lambda: (store.jobs.get(tenant, job.id).progress or {}).get("update", 0) > 20)
+    (training,) = children_of(worker.pid)
+    os.kill(training, signal.SIGTERM)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert store.jobs.get(tenant, job.id).status == "queued"
+    claim = store.jobs.claim("another")
+    assert store.jobs.load_checkpoint(claim) is not None

@@ -1,0 +1,1 @@
+"""Claims jobs, trains prefixes, publishes them. Knows no HTTP."""

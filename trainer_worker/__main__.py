@@ -1,0 +1,39 @@
+"""`python -m trainer_worker`: one worker until SIGTERM or Ctrl-C."""
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+
+from prefix_store import StoreSettings, open_store
+from trainer_worker.settings import WorkerSettings
+from trainer_worker.worker import Worker
+
+
+def main() -> None:
+    """Open the store, bring it up to date, work."""
+    settings = WorkerSettings()
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    store = open_store(StoreSettings())
+    try:
+        store.migrate()
+        Worker(store, settings, stopping).run()
+    finally:
+        store.close()
+
+
+if __name__ == "__main__":
+    main()

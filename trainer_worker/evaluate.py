@@ -1,0 +1,61 @@
+"""Held-out loss: the sum of -log p over completion and end tokens of all rows, over their number, in nats."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prefix_engine.base import Base
+from prefix_engine.packed import token_losses
+from trainer_worker.report import Stopped
+from trainer_worker.rows import Encoded
+
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Loss in nats a token, share of tokens that were the likeliest, tokens scored."""
+
+    loss: float
+    accuracy: float
+    tokens: int
+
+
+def score(
+    base: Base,
+    rows: Sequence[Encoded],
+    prefix: Tensor | None,
+    position_offset: int,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Score:
+    """Score rows behind one prefix, or by the base alone.
+
+    Raises:
+        Stopped: `stopping` said so between two batches.
+    """
+    total, correct, tokens = 0.0, 0, 0
+    prefixes = [] if prefix is None else [prefix]
+    with torch.no_grad():
+        for batch in _batches(rows):
+            if stopping():
+                raise Stopped
+            texts = [row.behind(None if prefix is None else 0, position_offset) for row in batch]
+            found = token_losses(base, texts, prefixes)
+            total += float(found.losses.double().sum())
+            correct += int(found.correct.sum())
+            tokens += len(found.losses)
+    return Score(total / tokens, correct / tokens, tokens)
+
+
+def _batches(rows: Sequence[Encoded]) -> list[list[Encoded]]:
+    batches: list[list[Encoded]] = [[]]
+    size = 0
+    for row in sorted(rows, key=lambda row: len(row.tokens)):
+        if batches[-1] and size + len(row.tokens) > _BATCH_TOKENS:
+            batches.append([])
+            size = 0
+        batches[-1].append(row)
+        size += len(row.tokens)
+    return batches

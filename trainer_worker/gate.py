@@ -1,0 +1,40 @@
+"""The promotion gate: a version goes live only if it is better than what answers now. Plain numbers only."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether to go live, and why, for people."""
+
+    promote: bool
+    reason: str
+
+
+def judge(
+    held_out: float, base: float, live: float | None, compared: float | None = None, rows: int | None = None
+) -> Verdict:
+    """Compare losses on the same rows; one that is not a number beats nothing, and a live version with such a one serves nobody.
+
+    Args:
+        held_out: of the new version.
+        base: of the base model.
+        live: of the live version; None where there is none that could serve.
+        compared: of the new version on the rows that fit behind the live one, if these are not all.
+        rows: how many these are.
+    """
+    if rows == 0:
+        return Verdict(False, "no held-out row fits behind the live version, so the two cannot be compared")
+    rivals = [("the base model's", held_out, base)]
+    if live is not None and not math.isnan(live):
+        rivals.append(("the live version's", held_out if compared is None else compared, live))
+    unbeaten = [f"{whose} {loss:.4f}" for whose, own, loss in rivals if not _beats(own, loss)]
+    if unbeaten:
+        return Verdict(False, f"its held-out loss {held_out:.4f} does not beat {' nor '.join(unbeaten)}")
+    beaten = " and ".join(f"{whose} {loss:.4f}" for whose, _, loss in rivals)
+    return Verdict(True, f"its held-out loss {held_out:.4f} beats {beaten}")
+
+
+def _beats(own: float, other: float) -> bool:
+    return math.isfinite(own) and own < other

@@ -1,0 +1,180 @@
+"""The loop of one job: updates, looks at the held-out rows, checkpoints, early stop, the best kept.
+
+Its state lives in `State` and in the learner alone, so a run may be cut between any two updates and go on
+elsewhere. Long held-out sets are looked at through an even sample; what is reported is the whole set.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from prefix_engine.base import Base
+from trainer_worker import checkpoint
+from trainer_worker.checkpoint import State
+from trainer_worker.evaluate import Score, score
+from trainer_worker.report import Report, Stopped
+from trainer_worker.rows import Encoded
+from trainer_worker.updates import Learner, update
+
+LOOK_TOKENS = 8192  # of held-out rows that a look during training takes, about
+_TOLD = 40  # events with the training loss, over the whole run
+
+
+class Run:
+    """One learner on its way; `best` is the prefix with the lowest loss seen so far."""
+
+    def __init__(
+        self,
+        base: Base,
+        learner: Learner,
+        held_out: Sequence[Encoded],
+        state: State,
+        report: Report,
+        checkpoint_seconds: float,
+    ) -> None:
+        self._base, self._learner, self._report = base, learner, report
+        self._held_out = held_out
+        tokens = sum(len(row.tokens) for row in held_out)
+        self._sample = held_out[:: math.ceil(tokens / LOOK_TOKENS)]
+        self._checkpoint_seconds = checkpoint_seconds
+        self._tell_every = max(1, learner.plan.updates // _TOLD)
+        self._began = self._saved = time.monotonic()
+        self._began_at = 0
+        self.state = state
+        self.best: Tensor = learner.form.prefix().detach().clone()
+
+    def resume(self, data: bytes) -> bool:
+        """Go on from a checkpoint; False if it is of another run, which changes nothing."""
+        found = checkpoint.restore(data, self._learner, self.state.identity)
+        if found is None:
+            return False
+        self.state, self.best = found[0], found[1].to(self._base.device)
+        self._began_at = self._learner.done
+        return True
+
+    def loop(self) -> None:
+        """Update until the plan's end or until the held-out loss has stopped falling.
+
+        Raises:
+            Stopped: asked to stop; the state was told as a checkpoint.
+            Refused: it diverged.
+        """
+        try:
+            while not self._over():
+                self._save_if_due()
+                self._update()
+        except Stopped:
+            self._save()
+            raise
+
+    def finish(self) -> Score:
+        """The best prefix on all held-out rows.
+
+        Raises:
+            Stopped: asked to stop; the state was told as a checkpoint.
+        """
+        try:
+            return self.score(self.best, self._held_out, self._learner.plan.position_offset)
+        except Stopped:
+            self._save()
+            raise
+
+    def score(self, prefix: Tensor | None, rows: Sequence[Encoded], position_offset: int) -> Score:
+        """Score rows, unless asked to stop."""
+        return score(self._base, rows, prefix, position_offset, self._report.stopping)
+
+    @property
+    def done(self) -> int:
+        """Updates that are behind it."""
+        return self._learner.done
+
+    def elapsed(self) -> float:
+        """Seconds of this and all earlier attempts."""
+        return self.state.seconds + time.monotonic() - self._began
+
+    def _over(self) -> bool:
+        plan, done = self._learner.plan, self._learner.done
+        ended = done >= plan.updates
+        if self.state.looked_at < done and (ended or done % plan.eval_every == 0):
+            self._look()
+        return ended or self.state.stale >= plan.patience
+
+    def _look(self) -> None:
+        state, done = self.state, self._learner.done
+        prefix = self._learner.form.prefix().detach().clone()
+        found = self.score(prefix, self._sample, self._learner.plan.position_offset)
+        self._learner.require_finite(found.loss)
+        state.looked_at, state.last_loss = done, found.loss
+        if done == 0:
+            whole = len(self._sample) == len(self._held_out)
+            first = found if whole else self.score(prefix, self._held_out, self._learner.plan.position_offset)
+            state.first_loss = first.loss
+        if state.best_loss is None or found.loss < state.best_loss:
+            state.best_loss, state.best_update, state.stale = found.loss, done, 0
+            self.best = prefix
+        else:
+            state.stale += 1
+        self._tell(found)
+
+    def _update(self) -> None:
+        if self._report.stopping():
+            raise Stopped
+        state = self.state
+        (seen,) = update(self._base, [self._learner])
+        loss, accuracy, count = state.window
+        state.window = (loss + seen.loss, accuracy + seen.accuracy, count + 1)
+        state.trained_tokens += seen.tokens
+        state.train_loss = seen.loss if state.train_loss is None else 0.9 * state.train_loss + 0.1 * seen.loss
+        if self._learner.done % self._tell_every == 0 and not self._looks_now():
+            self._tell(None)
+        self._report.progress(self._progress())
+
+    def _looks_now(self) -> bool:
+        plan, done = self._learner.plan, self._learner.done
+        return done % plan.eval_every == 0 or done >= plan.updates
+
+    def _tell(self, found: Score | None) -> None:
+        """A metrics event, in OpenAI's words where it has one."""
+        state, plan, done = self.state, self._learner.plan, self._learner.done
+        data: dict[str, Any] = {"step": done, "total_steps": plan.updates}
+        parts = [f"Step {done}/{plan.updates}:"]
+        loss, accuracy, count = state.window
+        if count:
+            data |= {"train_loss": loss / count, "train_mean_token_accuracy": accuracy / count}
+            parts.append(f"training loss={loss / count:.3f}")
+            state.window = (0.0, 0.0, 0)
+        if found is not None:
+            data |= {"valid_loss": found.loss, "valid_mean_token_accuracy": found.accuracy}
+            parts.append(f"held-out loss={found.loss:.3f}")
+        data["seconds_left"] = self._seconds_left()
+        self._report.event("info", "metrics", " ".join(parts), data)
+
+    def _progress(self) -> dict[str, Any]:
+        state = self.state
+        return {
+            "update": self._learner.done,
+            "updates": self._learner.plan.updates,
+            "train_loss": state.train_loss,
+            "held_out_loss": state.last_loss,
+            "seconds_left": self._seconds_left(),
+        }
+
+    def _seconds_left(self) -> float | None:
+        done = self._learner.done - self._began_at
+        if done == 0:
+            return None
+        each = (time.monotonic() - self._began) / done
+        return round(each * (self._learner.plan.updates - self._learner.done), 1)
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved >= self._checkpoint_seconds:
+            self._save()
+
+    def _save(self) -> None:
+        now = time.monotonic()
+        self._saved = now
+        kept = checkpoint.dump(self._learner, self.state, self.best, self.elapsed())
+        self._report.checkpoint(self._learner.done, kept)

@@ -1,0 +1,31 @@
+"""What a worker may be told by its environment. Built once by the process and passed by hand."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WorkerSettings(BaseSettings):
+    """Settings of one worker; what is not given is read from `PREFIX_<NAME>` in the environment.
+
+    Attributes:
+        base_model: the base that prefixes are trained for: a carried one, a folder, or a name of the hub.
+        worker_threads: threads of a training process; torch's own choice if None. A run that was cut ends
+            bit for bit the same only with as many.
+        worker_poll_seconds: how often an idle worker looks for a job.
+        worker_checkpoint_seconds: how often a run's state is kept.
+        worker_stop_seconds: how long a run may take to save its state when the worker is told to stop.
+        worker_silence_seconds: a training process that tells nothing for so long is stuck and killed.
+        log_level: of the process's log.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="PREFIX_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    base_model: str = "gpt2-mini"
+    worker_threads: int | None = Field(default=None, ge=1)
+    worker_poll_seconds: float = Field(default=1.0, gt=0)
+    worker_checkpoint_seconds: float = Field(default=20.0, gt=0)
+    worker_stop_seconds: float = Field(default=15.0, gt=0)
+    worker_silence_seconds: float = Field(default=900.0, gt=0)
+    log_level: str = "INFO"

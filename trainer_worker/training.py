@@ -1,0 +1,240 @@
+"""One job from its files to a prefix: read, split, start, run, score.
+
+Knows neither processes nor tables: what it needs comes in an `Order`, what it tells goes to a `Report`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from prefix_engine.base import Base
+from prefix_engine.prefix import Prefix, PrefixError
+from prefix_engine.template import Template
+from trainer_worker import initial
+from trainer_worker.checkpoint import State
+from trainer_worker.evaluate import Score
+from trainer_worker.order import Order, Version
+from trainer_worker.parametrization import Direct, Mlp, Parametrization
+from trainer_worker.plan import TEXT_START, resolve
+from trainer_worker.refusal import Refused
+from trainer_worker.report import Report
+from trainer_worker.rows import Encoded, Row, check_lengths, encode, rows_of
+from trainer_worker.run import Run
+from trainer_worker.split import split, unseen
+from trainer_worker.updates import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came out; `metrics` are plain JSON values."""
+
+    prefix: Prefix
+    template: Template
+    metrics: dict[str, Any]
+    trained_tokens: int
+
+
+class Rival(NamedTuple):
+    """The live version, the held-out rows as it reads them, and which of all rows these are."""
+
+    prefix: Prefix
+    codes: list[Encoded]
+    fitting: list[int]
+
+
+class Training:
+    """One job in the making; `train` is the whole of it."""
+
+    def __init__(self, base: Base, order: Order, report: Report) -> None:
+        self._base, self._order, self._report = base, order, report
+        self._template = Template.of(base.tokenizer) if order.start is None else order.start.template
+        self._training, self._held_out = self._sides()
+        started = self._start()
+        m, offset = self._shape(started)
+        codes = [encode(side, self._template, base.tokenizer) for side in (self._training, self._held_out)]
+        given = "training_file" if order.validation is None else "validation_file"
+        for side, code, param in zip(
+            (self._training, self._held_out), codes, ("training_file", given), strict=True
+        ):
+            check_lengths(side, code, offset, base.config.positions, param)
+        size = {"rows": len(codes[0]), "tokens": sum(len(code.tokens) for code in codes[0])}
+        self._plan = resolve(order.wishes, m=m, position_offset=offset, seed=order.seed, **size)
+        form, self._difference = self._form(started)
+        learner = Learner(self._plan, form, codes[0])
+        self._codes = codes[1]
+        self._rival: Rival | None = None
+        state = State(self._identity())
+        self._run = Run(base, learner, codes[1], state, report, order.checkpoint_seconds)
+
+    def train(self) -> Trained:
+        """Run the job.
+
+        Raises:
+            Refused: its data or settings are to blame.
+            Stopped: the report said so; if there was anything to keep, a checkpoint was told before.
+        """
+        self._tell_plan()
+        if self._order.checkpoint is not None and not self._run.resume(self._order.checkpoint):
+            self._report.event("warn", "message", "The checkpoint is of another run; training begins anew")
+        self._compare()
+        self._run.loop()
+        score = self._run.finish()
+        prefix = Prefix(self._run.best.cpu().contiguous(), self._plan.position_offset, self._base.fingerprint)
+        prefix.check(self._base)
+        return Trained(prefix, self._template, self._metrics(score), self._run.state.trained_tokens)
+
+    def _sides(self) -> tuple[list[Row], list[Row]]:
+        rows = rows_of(self._order.training)
+        if self._order.validation is None:
+            sides = split(rows)
+            return [rows[i] for i in sides.training], [rows[i] for i in sides.held_out]
+        given = rows_of([self._order.validation])
+        held_out = unseen(given, rows)
+        if len(held_out) < len(given):
+            told = f"{len(given) - len(held_out)} of {len(given)} validation rows are trained on; they are not scored"
+            self._report.event("warn", "message", told)
+        return rows, held_out
+
+    def _start(self) -> Prefix | None:
+        version = self._order.start
+        if version is None:
+            return None
+        try:
+            return Prefix.from_bytes(version.payload, self._base)
+        except PrefixError as error:
+            raise Refused(error.code, f"the version to start from: {error}", "model") from None
+
+    def _shape(self, started: Prefix | None) -> tuple[int, int]:
+        """(m, position_offset): as asked, else as the version to start from has them."""
+        wishes = self._order.wishes
+        if started is not None and (wishes.init or wishes.init_text):
+            text = "a job that goes on from a version has its start; leave init and init_text out"
+            raise Refused("start_given", text, "hyperparameters.init_text")
+        if started is None:
+            m = initial.length_of(wishes, self._base.tokenizer, self._base.config.positions)
+            return m, m if (wishes.text_start or TEXT_START) == "m" else 0
+        if wishes.prefix_length not in (None, started.m):
+            raise Refused(
+                "prefix_length",
+                f"the version to start from has {started.m} positions; leave prefix_length out",
+                "hyperparameters.prefix_length",
+            )
+        asked = {None: started.position_offset, "0": 0, "m": started.m}
+        return started.m, asked[wishes.text_start]
+
+    def _form(self, started: Prefix | None) -> tuple[Parametrization, float]:
+        """The parameters and how far their prefix lies from where it was meant to start."""
+        base, plan, wishes = self._base, self._plan, self._order.wishes
+        generator = torch.Generator().manual_seed(plan.seed)
+        values: Tensor
+        if started is not None:
+            values = started.tensor.to(base.device)
+        elif wishes.init == "random":
+            values = initial.random_values(base, plan.m, generator)
+        else:
+            values = initial.activations(base, initial.word_ids(wishes, base.tokenizer, plan.m))
+        if plan.parametrization == "direct":
+            return Direct(values), 0.0
+        mlp = Mlp(values.shape, generator, base.device)
+        return mlp, mlp.fit(values)
+
+    def _identity(self) -> str:
+        """Digest of everything that decides the run."""
+        order = self._order
+        settings = [self._plan.to_json(), order.wishes.to_json(), self._template.to_json(), initial.WORDS]
+        digest = hashlib.sha256(self._base.fingerprint.encode())
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        files = [*order.training, *([] if order.validation is None else [order.validation])]
+        for data in [*(data for _, data in files), b"" if order.start is None else order.start.payload]:
+            digest.update(hashlib.sha256(data).digest())
+        return digest.hexdigest()
+
+    def _compare(self) -> None:
+        """Score the base and the live version on the held-out rows, unless an earlier attempt did."""
+        state, live = self._run.state, self._order.live
+        if state.base is None:
+            state.base = self._run.score(None, self._codes, 0)
+        if live is None or state.live_version != live.version_id:
+            state.live, state.live_version = None, None
+        self._rival = None if live is None else self._rival_of(live)
+        if live is not None and self._rival is not None and state.live is None:
+            prefix, codes, _ = self._rival
+            if codes:
+                tensor = prefix.tensor.to(self._base.device)
+                state.live = self._run.score(tensor, codes, prefix.position_offset)
+            state.live_version = live.version_id
+        told = f"Held-out loss of the base model: {state.base.loss:.4f}"
+        if state.live is not None:
+            told += f"; of the live version: {state.live.loss:.4f}"
+        self._report.event("info", "message", told)
+
+    def _rival_of(self, live: Version) -> Rival | None:
+        """The live version and the rows that fit behind it too; None if it cannot serve anybody."""
+        base = self._base
+        try:
+            prefix = Prefix.from_bytes(live.payload, base)
+        except PrefixError as error:
+            why = f"The live version cannot be compared with ({error.code}); it is passed over"
+            self._report.event("warn", "message", why)
+            return None
+        codes = encode(self._held_out, live.template, base.tokenizer)
+        room = base.config.positions - prefix.position_offset
+        fitting = [i for i, code in enumerate(codes) if len(code.tokens) <= room]
+        if len(fitting) < len(codes):
+            told = f"{len(codes) - len(fitting)} held-out rows do not fit behind the live version; "
+            self._report.event("warn", "message", told + "both are compared on the others")
+        return Rival(prefix, [codes[i] for i in fitting], fitting)
+
+    def _compared(self, score: Score) -> float | None:
+        """The new prefix's loss on the rows that the live version was scored on."""
+        if self._rival is None or len(self._rival.fitting) == len(self._codes):
+            return score.loss
+        if not self._rival.fitting:
+            return None
+        codes = [self._codes[i] for i in self._rival.fitting]
+        return self._run.score(self._run.best, codes, self._plan.position_offset).loss
+
+    def _tell_plan(self) -> None:
+        plan = self._plan
+        at = "m" if plan.position_offset else "0"
+        told = (
+            f"Training on {len(self._training)} rows, {len(self._held_out)} held out: {plan.parametrization}, "
+            f"{plan.m} positions, text from {at}, at most {plan.updates} updates of {plan.batch_size} rows, "
+            f"learning rate {plan.learning_rate:g}"
+        )
+        if plan.parametrization == "mlp":
+            told += f"; the MLP starts within {self._difference:.1e} of the values that it was fitted to"
+        self._report.event("info", "message", told, {"hyperparameters": plan.to_json()})
+
+    def _metrics(self, score: Score) -> dict[str, Any]:
+        state, plan = self._run.state, self._plan
+        facts: dict[str, Any] = {
+            "held_out_loss": score.loss,
+            "held_out_mean_token_accuracy": score.accuracy,
+            "held_out_tokens": score.tokens,
+            "held_out_rows": len(self._held_out),
+            "training_rows": len(self._training),
+            "base_loss": None if state.base is None else state.base.loss,
+            "live_loss": None if state.live is None else state.live.loss,
+            "compared_loss": self._compared(score),
+            "compared_rows": None if self._rival is None else len(self._rival.fitting),
+            "first_loss": state.first_loss,
+            "train_loss": state.train_loss,
+            "updates": self._run.done,
+            "best_update": state.best_update,
+            "text_start": "m" if plan.position_offset else "0",
+            "parametrization": plan.parametrization,
+            "prefix_length": plan.m,
+            "learning_rate": plan.learning_rate,
+            "batch_size": plan.batch_size,
+            "max_steps": plan.updates,
+            "seed": plan.seed,
+            "seconds": round(self._run.elapsed(), 1),
+        }
+        if plan.parametrization == "mlp":
+            facts["init_difference"] = self._difference
+        return facts

@@ -1,0 +1,120 @@
+"""One optimiser step of a list of jobs: one forward and backward pass, then each job's own step.
+
+Every job has its own prefix, batch, clip, learning rate and optimiser state; they share the frozen base's
+pass. Their losses are added, and since no parameter is shared, each gradient is that of its own job.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from prefix_engine.base import Base
+from prefix_engine.packed import Text, token_losses
+from trainer_worker.batches import Batches
+from trainer_worker.parametrization import Parametrization
+from trainer_worker.plan import Plan
+from trainer_worker.refusal import Refused
+from trainer_worker.rows import Encoded
+
+CLIP = 1.0
+PIECE_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """What one job's update saw: mean loss of its tokens, the share that was likeliest, their number."""
+
+    loss: float
+    accuracy: float
+    tokens: int
+
+
+class Learner:
+    """One job's part of the loop; `done` updates are behind it."""
+
+    def __init__(self, plan: Plan, form: Parametrization, rows: Sequence[Encoded]) -> None:
+        self.plan, self.form, self.rows = plan, form, rows
+        self.batches = Batches([len(row.tokens) for row in rows], plan.batch_size, plan.seed)
+        self.optimizer = torch.optim.AdamW(
+            form.parameters.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, foreach=False
+        )
+        self.done = 0
+
+    def step(self) -> None:
+        """Clip, move the parameters, forget the gradients.
+
+        Raises:
+            Refused: a gradient is not finite.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.form.parameters.values(), CLIP, foreach=False)
+        self.require_finite(float(norm))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate(self.done)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done += 1
+
+    def require_finite(self, value: float) -> None:
+        """Refuse to go on with NaN or infinity."""
+        if not math.isfinite(value):
+            raise Refused(
+                "diverged",
+                f"the loss or its gradient was not finite after {self.done} updates; choose a lower learning rate",
+                "hyperparameters.learning_rate",
+            )
+
+
+def update(base: Base, learners: Sequence[Learner]) -> list[Updated]:
+    """Move every learner by one update.
+
+    Rows go through the base in pieces of `PIECE_TOKENS`, whose gradients add up to those of the whole: long
+    rows cost time, not memory.
+
+    Raises:
+        Refused: a learner's loss or gradient is not finite.
+    """
+    prefixes = [learner.form.prefix() for learner in learners]
+    leaves = [prefix.detach().requires_grad_() for prefix in prefixes]
+    batches = [[learner.rows[row] for row in learner.batches[learner.done]] for learner in learners]
+    counts = [sum(row.carrying for row in batch) for batch in batches]
+    sums = [[0.0, 0.0] for _ in learners]
+    texts = [
+        (place, row.behind(place, learners[place].plan.position_offset))
+        for place, batch in enumerate(batches)
+        for row in batch
+    ]
+    for piece in _pieces(texts):
+        found = token_losses(base, [text for _, text in piece], leaves)
+        owner = torch.tensor([place for place, _ in piece], device=base.device)[found.text]
+        total = found.losses.new_zeros(())
+        for place, count in enumerate(counts):
+            mine = owner == place
+            share = found.losses[mine].sum() / count
+            total = total + share
+            sums[place][0] += float(share.detach())
+            sums[place][1] += float(found.correct[mine].sum())
+        total.backward()  # type: ignore[no-untyped-call]
+    seen = []
+    for learner, prefix, leaf, (loss, correct), count in zip(
+        learners, prefixes, leaves, sums, counts, strict=True
+    ):
+        learner.require_finite(loss)
+        prefix.backward(leaf.grad)  # type: ignore[no-untyped-call]
+        learner.step()
+        seen.append(Updated(loss, correct / count, count))
+    return seen
+
+
+def _pieces(texts: Sequence[tuple[int, Text]]) -> list[list[tuple[int, Text]]]:
+    """Texts, shortest first, in pieces of about as many tokens as may be in memory at once."""
+    pieces: list[list[tuple[int, Text]]] = [[]]
+    size = 0
+    for placed in sorted(texts, key=lambda placed: len(placed[1].tokens)):
+        if pieces[-1] and size + len(placed[1].tokens) > PIECE_TOKENS:
+            pieces.append([])
+            size = 0
+        pieces[-1].append(placed)
+        size += len(placed[1].tokens)
+    return pieces
