@@ -1,0 +1,1 @@
+"""The HTTP side: authenticate, admit, translate, stream."""

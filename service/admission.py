@@ -1,0 +1,130 @@
+"""Who may start now: rate, quota, queue and deadline, all before the first byte of an answer.
+
+429 is the tenant's own limit, 503 ours; both say when to come again.
+"""
+
+import time
+from dataclasses import dataclass
+from math import ceil
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from prefix_engine import Engine
+from prefix_store.tenants import Tenant
+from service.errors import FINAL, ApiError
+from service.tickets import Ticket, Tickets
+
+_DAY_S = 86_400.0
+_SAMPLE_S = 1.0
+_KEEP = 0.7  # of the measured speed, when a new sample comes
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request asks for: rows and the most tokens that they generate."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Tokens of a tenant's day so far, and what `Tickets.asked` said before they were looked up."""
+
+    tokens: int
+    asked: int
+
+
+class Admission:
+    """The door of the engine's queue."""
+
+    def __init__(self, engine: Engine, tickets: Tickets) -> None:
+        self._engine, self._tickets = engine, tickets
+        self._rates = MovingWindowRateLimiter(MemoryStorage())
+        self._speed: float | None = None  # generated tokens a second while busy
+        self._sampled = (time.monotonic(), 0)
+
+    def rate(self, tenant: Tenant) -> dict[str, str]:
+        """Count a request of a tenant; headers that say what is left of its limit.
+
+        Raises:
+            ApiError: 429, too many requests in a minute.
+        """
+        if tenant.requests_per_minute is None:
+            return {}
+        limit = RateLimitItemPerMinute(tenant.requests_per_minute)
+        allowed = self._rates.hit(limit, tenant.id)
+        window = self._rates.get_window_stats(limit, tenant.id)
+        wait = max(0.0, window.reset_time - time.time())  # noqa: TID251 - the library counts in wall time
+        headers = {
+            "x-ratelimit-limit-requests": str(tenant.requests_per_minute),
+            "x-ratelimit-remaining-requests": str(window.remaining),
+            "x-ratelimit-reset-requests": f"{ceil(wait * 1000)}ms",
+        }
+        if not allowed:
+            text = f"over {tenant.requests_per_minute} requests a minute; wait and send it again"
+            raise ApiError(429, "rate_limit_exceeded", text, retry_after=wait or 1.0, headers=headers)
+        return headers
+
+    @staticmethod
+    def quota(tenant: Tenant, used: int) -> dict[str, str]:
+        """Check the day's tokens; headers that say what is left.
+
+        Raises:
+            ApiError: 429, the quota is used up.
+        """
+        if tenant.tokens_per_day is None:
+            return {}
+        if used >= tenant.tokens_per_day:
+            raise _used_up(tenant)
+        return {
+            "x-ratelimit-limit-tokens": str(tenant.tokens_per_day),
+            "x-ratelimit-remaining-tokens": str(tenant.tokens_per_day - used),
+        }
+
+    def queue(self, tenant: Tenant, ticket: Ticket, demand: Demand, deadline_s: float, used: Used) -> None:
+        """Take a place in the tenant's queue.
+
+        Raises:
+            ApiError: 400, more rows than ever fit; 429, the tenant's queue is full; 503, the answer could
+                not be ready in time.
+        """
+        if demand.rows > tenant.max_queued:
+            text = (
+                f"{demand.rows} rows are more than the {tenant.max_queued} that may wait; send less at once"
+            )
+            raise ApiError(400, "invalid_value", text, "n")
+        wait = self._wait(tenant.id)
+        if wait > deadline_s:
+            text = f"about {wait:.0f} s of work wait, longer than the deadline of {deadline_s:.0f} s"
+            raise ApiError(503, "overloaded", text, retry_after=min(60.0, wait - deadline_s + 1.0))
+        budget = None if tenant.tokens_per_day is None else tenant.tokens_per_day - used.tokens
+        taken = self._tickets.queue(ticket, demand.rows, demand.tokens, tenant.max_queued, budget, used.asked)
+        if taken == "spent":
+            raise _used_up(tenant)
+        if taken == "full":
+            text = f"{tenant.max_queued} requests of this tenant wait already; send it again later"
+            raise ApiError(429, "queue_full", text, retry_after=min(10.0, max(1.0, wait)))
+
+    def _wait(self, tenant_id: str) -> float:
+        """Seconds until what the tenant has under way would be done, by the speed measured lately.
+
+        Tenants share the batch fairly, so what others have queued only divides the speed.
+        """
+        now, stats = time.monotonic(), self._engine.stats()
+        at, generated = self._sampled
+        if now - at >= _SAMPLE_S:
+            if stats.running and now - at < 10 * _SAMPLE_S:
+                speed = (stats.generated_tokens - generated) / (now - at)
+                self._speed = speed if self._speed is None else _KEEP * self._speed + (1 - _KEEP) * speed
+            self._sampled = (now, stats.generated_tokens)
+        tokens, tenants = self._tickets.tokens_ahead(tenant_id)
+        return tokens * tenants / self._speed if self._speed else 0.0
+
+
+def _used_up(tenant: Tenant) -> ApiError:
+    text = f"the {tenant.tokens_per_day} tokens of this day (UTC) are used up or asked for"
+    tomorrow = _DAY_S - time.time() % _DAY_S  # noqa: TID251 - the quota's day is wall time
+    return ApiError(429, "insufficient_quota", text, retry_after=tomorrow, headers=FINAL)

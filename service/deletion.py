@@ -1,0 +1,26 @@
+"""Waiting until a deletion has reached every process that serves."""
+
+import asyncio
+import time
+
+from anyio import to_thread
+
+from service.parts import Parts
+
+PATIENCE_S = 5.0
+_LOOK_S = 0.02
+
+
+async def reached_all(parts: Parts, seq: int) -> bool:
+    """Whether every live process has acted on the change `seq` within a few seconds.
+
+    A process acts by ending rows, loads and answers, so that nothing is written to a socket after this
+    returned true.
+    """
+    give_up = time.monotonic() + PATIENCE_S
+    parts.revocation.look_now()
+    while not await to_thread.run_sync(parts.store.feed.acked, seq):
+        if time.monotonic() > give_up:
+            return False
+        await asyncio.sleep(_LOOK_S)
+    return True

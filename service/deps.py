@@ -1,0 +1,73 @@
+"""What routes ask for: the parts, the caller with the right to do it, a request admitted."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Query, Request
+
+from prefix_store.scope import Admin, Scope
+from service.errors import ApiError
+from service.parts import Parts
+
+
+def parts_of(request: Request) -> Parts:
+    """The parts of this process."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def admin_of(request: Request) -> Admin:
+    """The operator; 403 for tenants' keys."""
+    caller = request.state.caller
+    if not isinstance(caller, Admin):
+        raise ApiError(403, "admin_key_required", "this needs the admin key")
+    return caller
+
+
+def may(*grants: str) -> Callable[[Request], Scope]:
+    """A dependency: the caller's scope if its key has one of these grants (none named: any key of a tenant)."""
+
+    def scope_of(request: Request) -> Scope:
+        caller = request.state.caller
+        if not isinstance(caller, Scope):
+            raise ApiError(
+                403, "tenant_key_required", "the admin key reaches no tenant's data; use a tenant's key"
+            )
+        if grants and not caller.grants & set(grants):
+            text = f"this key lacks the scope {' or '.join(grants)}; ask for one that has it"
+            raise ApiError(403, "insufficient_permissions", text)
+        return caller
+
+    return scope_of
+
+
+PartsDep = Annotated[Parts, Depends(parts_of)]
+AdminDep = Annotated[Admin, Depends(admin_of)]
+AnyScope = Annotated[Scope, Depends(may())]
+Generator = Annotated[Scope, Depends(may("generate"))]
+Reader = Annotated[Scope, Depends(may("prefixes:read", "prefixes:write", "generate"))]
+Writer = Annotated[Scope, Depends(may("prefixes:write"))]
+Uploader = Annotated[Scope, Depends(may("datasets:write"))]
+Trainer = Annotated[Scope, Depends(may("jobs:write"))]
+KeyAdmin = Annotated[Scope, Depends(may("keys:admin"))]
+Eraser = Annotated[Scope, Depends(may("users:erase"))]
+
+IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=255)]
+After = Annotated[str | None, Query(max_length=200, description="The id that the page begins behind.")]
+
+
+def shown(example: Any, description: str = "OK") -> dict[int | str, dict[str, Any]]:
+    """An example answer for the OpenAPI document."""
+    return {200: {"description": description, "content": {"application/json": {"example": example}}}}
+
+
+def page(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """A cursor page of at most `limit` of the items that were found (one more tells that there are more)."""
+    data = items[:limit]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(items) > limit,
+    }

@@ -1,0 +1,199 @@
+"""Every error as OpenAI's envelope: one table from what the store, the engine and the web raise to HTTP.
+
+Messages name fields and ids that the caller gave; what is not foreseen answers 500 without its text.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from prefix_engine import Failed, QueueFullError, RequestError
+from prefix_store import errors as store
+from service.tickets import MOST_TRANSFERS, TransfersFull
+
+FINAL = {"x-should-retry": "false"}
+_QUOTA_S = 60.0  # waiting alone frees nothing; a job may have ended by then
+
+
+@dataclass(slots=True)
+class ApiError(Exception):
+    """An answer that is no success; `retry_after` in seconds."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    retry_after: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's envelope."""
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def all_headers(self) -> dict[str, str]:
+        """Headers with the time to wait, whole seconds for everybody and milliseconds for OpenAI's clients."""
+        headers = dict(self.headers)
+        if self.retry_after is not None:
+            headers["retry-after"] = str(max(1, ceil(self.retry_after)))
+            headers["retry-after-ms"] = str(max(1, ceil(self.retry_after * 1000)))
+        return headers
+
+
+_TYPES = {403: "permission_error", 429: "rate_limit_error"}
+
+NO_KEY = ApiError(
+    401,
+    "invalid_api_key",
+    "no valid API key; send `Authorization: Bearer <key>` with a key that is not revoked",
+    headers={"www-authenticate": "Bearer"},
+)
+DRAINING = ApiError(
+    503,
+    "draining",
+    "this process is stopping; send the request again",
+    retry_after=1.0,
+    headers={"connection": "close"},
+)
+
+# The engine's failures, see `prefix_engine.request.Failed`: status, code for the client, worth another try.
+_FAILURES: dict[str, tuple[int, str, float | None]] = {
+    "revoked": (404, "model_not_found", None),
+    "deadline": (503, "deadline_exceeded", 1.0),
+    "context": (400, "context_length_exceeded", None),
+    "base_mismatch": (409, "base_mismatch", None),
+    "draining": (503, "draining", 1.0),
+    "engine_stopped": (503, "draining", 1.0),
+    "stale": (503, "overloaded", 1.0),
+    "cancelled": (503, "cancelled", 1.0),
+    "corrupt": (500, "corrupt", None),
+    "format": (500, "corrupt", None),
+    "shape": (500, "corrupt", None),
+    "non_finite": (500, "non_finite", None),
+}
+
+
+def of_failure(failed: Failed, model: str) -> ApiError:
+    """The answer to a request whose row failed."""
+    status, code, wait = _FAILURES.get(failed.code, (500, failed.code, None))
+    if failed.code == "revoked":
+        return ApiError(404, code, f"no model named {model!r}", "model")
+    if code == "corrupt":
+        text = f"the tensor file of {model!r} is damaged; train it again or promote another version"
+        return ApiError(status, code, text, "model", headers=FINAL)
+    param = {"context": "max_tokens", "base_mismatch": "model"}.get(failed.code)
+    return ApiError(status, code, failed.message, param, wait, {} if wait else FINAL)
+
+
+def api_error(error: Exception) -> ApiError:
+    """Whatever was raised, as an answer."""
+    for kind, made in _TABLE:
+        if isinstance(error, kind):
+            answer: ApiError = made(error)
+            return answer
+    return ApiError(500, "internal_error", "the service failed on this request; it was logged")
+
+
+def _not_found(error: store.NotFound) -> ApiError:
+    code = {"model": "model_not_found"}.get(error.what, "not_found")
+    return ApiError(404, code, str(error), error.what if error.what == "model" else None)
+
+
+def _invalid(error: store.Invalid) -> ApiError:
+    return ApiError(400, "invalid_value", error.message, error.param)
+
+
+def _conflict(error: store.Conflict) -> ApiError:
+    status = {"tenant_key_required": 403, "idempotency_mismatch": 422}.get(error.code, 409)
+    return ApiError(status, error.code, error.message, error.param, headers=FINAL)
+
+
+def _validation(error: RequestValidationError) -> ApiError:
+    first: Any = error.errors()[0]
+    where = [str(part) for part in first["loc"][1:] if not _of_union(str(part))]
+    param = ".".join(where) or None
+    if first["type"] == "missing":
+        return ApiError(400, "missing_required_parameter", f"{param or 'a body'} is missing; give it", param)
+    if first["type"] == "json_invalid":
+        return ApiError(400, "invalid_json", "the body is no valid JSON; mend it and send it again")
+    what = first["msg"].removeprefix("Value error, ")
+    return ApiError(400, "invalid_value", f"{param or 'body'}: {what}", param)
+
+
+def _of_union(part: str) -> bool:
+    """Whether a part of a location names a member of a union, not a field."""
+    return part in {"str", "int", "float", "bool", "constrained-str"} or "[" in part or "(" in part
+
+
+def _http(error: HTTPException) -> ApiError:
+    code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code)
+    text = {404: "no such route", 405: "this route has no such method"}.get(error.status_code)
+    if error.status_code == 400:
+        code, text = "invalid_json", "the body is no valid JSON in UTF-8; mend it and send it again"
+    headers = dict(error.headers or {})
+    return ApiError(error.status_code, code or "invalid_request", text or str(error.detail), headers=headers)
+
+
+_TABLE: list[tuple[type[Exception], Any]] = [
+    (ApiError, lambda error: error),
+    (
+        store.Unavailable,
+        lambda _: ApiError(503, "overloaded", "the database does not answer; try again", retry_after=1.0),
+    ),
+    (store.NoLiveVersion, lambda e: ApiError(404, "no_live_version", str(e), "model")),
+    (store.NotFound, _not_found),
+    (store.TooLarge, lambda e: ApiError(413, "too_large", e.message, e.param)),
+    (store.Invalid, _invalid),
+    (store.Conflict, _conflict),
+    (store.Quota, lambda e: ApiError(429, "insufficient_quota", e.message, e.param, _QUOTA_S, FINAL)),
+    (
+        store.Corrupt,
+        lambda _: ApiError(500, "corrupt", "the stored bytes are damaged; send them anew", headers=FINAL),
+    ),
+    (
+        TransfersFull,
+        lambda _: ApiError(
+            429, "too_many_transfers", f"{MOST_TRANSFERS} files are under way; wait for one", retry_after=1.0
+        ),
+    ),
+    (RequestError, lambda e: ApiError(400, "invalid_value", str(e), e.param)),
+    (
+        QueueFullError,
+        lambda _: ApiError(503, "overloaded", "too many requests wait; send it again", retry_after=1.0),
+    ),
+    (RequestValidationError, _validation),
+    (ClientDisconnect, lambda _: ApiError(499, "client_closed", "nobody reads this")),
+    (HTTPException, _http),
+]
+
+
+class _Escaped(JSONResponse):
+    """JSON in ASCII: a message may quote what cannot be encoded."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
+
+
+def respond(error: ApiError) -> JSONResponse:
+    """The error as a response."""
+    return _Escaped(error.body(), error.status, error.all_headers())
+
+
+def install(app: FastAPI) -> None:
+    """Have the app answer all its errors in the envelope."""
+
+    async def handle(_request: Request, error: Exception) -> JSONResponse:
+        return respond(api_error(error))
+
+    for kind, _ in _TABLE:
+        app.add_exception_handler(kind, handle)
+    app.add_exception_handler(Exception, handle)

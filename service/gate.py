@@ -1,0 +1,154 @@
+"""What every request passes before any byte of its body is read: an id, a key, a limit.
+
+Pure ASGI, so that nothing is buffered. Routes read the caller from the request's state; the health routes
+need none.
+"""
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from anyio import to_thread
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import DRAINING, NO_KEY, ApiError, api_error, respond
+
+if TYPE_CHECKING:
+    from service.parts import Parts
+
+log = structlog.get_logger("service")
+
+OPEN: Final = frozenset({"/livez", "/readyz", "/docs", "/openapi.json", "/docs/oauth2-redirect"})
+HEALTH: Final = frozenset({"/livez", "/readyz"})
+UPLOADS: Final = "/v1/files"
+_FORM_BYTES = 1 << 20  # what a form may weigh beside its file
+_BEARER = "bearer "
+
+
+class Gate:
+    """The outermost layer of the app."""
+
+    def __init__(self, app: ASGIApp, parts: "Parts") -> None:
+        self._app = app
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through or answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id, began = f"req_{secrets.token_hex(12)}", time.perf_counter()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status, whole = 0, False
+        body = _Body(receive, scope)
+
+        async def answer(message: Message) -> None:
+            nonlocal status, whole
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                spent = int((time.perf_counter() - began) * 1000)
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"x-request-id", request_id.encode()),
+                    (b"openai-processing-ms", str(spent).encode()),
+                    (b"openai-version", b"2020-10-01"),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"cache-control", b"no-store"),
+                ]
+                if not body.read:  # or the server would take the rest of it only to throw it away
+                    message["headers"].append((b"connection", b"close"))
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._pass(scope, body, answer)
+        except Exception as error:
+            log.exception("request.failed", request_id=request_id, error=type(error).__name__)
+            if not status:
+                await respond(api_error(error))(scope, receive, answer)
+            elif not whole:
+                raise  # the server cuts the connection, so that nobody takes a part for the whole
+        finally:
+            self._note(scope, status, request_id, time.perf_counter() - began)
+
+    async def _pass(self, scope: Scope, receive: "_Body", send: Send) -> None:
+        try:
+            receive.limit = self._limit(scope)
+            await self._authenticate(scope)
+        except ApiError as refusal:
+            await respond(refusal)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _limit(self, scope: Scope) -> int:
+        """Most bytes of this body; refuses one that says itself that it is larger."""
+        path = scope["path"]
+        if self._parts.draining and path not in HEALTH:
+            raise DRAINING
+        if "\x00" in path or b"%00" in scope["query_string"]:
+            raise ApiError(400, "invalid_value", "the address holds a NUL; remove it")
+        limit = self._parts.settings.max_body_bytes
+        if path == UPLOADS:
+            limit = self._parts.store.settings.max_upload_bytes + _FORM_BYTES
+        length = _header(scope, b"content-length")
+        if length.isdigit() and int(length) > limit:
+            raise _too_large(limit, path)
+        return limit
+
+    async def _authenticate(self, scope: Scope) -> None:
+        if scope["path"] in OPEN:
+            return
+        given = _header(scope, b"authorization")
+        token = given[len(_BEARER) :].strip() if given[: len(_BEARER)].lower() == _BEARER else ""
+        caller = await to_thread.run_sync(self._parts.store.keys.verify, token) if token else None
+        if caller is None:
+            raise NO_KEY
+        scope["state"]["caller"] = caller
+
+    def _note(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "(none)")
+        self._parts.telemetry.request(scope["method"], route, status, seconds)
+        if route not in HEALTH:
+            log.info(
+                "request.done",
+                request_id=request_id,
+                method=scope["method"],
+                route=route,
+                status=status,
+                ms=round(seconds * 1000, 1),
+            )
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return ""
+
+
+def _too_large(limit: int, path: str) -> ApiError:
+    what = "split the file" if path == UPLOADS else "send less at once"
+    return ApiError(413, "too_large", f"the body is larger than {limit} bytes; {what}")
+
+
+class _Body:
+    """A `receive` that refuses a body as soon as it has brought more than `limit` bytes."""
+
+    def __init__(self, receive: Receive, scope: Scope) -> None:
+        self._receive = receive
+        self._seen = 0
+        self.limit = 0
+        self.read = _header(scope, b"content-length") in {"", "0"} and not _header(
+            scope, b"transfer-encoding"
+        )
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        if self._seen > self.limit:
+            raise HTTPException(413, f"the body is larger than {self.limit} bytes")
+        self.read = self.read or not message.get("more_body", False)
+        return message

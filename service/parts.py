@@ -1,0 +1,130 @@
+"""The parts of one service process, built once and passed by hand."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Self
+from wsgiref.simple_server import WSGIServer
+
+import torch
+from anyio import CapacityLimiter
+
+from prefix_engine import Base, Engine
+from prefix_store import Store
+from service.admission import Admission
+from service.connections import Connections
+from service.meter import Meter
+from service.residency import Residency
+from service.revocation import Revocation
+from service.settings import ServiceSettings
+from service.telemetry import Telemetry
+from service.tickets import Tickets
+from service.upkeep import Upkeep
+
+_STUCK_S = 60.0
+_PLANNERS = 2
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything that routes use.
+
+    `draining` is set by SIGTERM: nothing new is taken.
+    """
+
+    settings: ServiceSettings
+    store: Store
+    base: Base
+    engine: Engine
+    tickets: Tickets
+    connections: Connections
+    residency: Residency
+    revocation: Revocation
+    admission: Admission
+    meter: Meter
+    upkeep: Upkeep
+    telemetry: Telemetry
+    planning: CapacityLimiter  # threads that encode prompts, so that they never hold up authentication
+    draining: bool = False
+    started: bool = False
+    _metrics: WSGIServer | None = field(default=None)
+
+    @classmethod
+    def build(cls, settings: ServiceSettings, store: Store, base: Base) -> Self:
+        """Put the parts together; nothing runs yet."""
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        tickets, connections, telemetry, meter = Tickets(), Connections(), Telemetry(), Meter(store)
+
+        def in_use(version_ids: set[str]) -> set[str]:
+            return engine.holds(version_ids) | tickets.in_use()
+
+        residency = Residency(store, base, in_use)
+        engine = Engine(base, settings.engine_config(), residency.load)
+        return cls(
+            settings=settings,
+            store=store,
+            base=base,
+            engine=engine,
+            tickets=tickets,
+            connections=connections,
+            residency=residency,
+            revocation=Revocation(store, engine, residency, tickets, connections),
+            admission=Admission(engine, tickets),
+            meter=meter,
+            upkeep=Upkeep(store, meter),
+            telemetry=telemetry,
+            planning=CapacityLimiter(_PLANNERS),
+        )
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self.engine.start()
+        self.revocation.start()
+        self.upkeep.start()
+        self.started = True
+
+    def open_metrics(self) -> None:
+        """Answer `/metrics` from now on, if it has a port.
+
+        Raises:
+            OSError: the port cannot be listened on.
+        """
+        self.telemetry.watch(self.engine, self.store)
+        if self.settings.metrics_port:
+            self._metrics = self.telemetry.serve(self.settings.host, self.settings.metrics_port)
+
+    def stop(self) -> None:
+        """End everything; rows still running fail."""
+        self.draining = True
+        self.engine.close()
+        self.upkeep.stop()
+        self.revocation.stop()
+        if self._metrics is not None:
+            self._metrics.shutdown()
+            self._metrics.server_close()
+        self.store.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's loop turns and deletions are followed."""
+        return self.engine.beat_age() < _STUCK_S and not self.revocation.broken
+
+    def not_ready(self) -> str | None:
+        """Why no request can be taken now; None if one can."""
+        if not self.started:
+            return "starting"
+        if self.draining:
+            return "draining"
+        if not self.alive:
+            return "the engine does not turn"
+        if self.revocation.stale:
+            return "the change feed is not followed"
+        try:
+            self.store.ping()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
+            return f"the database does not answer ({type(error).__name__})"
+        return None
+
+    def now(self) -> int:
+        """Unix time in whole seconds, for `created`."""
+        return int(time.time())  # noqa: TID251 - shown only; nothing is decided by it

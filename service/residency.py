@@ -1,0 +1,78 @@
+"""The only place where stored bytes become resident prefixes: what the engine's loader threads call.
+
+The engine knows versions by opaque ids; what they mean is noted here when a request resolves one.
+"""
+
+import threading
+from collections.abc import Callable
+
+from prefix_engine import Base, Prefix
+from prefix_store import Store
+from prefix_store.errors import Corrupt, NotFound
+from prefix_store.version_rows import Resolved
+
+_KEPT = 8192  # versions noted before those that are neither resident nor asked for are forgotten
+
+
+class LoadRefused(Exception):
+    """A version that cannot be loaded; `code` is what its requests fail with."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Residency:
+    """Notes versions that requests name, loads them, finds those of an owner again.
+
+    Args:
+        store: where the bytes are.
+        base: what they must fit.
+        in_use: of some version ids those that the engine or a request still holds.
+    """
+
+    def __init__(self, store: Store, base: Base, in_use: Callable[[set[str]], set[str]]) -> None:
+        self._store, self._base, self._in_use = store, base, in_use
+        self._known: dict[str, Resolved] = {}
+        self._lock = threading.Lock()
+
+    def note(self, resolved: Resolved) -> None:
+        """Remember what a version id means."""
+        with self._lock:
+            if len(self._known) >= _KEPT and resolved.version_id not in self._known:
+                kept = self._in_use(set(self._known))
+                self._known = {i: known for i, known in self._known.items() if i in kept}
+            self._known[resolved.version_id] = resolved
+
+    def load(self, version_id: str) -> Prefix:
+        """Bytes of a version, opened and checked; called on the engine's loader threads.
+
+        Raises:
+            LoadRefused: deleted meanwhile, or damaged.
+            PrefixError: bytes that are no prefix of this base.
+        """
+        with self._lock:
+            resolved = self._known.get(version_id)
+        if resolved is None:
+            raise LoadRefused("revoked", "the version is gone")
+        try:
+            return Prefix.from_bytes(self._store.registry.read(resolved), self._base)
+        except NotFound:
+            raise LoadRefused("revoked", "the version is gone") from None
+        except Corrupt:
+            raise LoadRefused("corrupt", "the version's file is damaged") from None
+
+    def of_owner(self, tenant_id: str, owner_id: str) -> set[str]:
+        """Version ids of an owner, as far as they were named here; "" means all owners of the tenant."""
+        with self._lock:
+            return {
+                version_id
+                for version_id, known in self._known.items()
+                if known.owner.tenant_id == tenant_id and owner_id in {known.owner.owner_id, ""}
+            }
+
+    def forget(self, version_ids: set[str]) -> None:
+        """Drop what is known of versions that are gone."""
+        with self._lock:
+            for version_id in version_ids:
+                self._known.pop(version_id, None)

@@ -1,0 +1,188 @@
+"""Follows the store's change feed and stops what was deleted, before it says that it has.
+
+Three threads: one reads the feed and tells that this process lives, one acts, one watches the reader. A
+process that cannot read the feed for `STALE_S` stops sending by itself, because the others will soon count
+it dead.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import structlog
+
+from prefix_engine import Engine
+from prefix_store import Store
+from prefix_store.errors import FeedGap
+from prefix_store.rows import Change
+from service.connections import Connections
+from service.residency import Residency
+from service.tickets import Ticket, Tickets
+
+log = structlog.get_logger("service")
+
+POLL_S = 0.05
+BEAT_S = 1.0
+STALE_S = 2.0
+_LOOK_S = 0.1
+DEAD_AFTER_S = 3.5  # the least after which others may count a process dead: it has cut everybody off by then
+GRACE_S = 0.5  # for an answer to end by itself before its connection is cut
+
+
+class Revocation:
+    """This process's part in every deletion."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        residency: Residency,
+        tickets: Tickets,
+        connections: Connections,
+    ) -> None:
+        self._store, self._engine, self._residency = store, engine, residency
+        self._tickets, self._connections = tickets, connections
+        self._process_id = ""
+        self._read_to = self._acted_to = 0
+        self._fresh = 0.0
+        self._todo: deque[Change] = deque()
+        self._wake = threading.Event()
+        self._work = threading.Event()
+        self._stopping = False
+        self.broken = False
+        self._threads = [
+            threading.Thread(target=self._follow, name="feed-reader", daemon=True),
+            threading.Thread(target=self._act, name="feed-actor", daemon=True),
+            threading.Thread(target=self._watch, name="feed-watch", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Join the feed, then follow it; from here on a delete waits for this process."""
+        self._process_id = self._store.feed.join("service")
+        self._read_to = self._acted_to = self._store.feed.position()
+        self._fresh = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Leave the feed; nothing may be served afterwards."""
+        self._stopping = True
+        self._wake.set()
+        self._work.set()
+        for thread in self._threads:
+            thread.join(timeout=10.0)
+        self._store.feed.leave(self._process_id)
+
+    def look_now(self) -> None:
+        """Read the feed without waiting for the next poll: this process has just written to it."""
+        self._wake.set()
+
+    def end_transfers(self, file_id: str) -> None:
+        """Stop sending a file that was deleted by this process; blocks until nothing of it is sent."""
+        self._end(self._tickets.revoke([file_id]))
+
+    @property
+    def stale(self) -> bool:
+        """Whether the last good read of the feed is too old for anything to be sent."""
+        return self.broken or time.monotonic() - self._fresh > STALE_S
+
+    # ---- reading
+
+    def _follow(self) -> None:
+        beaten, beaten_to = 0.0, -1
+        while not self._stopping and not self.broken:
+            began = time.monotonic()
+            try:
+                changes = self._store.feed.read(self._read_to)
+                self._fresh = began  # what happened before this moment has been seen
+                if changes:
+                    self._read_to = changes[-1].seq
+                    self._todo.extend(changes)
+                    self._work.set()
+                acted = self._acted_to
+                if acted != beaten_to or began - beaten > BEAT_S:
+                    self._store.feed.beat(self._process_id, acted)
+                    beaten, beaten_to = began, acted
+            except FeedGap:
+                log.critical("feed.gap")
+                self.broken = True
+            except Exception as error:  # noqa: BLE001 - the loop's outermost edge: a database that is away
+                log.warning("feed.failed", error=type(error).__name__)
+            self._wake.wait(POLL_S)
+            self._wake.clear()
+        if self.broken:  # nothing is sent any more, so nobody needs to wait for this process
+            self._stand_aside()
+
+    def _stand_aside(self) -> None:
+        while self._tickets.owned() and not self._stopping:
+            time.sleep(_LOOK_S)
+        if not self._stopping:
+            self._store.feed.leave(self._process_id)
+
+    def _watch(self) -> None:
+        """While this process cannot see deletions, cut off whoever still takes what may be deleted.
+
+        Answers end by themselves with an error, since each piece asks `stale`; what already lies in a
+        transport, or waits for a slow reader, does not ask.
+        """
+        since: float | None = None
+        while not self._stopping:
+            time.sleep(_LOOK_S)
+            if not self.stale:
+                since = None
+                continue
+            since = time.monotonic() if since is None else since
+            if time.monotonic() > since + GRACE_S:
+                for ticket in self._tickets.owned():
+                    self._connections.abort_soon(ticket.client)
+
+    # ---- acting
+
+    def _act(self) -> None:
+        while True:
+            self._work.wait()
+            self._work.clear()
+            if self._stopping:
+                return
+            changes = [self._todo.popleft() for _ in range(len(self._todo))]
+            if not changes:
+                continue
+            try:
+                self._stop_what_is_gone(changes)
+            except Exception:
+                log.exception("revocation.failed")
+                self.broken = True  # what must end may go on: send nothing at all any more
+                return
+            self._acted_to = changes[-1].seq
+            self._wake.set()
+
+    def _stop_what_is_gone(self, changes: Sequence[Change]) -> None:
+        gone: set[str] = set()
+        versions: set[str] = set()
+        for change in changes:
+            if change.kind == "owner_erased":
+                gone.add(change.owner_id or change.tenant_id)
+                versions |= self._residency.of_owner(change.tenant_id, change.owner_id)
+            elif change.kind == "version_gone" and change.version_id is not None:
+                versions.add(change.version_id)
+        if not gone and not versions:
+            return
+        tickets = self._tickets.revoke(gone | versions)
+        # A ticket may have been opened since `of_owner` looked.
+        versions |= {ticket.version_id for ticket in tickets if ticket.version_id is not None}
+        if versions:
+            self._engine.revoke(versions)
+        self._end(tickets)
+        self._residency.forget(versions)
+        log.info("revocation.done", requests=len(tickets), versions=len(versions))
+
+    def _end(self, tickets: Sequence[Ticket]) -> None:
+        give_up = time.monotonic() + GRACE_S
+        for ticket in tickets:
+            if not ticket.ended.wait(max(0.0, give_up - time.monotonic())):
+                self._connections.abort_soon(ticket.client)
+        for ticket in tickets:
+            while not ticket.ended.wait(1.0):
+                log.warning("revocation.waits")
+                self._connections.abort_soon(ticket.client)

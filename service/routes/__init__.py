@@ -1,0 +1,1 @@
+"""Routes: each translates between HTTP and the store or the engine, and decides nothing else."""

@@ -1,0 +1,152 @@
+"""`POST /v1/completions`: admitted before the first byte, then whole or streamed."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.responses import JSONResponse, Response
+
+from prefix_store.scope import Scope
+from prefix_store.tenants import Tenant
+from prefix_store.version_rows import Resolved
+from service.admission import Demand, Used
+from service.answers import Answer
+from service.deps import Generator, PartsDep, shown
+from service.errors import ApiError
+from service.outbox import ClientGone, Outbox
+from service.parts import Parts
+from service.prompts import Plan, plan
+from service.schemas import CompletionBody
+from service.streaming import EventStream, Feed, hang_up_when_gone
+from service.tickets import Ticket
+
+router = APIRouter(tags=["completions"])
+
+EXAMPLE = {
+    "id": "cmpl-6dA9x0Tq2LkXw8VZ",
+    "object": "text_completion",
+    "created": 1767225600,
+    "model": "alice:brand-voice",
+    "choices": [
+        {"index": 0, "text": "The Eagle serves French food.", "logprobs": None, "finish_reason": "stop"}
+    ],
+    "usage": {"prompt_tokens": 12, "completion_tokens": 8, "total_tokens": 20},
+    "system_fingerprint": "fp_0a1b2c3d4e5f",
+    "prefix_version": "alice:brand-voice@1",
+}
+Deadline = Annotated[
+    float | None,
+    Header(alias="x-deadline-seconds", gt=0, le=86400, description="Fail if not done after this."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that may start: its plan, its ticket and what its answer's headers say."""
+
+    plan: Plan
+    ticket: Ticket
+    headers: dict[str, str]
+
+
+async def admitted(
+    request: Request,
+    parts: PartsDep,
+    scope: Generator,
+    body: CompletionBody,
+    x_deadline_seconds: Deadline = None,
+) -> AsyncIterator[Admitted]:
+    """Hold a ticket from before the engine hears of the request until the last byte has left.
+
+    A dependency that yields, not the response, owns the ticket: its end runs however the client went away.
+    """
+    seconds = min(x_deadline_seconds or parts.settings.deadline_seconds, parts.settings.deadline_seconds)
+    tenant, resolved, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
+    headers = parts.admission.rate(tenant) | parts.admission.quota(tenant, used.tokens)
+    share = scope.tenant_id
+    ready = await to_thread.run_sync(
+        lambda: plan(parts.base, body, resolved, share, time.monotonic() + seconds), limiter=parts.planning
+    )
+    if parts.revocation.stale:
+        raise ApiError(503, "overloaded", "the database cannot be followed now; try again", retry_after=1.0)
+    if resolved is not None:
+        parts.residency.note(resolved)
+    ticket = parts.tickets.open(scope.tenant_id, request.scope.get("client"), resolved, body.model)
+    try:
+        parts.admission.queue(tenant, ticket, Demand(len(ready.requests), ready.generates), seconds, used)
+        yield Admitted(ready, ticket, headers)
+    finally:
+        ticket.cancel()
+        try:
+            await parts.connections.flushed(ticket.client, parts.settings.stall_seconds)
+        finally:
+            parts.tickets.end(ticket)
+
+
+def _look_up(parts: Parts, scope: Scope, model: str) -> tuple[Tenant, Resolved | None, Used]:
+    """What the store knows: the tenant's limits, the version that the name means, the day's tokens."""
+    resolved = None if model == parts.base.name else parts.store.registry.resolve(scope, model)
+    tenant = parts.store.tenants.get(scope.tenant_id)
+    asked, tokens = parts.tickets.asked(scope.tenant_id), 0
+    if tenant.tokens_per_day is not None:
+        tokens = parts.meter.pending(scope.tenant_id) + parts.store.usage.tokens_today(scope.tenant_id)
+    return tenant, resolved, Used(tokens, asked)
+
+
+@router.post("/v1/completions", responses=shown(EXAMPLE))
+async def complete(
+    request: Request,
+    parts: PartsDep,
+    scope: Generator,
+    request_admitted: Annotated[Admitted, Depends(admitted)],
+) -> Response:
+    """Continue a text with the base model or a prefix."""
+    ready, ticket = request_admitted.plan, request_admitted.ticket
+    answer = Answer(
+        ready, ready.body.model, f"cmpl-{secrets.token_hex(12)}", parts.now(), parts.base.fingerprint
+    )
+    outbox = Outbox(ticket, parts.tickets)
+    feed = Feed(outbox, answer, ticket, lambda: parts.revocation.stale)
+    began = time.perf_counter()
+    pieces = _metered(parts, scope, feed, began)
+    outbox.submit(parts.engine, ready.requests)
+    watch = asyncio.create_task(hang_up_when_gone(request.receive, outbox))
+    try:
+        if ready.body.stream:
+            # The first piece is waited for, so that what fails before it still has a status.
+            first: list[dict[str, Any]] = await anext(pieces, [])
+            feed.check()
+            return EventStream(
+                feed, pieces, first, request_admitted.headers, parts.connections, parts.settings.stall_seconds
+            )
+        async for _ in pieces:
+            pass
+        feed.check()
+        return JSONResponse(answer.whole(), headers=request_admitted.headers)
+    except ClientGone:
+        return Response(status_code=499)  # nobody reads it
+    finally:
+        watch.cancel()
+
+
+async def _metered(
+    parts: Parts, scope: Scope, feed: Feed, began: float
+) -> AsyncIterator[list[dict[str, Any]]]:
+    """The pieces of an answer; what it cost is counted however it ends."""
+    resolved = feed.answer.plan.resolved
+    owner = scope.user or (resolved.owner if resolved is not None else None)
+    first = True
+    try:
+        async for chunks in feed.pieces():
+            if first:
+                parts.telemetry.first_token(time.perf_counter() - began)
+                first = False
+            yield chunks
+    finally:
+        if not first:  # what failed before its first token costs nothing
+            parts.meter.add(scope, owner, *feed.answer.counts())

@@ -1,0 +1,237 @@
+"""`/v1/fine_tuning/jobs`: training jobs in OpenAI's shape."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from prefix_store.errors import NotFound
+from prefix_store.hyperparameters import Hyperparameters
+from prefix_store.job_rows import Job, JobEvent
+from prefix_store.names import parse_model, parse_owner
+from prefix_store.scope import Owner, Scope
+from service.deps import After, IdempotencyKey, PartsDep, Trainer, page, shown
+from service.errors import ApiError
+from service.parts import Parts
+from service.schemas import JobBody
+
+router = APIRouter(tags=["fine-tuning"])
+
+EXAMPLE = {
+    "id": "ftjob-4uTnqvJ0Zq1rVbY7eXo2Ks",
+    "object": "fine_tuning.job",
+    "created_at": 1767225600,
+    "finished_at": 1767225690,
+    "model": "gpt2-mini",
+    "fine_tuned_model": "alice:brand-voice@1",
+    "status": "succeeded",
+    "training_file": "file-4uTnqvJ0Zq1rVbY7eXo2Ks",
+    "prefix": "alice:brand-voice",
+    "promoted": True,
+    "result": {"held_out_loss": 2.31, "base_loss": 4.23, "promoted": True},
+}
+EVENT = {
+    "id": "ftevent-4uTnqvJ0Zq1rVbY7eXo2Ks",
+    "object": "fine_tuning.job.event",
+    "created_at": 1767225601,
+    "level": "info",
+    "type": "message",
+    "message": "Fine-tuning job started",
+    "data": None,
+}
+MOST_BYTES = 4  # times the largest upload, for all files of a job together
+_AUTO = ("n_epochs", "batch_size", "learning_rate_multiplier")
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """A job as OpenAI's, with `prefix`, `promoted`, `progress` and `result` of our own."""
+    wishes: dict[str, Any] = dict.fromkeys(_AUTO, "auto")
+    wishes |= job.hyperparameters.to_json()
+    training = job.training_files[0] if len(job.training_files) == 1 else list(job.training_files)
+    error = job.error
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": int(job.created_at),
+        "finished_at": _seconds(job.finished_at),
+        "model": job.model,
+        "fine_tuned_model": job.fine_tuned_model,
+        "organization_id": job.owner.tenant_id,
+        "status": job.status,
+        "hyperparameters": wishes,
+        "training_file": training,
+        "validation_file": job.validation_file,
+        "result_files": [],
+        "trained_tokens": job.trained_tokens,
+        "seed": job.seed,
+        "error": None
+        if error is None
+        else {"code": error.code, "message": error.message, "param": error.param},
+        "estimated_finish": None,
+        "method": job.method or {"type": "supervised", "supervised": {"hyperparameters": wishes}},
+        "metadata": job.metadata,
+        "integrations": [],
+        "user_provided_suffix": job.suffix,
+        "prefix": job.prefix,
+        "promoted": job.promoted,
+        "progress": job.progress,
+        "result": None if job.result is None else {**job.result, "promoted": job.promoted},
+    }
+
+
+def event_json(event: JobEvent) -> dict[str, Any]:
+    """An event as OpenAI's."""
+    return {
+        "id": event.id,
+        "object": "fine_tuning.job.event",
+        "created_at": int(event.created_at),
+        "level": event.level,
+        "type": event.type,
+        "message": event.message,
+        "data": event.data,
+    }
+
+
+def _seconds(moment: float | None) -> int | None:
+    return None if moment is None else int(moment)
+
+
+@router.post("/v1/fine_tuning/jobs", responses=shown(EXAMPLE))
+def create_job(
+    parts: PartsDep, scope: Trainer, body: JobBody, idempotency_key: IdempotencyKey = None
+) -> dict[str, Any]:
+    """Queue the training of a prefix."""
+    wishes = Hyperparameters.from_json(_merged(body))
+    label, prefix = _target(scope, body)
+    start = _start(parts, scope, body.model, label)
+    files = [body.training_file] if isinstance(body.training_file, str) else list(body.training_file)
+    _check_files(parts, scope, files, body.validation_file)
+    job = parts.store.jobs.create(
+        scope,
+        _owner(parts, scope, label),
+        prefix,
+        files,
+        validation_file=body.validation_file,
+        hyperparameters=wishes,
+        seed=secrets.randbelow(1 << 31) if body.seed is None and idempotency_key is None else body.seed or 0,
+        start_version_id=start,
+        base_fingerprint=parts.base.fingerprint,
+        suffix=body.suffix,
+        metadata=body.metadata,
+        method=body.method.model_dump(exclude_none=True) if body.method is not None else None,
+        model=body.model,
+        idempotency_key=idempotency_key,
+    )
+    return job_json(job)
+
+
+def _check_files(parts: Parts, scope: Scope, files: list[str], validation: str | None) -> None:
+    """Refuse absent files before a task is made for a job that cannot be, and more than a worker can hold."""
+    if len(set(files)) < len(files):
+        raise ApiError(400, "invalid_value", "training_file: a file is named twice", "training_file")
+    ids = [*files, *([validation] if validation else [])]
+    size = sum(parts.store.datasets.get(scope, file_id).bytes for file_id in ids)
+    most = MOST_BYTES * parts.store.settings.max_upload_bytes
+    if size > most:
+        text = f"the files of one job may have {most} bytes together, these have {size}; use fewer"
+        raise ApiError(400, "invalid_value", text, "training_file")
+
+
+def _merged(body: JobBody) -> dict[str, Any]:
+    """Hyperparameters of both places; the same one in both could contradict itself."""
+    top = body.hyperparameters or {}
+    method = body.method
+    nested = (method.supervised.hyperparameters if method and method.supervised else None) or {}
+    for name in top:
+        if name in nested:
+            text = f"{name} is given twice; give it in hyperparameters or in method, not in both"
+            raise ApiError(400, "invalid_value", text, f"hyperparameters.{name}")
+    return {**top, **nested}
+
+
+def _target(scope: Scope, body: JobBody) -> tuple[str, str]:
+    """Label of the owner and name of the prefix that the job trains."""
+    if body.prefix is not None:
+        if body.suffix is not None:
+            raise ApiError(400, "invalid_value", "give suffix or prefix, not both", "suffix")
+        parsed = parse_model(body.prefix)
+        if parsed is None or parsed.version is not None or parsed.checkpoint is not None:
+            text = "prefix must be a full name without a version, alice:brand-voice or task:e2e"
+            raise ApiError(400, "invalid_value", text, "prefix")
+        label = parsed.owner_name if parsed.owner_kind == "user" else f"task:{parsed.owner_name}"
+        return label, parsed.prefix
+    if scope.user is None:
+        text = "with a tenant's key give prefix: the full name, alice:brand-voice or task:e2e"
+        raise ApiError(400, "missing_required_parameter", text, "prefix")
+    if body.suffix is None:
+        text = "suffix is missing; it names the prefix: brand-voice makes alice:brand-voice"
+        raise ApiError(400, "missing_required_parameter", text, "suffix")
+    return scope.user.label, body.suffix
+
+
+def _start(parts: Parts, scope: Scope, model: str, label: str) -> str | None:
+    """Version that the job goes on from: one of the same owner, or none for the base model."""
+    if model == parts.base.name:
+        return None
+    resolved = parts.store.registry.resolve(scope, model)
+    if resolved.owner.label != label:
+        raise NotFound("model", model)
+    return resolved.version_id
+
+
+def _owner(parts: Parts, scope: Scope, label: str) -> Owner:
+    kind, name = parse_owner(label) or ("user", "")
+    if kind == "task" and scope.user is None:
+        return parts.store.owners.ensure_task(scope, name)
+    return parts.store.owners.get(scope, label)
+
+
+@router.get("/v1/fine_tuning/jobs", responses=shown({"object": "list", "data": [EXAMPLE], "has_more": False}))
+def list_jobs(
+    request: Request,
+    parts: PartsDep,
+    scope: Trainer,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+) -> dict[str, Any]:
+    """Jobs, newest first; `metadata[key]=value` keeps those that bear it."""
+    wanted = _metadata(request.query_params)
+    found = parts.store.jobs.list(scope, after, limit + 1, wanted or None)
+    return page([job_json(job) for job in found], limit)
+
+
+def _metadata(params: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name[len("metadata[") : -1]: value
+        for name, value in params.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}", responses=shown(EXAMPLE))
+def get_job(parts: PartsDep, scope: Trainer, job_id: str) -> dict[str, Any]:
+    """One job with its progress or result."""
+    return job_json(parts.store.jobs.get(scope, job_id))
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/cancel", responses=shown({**EXAMPLE, "status": "cancelled"}))
+def cancel_job(parts: PartsDep, scope: Trainer, job_id: str) -> dict[str, Any]:
+    """End a job; nothing of it is published afterwards."""
+    return job_json(parts.store.jobs.cancel(scope, job_id))
+
+
+@router.get(
+    "/v1/fine_tuning/jobs/{job_id}/events",
+    responses=shown({"object": "list", "data": [EVENT], "has_more": False}),
+)
+def list_events(
+    parts: PartsDep,
+    scope: Trainer,
+    job_id: str,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+) -> dict[str, Any]:
+    """What happened to a job, newest first."""
+    found = parts.store.jobs.events(scope, job_id, after, limit + 1)
+    return page([event_json(event) for event in found], limit)

@@ -1,0 +1,73 @@
+"""`/v1/models`: the base model and the prefixes, as OpenAI lists models."""
+
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from prefix_store.errors import NotFound
+from prefix_store.names import parse_model
+from prefix_store.rows import Change
+from prefix_store.version_rows import Version
+from service.deletion import reached_all
+from service.deps import PartsDep, Reader, Writer, shown
+from service.errors import FINAL, ApiError
+from service.parts import Parts
+
+router = APIRouter(tags=["models"])
+
+EXAMPLE = {"id": "alice:brand-voice", "object": "model", "created": 1767225600, "owned_by": "alice"}
+
+
+def base_model(parts: Parts) -> dict[str, Any]:
+    """The base as a model."""
+    return {"id": parts.base.name, "object": "model", "created": 0, "owned_by": "prefixserve"}
+
+
+def prefix_model(name: str, version: Version) -> dict[str, Any]:
+    """A prefix, or one version, as a model."""
+    owner = version.resolved.owner.label
+    known = {"id": name, "object": "model", "created": int(version.created_at), "owned_by": owner}
+    return {**known, "prefix_version": version.full_name, "prefix_length": version.resolved.m}
+
+
+@router.get("/v1/models", responses=shown({"object": "list", "data": [EXAMPLE]}))
+def list_models(parts: PartsDep, scope: Reader) -> dict[str, Any]:
+    """The base model first, then every prefix that has a live version."""
+    live = [(view.name, view.live) for view in parts.store.registry.list(scope)]
+    models = [prefix_model(name, version) for name, version in live if version is not None]
+    return {"object": "list", "data": [base_model(parts), *models]}
+
+
+@router.get("/v1/models/{name}", responses=shown(EXAMPLE))
+def get_model(parts: PartsDep, scope: Reader, name: str) -> dict[str, Any]:
+    """The base model, a prefix or a version."""
+    if name == parts.base.name:
+        return base_model(parts)
+    resolved = parts.store.registry.resolve(scope, name)
+    for version in parts.store.registry.versions(scope, resolved.name):
+        if version.resolved.version_id == resolved.version_id:
+            return prefix_model(name, version)
+    raise NotFound("model", name)
+
+
+@router.delete(
+    "/v1/models/{name}", responses=shown({"id": "alice:brand-voice", "object": "model", "deleted": True})
+)
+async def delete_model(parts: PartsDep, scope: Writer, name: str) -> JSONResponse:
+    """A prefix with all its versions, or one version that is not live."""
+    if name == parts.base.name:
+        raise ApiError(409, "base_model", "the base model cannot be deleted", "model", headers=FINAL)
+    change = await to_thread.run_sync(_delete, parts, scope, name)
+    done = await reached_all(parts, change.seq)
+    return JSONResponse({"id": name, "object": "model", "deleted": done}, 200 if done else 202)
+
+
+def _delete(parts: Parts, scope: Writer, name: str) -> Change:
+    parsed = parse_model(name)
+    if parsed is None or parsed.checkpoint is not None:
+        raise NotFound("model", name)
+    if parsed.version is not None:
+        return parts.store.registry.delete_version(scope, parsed.bare, parsed.version)
+    return parts.store.registry.delete_prefix(scope, name)

@@ -1,0 +1,93 @@
+"""`/v1/prefixes`: versions, and which of them is live."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from prefix_store.errors import NotFound
+from prefix_store.version_rows import PrefixView, Version
+from service.deps import After, PartsDep, Reader, Writer, page, shown
+from service.schemas import PromoteBody
+
+router = APIRouter(tags=["prefixes"])
+
+VERSION = {
+    "version": 1,
+    "id": "alice:brand-voice@1",
+    "created_at": 1767225600,
+    "prefix_length": 10,
+    "text_starts_at": 10,
+    "bytes": 164168,
+    "job_id": "ftjob-4uTnqvJ0Zq1rVbY7eXo2Ks",
+    "live": True,
+    "metrics": {"held_out_loss": 2.31, "base_loss": 4.23},
+}
+EXAMPLE = {
+    "id": "alice:brand-voice",
+    "object": "prefix",
+    "owner": "alice",
+    "created_at": 1767225600,
+    "live_version": 1,
+    "versions": [VERSION],
+}
+
+
+def version_json(version: Version) -> dict[str, Any]:
+    """One version as it is shown."""
+    return {
+        "version": version.number,
+        "id": version.full_name,
+        "created_at": int(version.created_at),
+        "prefix_length": version.resolved.m,
+        "text_starts_at": version.resolved.position_offset,
+        "bytes": version.bytes,
+        "job_id": version.job_id,
+        "live": version.live,
+        "metrics": version.metrics,
+    }
+
+
+def prefix_json(view: PrefixView) -> dict[str, Any]:
+    """A prefix as it is shown."""
+    return {
+        "id": view.name,
+        "object": "prefix",
+        "owner": view.owner.label,
+        "created_at": int(view.created_at),
+        "live_version": view.live.number if view.live is not None else None,
+        "versions": [version_json(version) for version in view.versions],
+    }
+
+
+@router.get("/v1/prefixes", responses=shown({"object": "list", "data": [EXAMPLE], "has_more": False}))
+def list_prefixes(
+    parts: PartsDep, scope: Reader, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> dict[str, Any]:
+    """Every prefix that the key reaches, also those without a live version."""
+    views = list(parts.store.registry.list(scope))
+    if after is not None:
+        places = [i for i, view in enumerate(views) if view.name == after]
+        if not places:
+            raise NotFound("model", after)
+        views = views[places[0] + 1 :]
+    return page([prefix_json(view) for view in views[: limit + 1]], limit)
+
+
+@router.get("/v1/prefixes/{name}", responses=shown(EXAMPLE))
+def get_prefix(parts: PartsDep, scope: Reader, name: str) -> dict[str, Any]:
+    """One prefix with its versions, newest first."""
+    return prefix_json(parts.store.registry.get(scope, name))
+
+
+@router.post("/v1/prefixes/{name}/promote", responses=shown(EXAMPLE))
+def promote(parts: PartsDep, scope: Writer, name: str, body: PromoteBody) -> dict[str, Any]:
+    """Make a version the one that the bare name means."""
+    parts.store.registry.promote(scope, name, body.version)
+    return prefix_json(parts.store.registry.get(scope, name))
+
+
+@router.post("/v1/prefixes/{name}/rollback", responses=shown(EXAMPLE))
+def roll_back(parts: PartsDep, scope: Writer, name: str) -> dict[str, Any]:
+    """Go back to the newest older version that was live before."""
+    parts.store.registry.rollback(scope, name)
+    return prefix_json(parts.store.registry.get(scope, name))

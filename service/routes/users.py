@@ -1,0 +1,88 @@
+"""`/v1/users`: people of a tenant, each the owner of what is theirs; and their erasure."""
+
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from prefix_store.errors import NotFound
+from prefix_store.owners import OwnerView
+from prefix_store.scope import Admin, Scope
+from service.deps import After, Eraser, KeyAdmin, PartsDep, page, shown
+from service.erasing import erase, erasure_json
+from service.errors import ApiError
+from service.schemas import UserBody
+
+router = APIRouter(tags=["users"])
+
+EXAMPLE = {"id": "alice", "object": "user", "created_at": 1767225600}
+
+
+def owner_json(view: OwnerView) -> dict[str, Any]:
+    """A user or task as it is shown."""
+    return {"id": view.owner.name, "object": view.owner.kind, "created_at": int(view.created_at)}
+
+
+@router.post("/v1/users", responses=shown(EXAMPLE))
+def create_user(parts: PartsDep, scope: KeyAdmin, body: UserBody) -> dict[str, Any]:
+    """Make a user."""
+    parts.store.owners.create_user(scope, body.id)
+    return owner_json(parts.store.owners.view(scope, body.id))
+
+
+@router.get("/v1/users", responses=shown({"object": "list", "data": [EXAMPLE], "has_more": False}))
+def list_users(
+    parts: PartsDep, scope: KeyAdmin, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> dict[str, Any]:
+    """Users by name."""
+    found = parts.store.owners.list_users(scope, after, limit + 1)
+    return page([owner_json(view) for view in found], limit)
+
+
+@router.get("/v1/users/{user_id}", responses=shown(EXAMPLE))
+def get_user(parts: PartsDep, scope: KeyAdmin, user_id: str) -> dict[str, Any]:
+    """One user."""
+    return owner_json(parts.store.owners.view(scope, _user(user_id)))
+
+
+@router.delete("/v1/users/{user_id}", responses=shown({"id": "alice", "object": "user", "deleted": True}))
+async def delete_user(parts: PartsDep, scope: Eraser, user_id: str) -> JSONResponse:
+    """Erase a user: keys, files, jobs, prefixes, and task versions that learned from the files."""
+    begun = await to_thread.run_sync(parts.store.erasure.begin, scope, _user(user_id))
+    return await erase(parts, begun, user_id)
+
+
+@router.get("/v1/tasks", responses=shown({"object": "list", "data": [{**EXAMPLE, "object": "task"}]}))
+def list_tasks(
+    parts: PartsDep, scope: KeyAdmin, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> dict[str, Any]:
+    """Tasks by name."""
+    found = parts.store.owners.list_tasks(scope, after, limit + 1)
+    return page([owner_json(view) for view in found], limit)
+
+
+@router.delete("/v1/tasks/{task_id}", responses=shown({"id": "e2e", "object": "task", "deleted": True}))
+async def delete_task(parts: PartsDep, scope: Eraser, task_id: str) -> JSONResponse:
+    """Erase a task with its files, jobs and prefix."""
+    begun = await to_thread.run_sync(parts.store.erasure.begin, scope, f"task:{task_id}")
+    return await erase(parts, begun, task_id)
+
+
+@router.get("/v1/erasures/{erasure_id}", responses=shown({"id": "era-...", "deleted": True, "state": "done"}))
+def get_erasure(request: Request, parts: PartsDep, erasure_id: str) -> dict[str, Any]:
+    """How far an erasure is; for the tenant's keys that may erase, and for the operator."""
+    caller = request.state.caller
+    if not isinstance(caller, Scope | Admin) or (
+        isinstance(caller, Scope) and "users:erase" not in caller.grants
+    ):
+        text = "this key lacks the scope users:erase; ask for one that has it"
+        raise ApiError(403, "insufficient_permissions", text)
+    return erasure_json(parts, parts.store.erasure.get(caller, erasure_id))
+
+
+def _user(user_id: str) -> str:
+    """A label that can only be a user's."""
+    if ":" in user_id:
+        raise NotFound("owner", user_id)
+    return user_id

@@ -1,0 +1,57 @@
+"""What one service process may use and where it listens. Built once by its start and passed by hand."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from prefix_engine import EngineConfig
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of one service; what is not given is read from `PREFIX_<NAME>` in the environment.
+
+    Attributes:
+        host: address to listen on; only this machine unless told otherwise.
+        port: of the API.
+        metrics_port: of `/metrics`, on the same address; 0 switches it off.
+        base_model: a carried base, a folder, or a name on the model hub.
+        device: torch device; `cuda` when there is one, else `cpu`.
+        threads: CPU threads of the engine; torch's choice if None.
+        rows: rows of the batch.
+        step_tokens: token budget of one step.
+        kv_bytes: memory for running rows' keys and values.
+        pool_bytes: memory for resident prefixes.
+        deadline_seconds: a request that is not done after this fails; a request may ask for less.
+        stall_seconds: a client that takes nothing of its answer for so long is cut off.
+        drain_seconds: how long running requests may go on after SIGTERM.
+        max_body_bytes: largest JSON body.
+        docs: whether `/docs` and `/openapi.json` are served.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="PREFIX_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    metrics_port: int = Field(default=9400, ge=0, le=65535)
+    base_model: str = "gpt2-mini"
+    device: str | None = None
+    threads: int | None = Field(default=None, ge=1)
+    rows: int = Field(default=32, ge=1, le=1024)
+    step_tokens: int = Field(default=512, ge=1)
+    kv_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    pool_bytes: int = Field(default=256 << 20, ge=1 << 20)
+    deadline_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=False)
+    stall_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    drain_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    max_body_bytes: int = Field(default=4 << 20, ge=1024)
+    docs: bool = True
+
+    def engine_config(self) -> EngineConfig:
+        """The engine's share of these settings."""
+        return EngineConfig(
+            rows=self.rows,
+            step_tokens=max(self.step_tokens, self.rows),
+            kv_bytes=self.kv_bytes,
+            pool_bytes=self.pool_bytes,
+        )

@@ -1,0 +1,46 @@
+"""One serving process from its settings to its exit status."""
+
+import sys
+
+import structlog
+from pydantic import ValidationError
+
+from prefix_engine import load_base
+from prefix_engine.base import BaseError
+from prefix_store import StoreSettings, open_store
+from prefix_store.errors import StoreError
+from service.parts import Parts
+from service.revocation import DEAD_AFTER_S
+from service.server import Server
+from service.settings import ServiceSettings
+from service.telemetry import log_to_stderr
+
+log = structlog.get_logger("service")
+
+
+def run() -> None:
+    """Open the store, load the base, serve until SIGTERM."""
+    log_to_stderr()
+    try:
+        settings = ServiceSettings()
+        base = load_base(settings.base_model, settings.device)
+        reserved = StoreSettings().reserved_names | {base.name}
+        store = open_store(StoreSettings(reserved_names=reserved))
+        if store.settings.process_dead_after < DEAD_AFTER_S:
+            sys.exit(f"PREFIX_PROCESS_DEAD_AFTER must be at least {DEAD_AFTER_S:g} seconds")
+        store.migrate()
+    except ValidationError as error:
+        first = error.errors()[0]
+        sys.exit(f"PREFIX_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}")
+    except (StoreError, BaseError) as error:
+        sys.exit(str(error))
+    log.info("base.loaded", base=base.name, fingerprint=base.fingerprint[:12], device=str(base.device))
+    parts = Parts.build(settings, store, base)
+    try:
+        parts.open_metrics()
+    except OSError as error:
+        sys.exit(f"PREFIX_METRICS_PORT: port {settings.metrics_port} of {settings.host}: {error.strerror}")
+    server = Server(parts)
+    server.run()
+    if not server.started:
+        sys.exit(1)

@@ -1,0 +1,190 @@
+"""Requests under way: which owner's prefix each uses and what it holds, so that it can be stopped.
+
+A ticket is opened before the engine hears of its request and ended when the last byte of its answer has
+left; an owner that was erased or a version that is gone can open none. Ids of owners and versions are
+never given twice, so what is gone stays gone.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prefix_engine import Generation
+from prefix_store.errors import NotFound
+from prefix_store.scope import Owner
+from prefix_store.version_rows import Resolved
+from service.connections import Address
+
+MOST_TRANSFERS = 8  # files of one tenant that are sent or taken at once
+
+
+class TransfersFull(Exception):
+    """The tenant's transfers must end before another begins."""
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One request under way.
+
+    Attributes:
+        tenant_id: whose queue it stands in.
+        owner: owner of the prefix or file that it answers from; None for the base model.
+        version_id: of the prefix.
+        client: address of its socket.
+        tokens: most tokens that its rows may still generate.
+        demand: what `tokens` was at first.
+        revoked: nothing more may be sent of its answer.
+        file_id: the file that it sends or takes.
+        ended: its last byte has left, or its connection is cut.
+    """
+
+    tenant_id: str
+    owner: Owner | None
+    version_id: str | None
+    client: Address | None
+    tokens: int = 0
+    demand: int = 0
+    waiting: int = 0
+    revoked: bool = False
+    file_id: str | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+    generations: list[Generation] = field(default_factory=list)
+
+    @property
+    def ids(self) -> set[str | None]:
+        """Whose end is its end: tenant, owner, version, file."""
+        owner = None if self.owner is None else self.owner.owner_id
+        return {self.tenant_id, owner, self.version_id, self.file_id} - {None}
+
+    def cancel(self) -> None:
+        """Free its rows by the next step."""
+        for generation in self.generations:
+            generation.cancel()
+
+
+class Tickets:
+    """All tickets of this process."""
+
+    def __init__(self) -> None:
+        self._open: set[Ticket] = set()
+        self._waiting: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
+        self._gone: set[str] = set()
+        self._lock = threading.Lock()
+
+    def open(
+        self,
+        tenant_id: str,
+        client: Address | None,
+        resolved: Resolved | None = None,
+        name: str = "",
+    ) -> Ticket:
+        """Begin a request that answers from a version, asked for as `name`.
+
+        Raises:
+            NotFound: the owner or version is gone; the same as if it had never been found.
+        """
+        if resolved is None:
+            return self._opened(Ticket(tenant_id, None, None, client), NotFound("model", name))
+        ticket = Ticket(tenant_id, resolved.owner, resolved.version_id, client)
+        return self._opened(ticket, NotFound("model", name))
+
+    def open_file(self, owner: Owner, client: Address | None, file_id: str) -> Ticket:
+        """Begin to send or take a file of an owner.
+
+        Raises:
+            NotFound: the owner or the file is gone.
+            TransfersFull: the tenant has `MOST_TRANSFERS` under way; each may hold a whole file in memory.
+        """
+        ticket = Ticket(owner.tenant_id, owner, None, client, file_id=file_id)
+        return self._opened(ticket, NotFound("file", file_id))
+
+    def _opened(self, ticket: Ticket, gone: NotFound) -> Ticket:
+        with self._lock:
+            if ticket.ids & self._gone:
+                raise gone
+            if ticket.file_id is not None and self._transfers(ticket.tenant_id) >= MOST_TRANSFERS:
+                raise TransfersFull
+            self._open.add(ticket)
+        return ticket
+
+    def _transfers(self, tenant_id: str) -> int:
+        return sum(t.file_id is not None and t.tenant_id == tenant_id for t in self._open)
+
+    def end(self, ticket: Ticket) -> None:
+        """Forget a request whose answer has left."""
+        with self._lock:
+            self._open.discard(ticket)
+            self._asked[ticket.tenant_id] += ticket.demand
+            self._waiting[ticket.tenant_id] -= ticket.waiting
+            if not self._waiting[ticket.tenant_id]:
+                del self._waiting[ticket.tenant_id]
+            ticket.waiting = 0
+        ticket.ended.set()
+
+    def queue(
+        self, ticket: Ticket, rows: int, tokens: int, most: int, budget: int | None = None, since: int = 0
+    ) -> Literal["taken", "full", "spent"]:
+        """Count rows that wait for their turn, in one step with the look at the limits.
+
+        "full" if the tenant would have over `most` of them; "spent" if its requests under way, and those that
+        have ended since `asked` answered `since`, may have used up `budget` tokens.
+        """
+        tenant_id = ticket.tenant_id
+        with self._lock:
+            if self._waiting[tenant_id] + rows > most:
+                return "full"
+            asked = self._asked[tenant_id] - since
+            asked += sum(t.demand for t in self._open if t.tenant_id == tenant_id)
+            if budget is not None and asked >= budget:
+                return "spent"
+            ticket.tokens = ticket.demand = tokens
+            ticket.waiting += rows
+            self._waiting[tenant_id] += rows
+            return "taken"
+
+    def asked(self, tenant_id: str) -> int:
+        """Tokens that a tenant's ended requests had asked for; to be taken before its use is looked up."""
+        with self._lock:
+            return self._asked[tenant_id]
+
+    def started(self, ticket: Ticket) -> None:
+        """One of its rows waits no more."""
+        with self._lock:
+            if ticket.waiting:
+                ticket.waiting -= 1
+                self._waiting[ticket.tenant_id] -= 1
+
+    def tokens_ahead(self, tenant_id: str) -> tuple[int, int]:
+        """Tokens that a tenant's requests may still generate, and how many tenants have such requests."""
+        with self._lock:
+            busy = {ticket.tenant_id for ticket in self._open if ticket.tokens}
+            own = sum(ticket.tokens for ticket in self._open if ticket.tenant_id == tenant_id)
+        return own, len(busy | {tenant_id})
+
+    def in_use(self) -> set[str]:
+        """Version ids that requests under way name."""
+        with self._lock:
+            return {ticket.version_id for ticket in self._open if ticket.version_id is not None}
+
+    def owned(self) -> list[Ticket]:
+        """Requests under way whose answers are some owner's."""
+        with self._lock:
+            return [ticket for ticket in self._open if ticket.owner is not None]
+
+    def count(self) -> int:
+        """Requests under way."""
+        with self._lock:
+            return len(self._open)
+
+    def revoke(self, ids: Iterable[str]) -> list[Ticket]:
+        """Shut out tenants, owners or versions, by their ids, for good; the tickets that must end."""
+        gone = set(ids)
+        with self._lock:
+            self._gone |= gone
+            found = [ticket for ticket in self._open if ticket.ids & gone]
+            for ticket in found:
+                ticket.revoked = True
+        return found

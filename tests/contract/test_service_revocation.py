@@ -1,0 +1,429 @@
+"""Deletion as the wire shows it: nothing is written after the 200, everything is gone, others go on."""
+
+import json
+import socket
+import threading
+import time
+
+import pytest
+from service_making import Serving, complete, error_of, events, serving
+
+LONG = 200
+
+
+class Reader(threading.Thread):
+    """One raw streaming client; notes when bytes came and what they were."""
+
+    def __init__(self, service, key, model, tokens=LONG, receive_buffer=None, **body):
+        super().__init__(daemon=True)
+        self.socket = socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(60)
+        self.socket.connect(("127.0.0.1", service.port))
+        asked = {"model": model, "prompt": "x", "max_tokens": tokens, "stream": True, "min_tokens": tokens}
+        data = json.dumps(asked | body).encode()
+        self.socket.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
+            + f"authorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n".encode()
+            + data
+        )
+        self.data = b""
+        self.arrived = []
+        self.first = threading.Event()
+        self.closed_at = None
+
+    def run(self):
+        try:
+            while piece := self.socket.recv(1 << 16):
+                self.arrived.append((time.monotonic(), piece))
+                self.data += piece
+                self.first.set()
+                if b"0\r\n\r\n" in piece:
+                    break
+        except OSError:
+            pass
+        self.closed_at = time.monotonic()
+        self.socket.close()
+
+    @property
+    def status(self):
+        return int(self.data.split(b" ", 2)[1])
+
+    @property
+    def texts(self):
+        lines = self.data.decode(errors="replace").splitlines()
+        return [e["choices"][0]["text"] for e in events(lines) if e.get("choices")]
+
+    @property
+    def errors(self):
+        return [e["error"] for e in events(self.data.decode(errors="replace").splitlines()) if "error" in e]
+
+    def bytes_after(self, moment):
+        return sum(len(piece) for at, piece in self.arrived if at > moment)
+
+
+@pytest.fixture
+def acme(own_service):
+    return own_service.tenant()
+
+
+def enrolled(service, tenant, *names, versions=1):
+    for name in names:
+        service.user(tenant, name)
+        for seed in range(versions):
+            service.publish(tenant.scope, name, "voice", seed=seed)
+
+
+def started(readers):
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        assert reader.first.wait(30)
+    return readers
+
+
+def slowed(service, seconds=0.02):
+    """A step that takes its time, as a real model's does, so that streams are still running when deleted."""
+    runner = service.parts.engine._loop._runner
+    step = runner.step
+
+    def slow(plan):
+        time.sleep(seconds)
+        return step(plan)
+
+    runner.step = slow
+
+
+def test_a_delete_under_32_streams_stops_every_token_of_the_user(own_service, acme):
+    service = own_service
+    slowed(service)
+    enrolled(service, acme, "alice", "bob")
+    alice_key = acme.post("/v1/keys", json={"user": "alice"}).json()["api_key"]
+    own = started(
+        [Reader(service, alice_key if i % 2 else acme.key, "alice:voice", seed=i) for i in range(16)]
+    )
+    others = started([Reader(service, acme.key, "bob:voice" if i % 2 else "tiny", seed=i) for i in range(16)])
+    answer = acme.delete("/v1/users/alice")
+    acknowledged = time.monotonic()
+    assert answer.status_code == 200
+    assert answer.json() == {"id": "alice", "object": "user", "deleted": True}
+    for reader in own + others:
+        reader.join(60)
+    for reader in own:
+        assert reader.status == 200
+        assert reader.texts
+        assert [error["code"] for error in reader.errors] == ["model_not_found"]
+        assert b"[DONE]" not in reader.data
+        # What had been written before arrives at once; nothing follows.
+        assert reader.closed_at < acknowledged + 1
+    written = [b"".join(p for at, p in r.arrived if at > acknowledged + 0.2) for r in own]
+    assert not any(b'"text"' in piece for piece in written)
+    for reader in others:
+        assert b"[DONE]" in reader.data
+        assert not reader.errors
+    with service.client(alice_key) as gone:
+        assert complete(gone, "alice:voice").status_code == 401
+    refused = complete(acme, "alice:voice")
+    assert refused.status_code == 404
+    assert error_of(refused)["message"] == error_of(complete(acme, "nobody:voice"))["message"].replace(
+        "nobody", "alice"
+    )
+
+
+def test_nothing_is_written_to_any_socket_after_the_acknowledgement(own_service, acme, monkeypatch):
+    """Seen from inside: every write of every transport, against the moment of the answer's own write."""
+    service = own_service
+    slowed(service, 0.005)
+    enrolled(service, acme, "alice")
+    log = []
+    connections = service.parts.connections
+    for_real = connections.add
+
+    def add(client, transport, loop):
+        write = transport.write
+
+        def noted(data):
+            log.append((client, bytes(data)))
+            write(data)
+
+        try:
+            transport.write = noted
+        except AttributeError:  # a transport with slots
+            pytest.skip("this loop's transports cannot be watched")
+        for_real(client, transport, loop)
+
+    monkeypatch.setattr(connections, "add", add)
+    readers = started([Reader(service, acme.key, "alice:voice", seed=i) for i in range(24)])
+    with service.client(acme.key) as fresh:
+        assert fresh.delete("/v1/users/alice").status_code == 200
+    for reader in readers:
+        reader.join(60)
+    done = next(i for i, (_, data) in enumerate(log) if b'"deleted":true' in data)
+    after = [data for _, data in log[done + 1 :]]
+    assert not [data for data in after if b'"text"' in data]
+    before = [data for _, data in log[:done] if b'"text"' in data]
+    assert before
+
+
+def test_a_reader_that_takes_nothing_cannot_hold_the_delete_up(own_service, acme):
+    service = own_service
+    enrolled(service, acme, "alice")
+    stalled = []
+    for i in range(4):  # each has far more coming than sockets hold, and reads none of it
+        reader = Reader(
+            service, acme.key, "alice:voice", tokens=240, receive_buffer=2048, n=60, logprobs=5, seed=i
+        )
+        stalled.append(reader)
+    give_up = time.monotonic() + 60
+    while not any(
+        transport.get_write_buffer_size() > 0 for transport in service.parts.connections._transports.values()
+    ):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    began = time.monotonic()
+    answer = acme.delete("/v1/users/alice")
+    assert answer.status_code == 200
+    assert time.monotonic() - began < 5
+    for reader in stalled:
+        reader.start()
+    for reader in stalled:
+        reader.join(30)
+        assert b"[DONE]" not in reader.data
+    assert service.parts.tickets.count() == 0
+
+
+def test_a_plain_answer_of_a_deleted_prefix_is_404(own_service, acme):
+    service = own_service
+    slowed(service)
+    enrolled(service, acme, "alice")
+    got = []
+
+    def ask():
+        with service.client(acme.key) as client:
+            got.append(complete(client, "alice:voice", max_tokens=LONG, min_tokens=LONG))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not service.parts.engine.stats().running:
+        time.sleep(0.01)
+    assert acme.delete("/v1/users/alice").status_code == 200
+    thread.join(30)
+    assert got[0].status_code == 404
+    assert error_of(got[0])["code"] == "model_not_found"
+
+
+def test_deleting_a_prefix_ends_its_rows_and_a_version_that_is_live_stays(own_service, acme):
+    service = own_service
+    slowed(service)
+    enrolled(service, acme, "alice", versions=2)
+    refused = acme.delete("/v1/models/alice:voice@2")
+    assert refused.status_code == 409
+    assert error_of(refused)["code"] == "version_is_live"
+    old, live = started(
+        [Reader(service, acme.key, "alice:voice@1"), Reader(service, acme.key, "alice:voice")]
+    )
+    gone = acme.delete("/v1/models/alice:voice@1")
+    assert gone.json() == {"id": "alice:voice@1", "object": "model", "deleted": True}
+    old.join(30)
+    assert old.errors
+    live.join(30)
+    assert b"[DONE]" in live.data
+    (again,) = started([Reader(service, acme.key, "alice:voice")])
+    assert acme.delete("/v1/models/alice:voice").status_code == 200
+    again.join(30)
+    assert again.errors
+    assert complete(acme, "alice:voice").status_code == 404
+    assert acme.get("/v1/prefixes").json()["data"] == []
+
+
+def test_task_versions_that_learned_from_the_user_are_retired(own_service, acme):
+    service = own_service
+    for name in ("alice", "bob"):
+        service.user(acme, name)
+    files = {name: service.upload(acme, user=name).json()["id"] for name in ("alice", "bob")}
+    own = service.upload(acme, task="e2e").json()["id"]
+    service.publish(acme.scope, "task:e2e", "e2e", files=[own])
+    service.publish(acme.scope, "task:e2e", "e2e", files=[own, files["bob"]], seed=1)
+    service.publish(acme.scope, "task:e2e", "e2e", files=[own, files["alice"]], seed=2)
+    assert complete(acme, "task:e2e").json()["prefix_version"] == "task:e2e@3"
+    assert acme.delete("/v1/users/alice").status_code == 200
+    assert complete(acme, "task:e2e").json()["prefix_version"] == "task:e2e@2"
+    assert complete(acme, "task:e2e@3").status_code == 404
+    assert acme.delete("/v1/users/bob").status_code == 200
+    assert complete(acme, "task:e2e").json()["prefix_version"] == "task:e2e@1"
+
+
+def test_a_deleted_users_tensors_files_and_rows_are_gone(own_service, acme):
+    service = own_service
+    enrolled(service, acme, "alice", "bob", versions=2)
+    for model in ("alice:voice", "alice:voice@1", "bob:voice"):
+        assert complete(acme, model).status_code == 200
+    (owner,) = [o.owner for o in service.store.owners.list_users(acme.scope) if o.owner.name == "alice"]
+    assert any(place.owner_id == owner.owner_id for place, _ in service.store.blobs.places())
+    resident = service.parts.engine.stats().resident_prefixes
+    assert resident == 3
+    assert acme.delete("/v1/users/alice").status_code == 200
+    assert service.parts.engine.stats().resident_prefixes == 1
+    assert not [place for place, _ in service.store.blobs.places() if place.owner_id == owner.owner_id]
+    assert complete(acme, "bob:voice").status_code == 200
+    jobs = acme.get("/v1/fine_tuning/jobs?limit=100").json()["data"]
+    assert {job["prefix"] for job in jobs} == {"bob:voice"}
+
+
+def test_a_name_made_anew_has_nothing_of_the_old(own_service, acme):
+    service = own_service
+    alice = service.user(acme, "alice")
+    service.publish(acme.scope, "alice", "voice")
+    assert acme.delete("/v1/users/alice").status_code == 200
+    again = service.user(acme, "alice")
+    assert alice.get("/v1/models").status_code == 401
+    assert [m["id"] for m in again.get("/v1/models").json()["data"]] == ["tiny"]
+    assert again.get("/v1/files").json()["data"] == []
+    assert complete(again, "alice:voice").status_code == 404
+    service.publish(acme.scope, "alice", "voice", seed=5)
+    assert complete(again, "alice:voice").status_code == 200
+
+
+def test_a_deleted_tenant_is_gone_with_all_its_streams(own_service, acme):
+    service = own_service
+    slowed(service)
+    other = service.tenant()
+    enrolled(service, acme, "alice")
+    enrolled(service, other, "alice")
+    own = started([Reader(service, acme.key, model) for model in ("alice:voice", "tiny")])
+    others = started([Reader(service, other.key, "alice:voice")])
+    with service.client("an-admin-key-for-tests") as admin:
+        assert admin.delete(f"/v1/tenants/{acme.tenant_id}").json()["deleted"]
+    for reader in own + others:
+        reader.join(30)
+    assert all(reader.errors for reader in own)
+    assert b"[DONE]" in others[0].data
+    assert acme.get("/v1/models").status_code == 401
+
+
+def test_a_process_that_does_not_follow_makes_the_answer_202_until_it_is_dead(tmp_path, database_url):
+    with serving(tmp_path, database_url, store={"process_dead_after": 8.0}) as service:
+        acme = service.tenant()
+        enrolled(service, acme, "alice")
+        # Another serving process that has stopped following: it counts until its beat is too old.
+        service.store.feed.join("service")
+        answer = acme.delete("/v1/users/alice")
+        assert answer.status_code == 202
+        body = answer.json()
+        assert body["deleted"] is False
+        assert answer.headers["location"] == f"/v1/erasures/{body['erasure']}"
+        assert complete(acme, "alice:voice").status_code == 404
+        polled = acme.get(f"/v1/erasures/{body['erasure']}").json()
+        assert (polled["state"], polled["deleted"]) == (
+            "done",
+            False,
+        )  # the bytes are gone, the process is not
+        give_up = time.monotonic() + 20
+        while not acme.get(f"/v1/erasures/{body['erasure']}").json()["deleted"]:
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+
+
+def test_two_processes_both_stop_before_the_acknowledgement(tmp_path, database_url):
+    with (
+        serving(tmp_path, database_url) as one,
+        serving(tmp_path, database_url) as two,
+    ):
+        slowed(two)
+        acme = one.tenant()
+        enrolled(one, acme, "alice")
+        readers = started([Reader(two, acme.key, "alice:voice", seed=i) for i in range(8)])
+        assert acme.delete("/v1/users/alice").status_code == 200
+        acknowledged = time.monotonic()
+        for reader in readers:
+            reader.join(30)
+            assert [error["code"] for error in reader.errors] == ["model_not_found"]
+            assert reader.closed_at < acknowledged + 1
+        with two.client(acme.key) as elsewhere:
+            assert complete(elsewhere, "alice:voice").status_code == 404
+
+
+def test_a_process_that_loses_the_feed_sends_nothing_more(own_service, acme, monkeypatch):
+    service = own_service
+    slowed(service)
+    enrolled(service, acme, "alice")
+    (reader,) = started([Reader(service, acme.key, "alice:voice", tokens=250)])
+
+    def away(_after):
+        raise OSError("the database is away")
+
+    monkeypatch.setattr(service.parts.store.feed, "read", away)
+    reader.join(30)
+    assert [error["code"] for error in reader.errors] == ["overloaded"]
+    refused = complete(acme, "alice:voice")
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert service.client(None).get("/readyz").status_code == 503
+    monkeypatch.undo()
+    give_up = time.monotonic() + 10
+    while complete(acme, "alice:voice").status_code != 200:
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+
+
+def test_an_erasure_cut_half_way_completes_at_the_next_start(tmp_path, database_url):
+    first = Serving(tmp_path, database_url)
+    first.start()
+    acme = first.tenant()
+    key, scope = acme.key, acme.scope
+    enrolled(first, acme, "alice")
+    (owner,) = [view.owner for view in first.store.owners.list_users(scope)]
+    first.stop()
+    # The commit of the delete, then the power goes.
+    cut = Serving(tmp_path, database_url)
+    erasure = cut.store.erasure.begin(scope, "alice")
+    assert [p for p, _ in cut.store.blobs.places() if p.owner_id == owner.owner_id]
+    assert cut.store.erasure.get(scope, erasure.id).state == "purging"
+    cut.start()
+    try:
+        with cut.client(key) as tenant:
+            give_up = time.monotonic() + 20
+            while not tenant.get(f"/v1/erasures/{erasure.id}").json()["deleted"]:
+                assert time.monotonic() < give_up
+                time.sleep(0.1)
+            assert complete(tenant, "alice:voice").status_code == 404
+        assert not [p for p, _ in cut.store.blobs.places() if p.owner_id == owner.owner_id]
+    finally:
+        cut.stop()
+
+
+def test_a_file_goes_and_its_versions_stay_unless_asked(own_service, acme):
+    service = own_service
+    service.user(acme, "alice")
+    files = [service.upload(acme, user="alice").json()["id"] for _ in range(2)]
+    for i, file in enumerate(files):
+        service.publish(acme.scope, "alice", "voice", files=[file], seed=i)
+    assert acme.delete(f"/v1/files/{files[0]}").json()["deleted"]
+    assert acme.get(f"/v1/files/{files[0]}").status_code == 404
+    assert complete(acme, "alice:voice@1").status_code == 200
+    assert acme.delete(f"/v1/files/{files[1]}?versions=true").json()["deleted"]
+    assert complete(acme, "alice:voice@2").status_code == 404
+    assert complete(acme, "alice:voice").json()["prefix_version"] == "alice:voice@1"
+
+
+def test_a_cold_load_under_way_is_revoked_too(own_service, acme, monkeypatch):
+    service = own_service
+    enrolled(service, acme, "alice")
+    read, reading, go_on = service.parts.store.registry.read, threading.Event(), threading.Event()
+
+    def slow(resolved):
+        data = read(resolved)
+        reading.set()
+        assert go_on.wait(20)
+        return data
+
+    monkeypatch.setattr(service.parts.store.registry, "read", slow)
+    reader = Reader(service, acme.key, "alice:voice")
+    reader.start()
+    assert reading.wait(20)
+    threading.Timer(0.5, go_on.set).start()
+    assert acme.delete("/v1/users/alice").status_code == 200
+    reader.join(20)
+    assert reader.status == 404
+    assert service.parts.engine.stats().resident_prefixes == 0

@@ -1,0 +1,91 @@
+"""Tickets: what is gone opens none and stays gone; queues count what waits."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefix_store.errors import NotFound
+from prefix_store.scope import Owner
+from prefix_store.version_rows import Resolved
+from service.tickets import Tickets
+
+
+def version(number=1, owner="own-a", tenant="ten-1"):
+    whose = Owner(tenant, owner, "user", "alice")
+    name = f"ver-{owner}-{number}"
+    return Resolved(name, number, "alice:v", f"alice:v@{number}", whose, 4, 4, "f", {}, "s")
+
+
+@pytest.mark.parametrize("gone", ["ten-1", "own-a", "ver-own-a-1"])
+def test_what_is_revoked_ends_and_opens_never_again(gone):
+    tickets = Tickets()
+    mine = tickets.open("ten-1", None, version())
+    other = tickets.open("ten-1", None, version(owner="own-b")) if gone != "ten-1" else None
+    assert tickets.revoke([gone]) == [mine]
+    assert mine.revoked
+    assert other is None or not other.revoked
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            tickets.open("ten-1", None, version())
+    assert tickets.open("ten-2", None, version(owner="own-c", tenant="ten-2"))
+
+
+def test_a_base_models_ticket_survives_the_owners_but_not_the_tenant():
+    tickets = Tickets()
+    base = tickets.open("ten-1", None)
+    tickets.revoke(["own-a"])
+    assert not base.revoked
+    tickets.revoke(["ten-1"])
+    assert base.revoked
+
+
+def test_ended_tickets_are_forgotten_and_not_found_by_a_revocation():
+    tickets = Tickets()
+    ticket = tickets.open("ten-1", None, version())
+    assert tickets.in_use() == {"ver-own-a-1"}
+    tickets.end(ticket)
+    assert ticket.ended.is_set()
+    assert tickets.in_use() == set()
+    assert tickets.count() == 0
+    assert tickets.revoke(["own-a"]) == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["open", "start", "end"]), st.integers(0, 5), st.integers(1, 4)),
+        max_size=60,
+    )
+)
+def test_a_tenants_queue_never_exceeds_its_bound_and_empties(steps):
+    most = 6
+    tickets, held = Tickets(), []
+    waiting = {}
+    for act, which, rows in steps:
+        if act == "open":
+            ticket = tickets.open(f"ten-{which % 2}", None)
+            before = sum(n for t, n in waiting.items() if t.tenant_id == ticket.tenant_id)
+            taken = tickets.queue(ticket, rows, rows * 10, most)
+            assert (taken == "taken") == (before + rows <= most)
+            if taken == "taken":
+                waiting[ticket] = rows
+                held.append(ticket)
+            else:
+                tickets.end(ticket)
+        elif held:
+            ticket = held[which % len(held)]
+            if act == "start":
+                tickets.started(ticket)
+                waiting[ticket] = max(0, waiting[ticket] - 1)
+            else:
+                tickets.end(ticket)
+                waiting.pop(ticket)
+                held.remove(ticket)
+        for tenant in ("ten-0", "ten-1"):
+            assert tickets._waiting[tenant] == sum(n for t, n in waiting.items() if t.tenant_id == tenant)
+    for tenant in ("ten-0", "ten-1"):
+        ahead, tenants = tickets.tokens_ahead(tenant)
+        assert ahead == sum(ticket.tokens for ticket in held if ticket.tenant_id == tenant)
+        assert tenants == len({tenant, *(ticket.tenant_id for ticket in held)})
+    for ticket in held:
+        tickets.end(ticket)
+    assert not +tickets._waiting
