@@ -1,0 +1,31 @@
+# One image for both processes; compose chooses which one runs.
+FROM python:3.11-slim AS build
+WORKDIR /app
+RUN python -m venv /app/.venv
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+# The dependencies alone first, so that a change of code does not fetch them again.
+RUN /app/.venv/bin/python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > requirements.txt \
+    && /app/.venv/bin/pip install --no-cache-dir -c constraints.txt -r requirements.txt
+COPY prefix_engine ./prefix_engine
+COPY prefix_store ./prefix_store
+COPY service ./service
+COPY trainer_worker ./trainer_worker
+RUN /app/.venv/bin/pip install --no-cache-dir --no-deps .
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --create-home prefixserve \
+    && install -d -o prefixserve -g prefixserve -m 0700 /var/lib/prefixserve
+COPY --from=build /app/.venv /app/.venv
+ENV PATH=/app/.venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/var/lib/prefixserve/hub \
+    PREFIX_DATA_DIR=/var/lib/prefixserve \
+    PREFIX_HOST=0.0.0.0 \
+    PREFIX_PORT=8000
+USER prefixserve
+WORKDIR /var/lib/prefixserve
+VOLUME /var/lib/prefixserve
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['PREFIX_PORT'] + '/livez', timeout=4)"]
+CMD ["python", "-m", "service"]

@@ -1,0 +1,125 @@
+"""What prefixes gain on the carried datasets: base loss beside prefix loss, on inputs that chose nothing.
+
+Every training file is trained on by the product's own code with its default settings, in the forms and
+with the starts of the text that are asked for. Each cell reads `held-out / evaluation`: the loss on the
+rows of the training file that the run held out, by which it stopped early and kept its best, and by which
+the defaults of `trainer_worker.plan` are chosen; and the loss on the evaluation file, whose prompts no run
+and no choice of a setting goes by. A prompt with several references counts each of them. Of a long training
+file the first rows are taken.
+
+Run: python bench/losses.py [--quick] [--datasets a,b --forms direct,mlp --starts m,0 --rows 3000]
+"""
+
+import argparse
+import gzip
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefix_engine import Base, load_base
+from prefix_engine.template import Template
+from prefix_store.hyperparameters import Hyperparameters
+from trainer_worker.evaluate import score
+from trainer_worker.order import Order
+from trainer_worker.rows import Encoded, Row, encode
+from trainer_worker.training import Trained, Training
+
+DATA = Path(__file__).resolve().parents[1] / "examples" / "data"
+
+
+class Silent:
+    """A report that nobody reads."""
+
+    def progress(self, fields) -> None:
+        """Forget it."""
+
+    def event(self, level, type, message, data=None) -> None:  # noqa: A002
+        """Forget it."""
+
+    def checkpoint(self, update, payload) -> None:
+        """Forget it."""
+
+    def stopping(self) -> bool:
+        """Never."""
+        return False
+
+
+def main() -> None:
+    args = arguments()
+    base = load_base(args.base, args.device)
+    configurations = [(form, start) for form in args.forms.split(",") for start in args.starts.split(",")]
+    heads = [f"{form}, text at {start}" for form, start in configurations]
+    print(f"| dataset | training rows | tokens scored | base | {' | '.join(heads)} | seconds a run |")
+    print(f"|{'---|' * (len(heads) + 5)}")
+    for name in args.datasets.split(",") if args.datasets else names():
+        print(line(base, name, configurations, args), flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default="gpt2-mini")
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--datasets", default="", help="names with commas; all that are carried if empty")
+    parser.add_argument("--forms", default="direct,mlp")
+    parser.add_argument("--starts", default="m,0")
+    parser.add_argument("--rows", type=int, default=3000, help="most training rows")
+    parser.add_argument("--steps", type=int, default=None, help="updates; the product's choice if not given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="300 rows, 20 updates: shows that it works")
+    args = parser.parse_args()
+    if args.quick:
+        args.rows, args.steps = 300, 20
+    return args
+
+
+def names() -> list[str]:
+    return sorted(path.name.removesuffix("_train.jsonl.gz") for path in DATA.glob("*_train.jsonl.gz"))
+
+
+def line(base: Base, name: str, configurations, args) -> str:
+    lines = gzip.decompress((DATA / f"{name}_train.jsonl.gz").read_bytes()).splitlines(keepends=True)
+    training = b"".join(lines[: args.rows])
+    asked = evaluation(base, name, most=100 if args.quick else 600)
+    plain = score(base, asked, None, 0)
+    cells, seconds, held_out = [], [], set()
+    for form, start in configurations:
+        began = time.perf_counter()
+        trained = train(base, training, form, start, args)
+        seconds.append(time.perf_counter() - began)
+        prefix = trained.prefix
+        unseen = score(base, asked, prefix.tensor.to(base.device), prefix.position_offset).loss
+        held_out.add(f"{trained.metrics['base_loss']:.3f}")
+        cells.append(f"{trained.metrics['held_out_loss']:.3f} / {unseen:.3f}")
+    rows = min(len(lines), args.rows)
+    spent = f"{min(seconds):.0f} to {max(seconds):.0f}"
+    return f"| {name} | {rows:,} | {plain.tokens:,} | {' '.join(held_out)} / {plain.loss:.3f} | {' | '.join(cells)} | {spent} |"
+
+
+def train(base: Base, training: bytes, form, start, args) -> Trained:
+    wishes = Hyperparameters(parametrization=form, text_start=start, max_steps=args.steps)
+    return Training(base, Order(wishes, args.seed, [("training", training)]), Silent()).train()
+
+
+def evaluation(base: Base, name: str, most: int) -> list[Encoded]:
+    """Rows of the evaluation file that fit the context behind 10 positions; the same for every run."""
+    path = next(
+        DATA / f"{name}_{kind}.jsonl.gz"
+        for kind in ("eval", "valid")
+        if (DATA / f"{name}_{kind}.jsonl.gz").exists()
+    )
+    codes = encode(list(references(path)), Template.of(base.tokenizer), base.tokenizer)
+    fitting = [code for code in codes if len(code.tokens) + 10 <= base.config.positions]
+    return fitting[:: -(-len(fitting) // most)]
+
+
+def references(path: Path) -> Iterator[Row]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for number, text in enumerate(lines, 1):
+            row = json.loads(text)
+            for reference in row["references"]:
+                yield Row(row["prompt"], reference, path.name, number)
+
+
+if __name__ == "__main__":
+    main()
