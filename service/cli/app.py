@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from service.cli import (
+    bench,
     datasets,
     generation,
     jobs,
@@ -48,6 +49,7 @@ app.command()(generation.generate)
 app.add_typer(prefixes.prefixes)
 app.command()(reports.models)
 app.command()(reports.usage)
+app.command()(bench.bench)
 app.command()(processes.serve)
 app.command()(processes.worker)
 app.command()(processes.demo)
