@@ -3,12 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+PEERS := $(patsubst bench/peers/%.txt,build/peers/%/.installed,$(wildcard bench/peers/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint bench clean
+.PHONY: help setup demo serve test lint bench bench-peers clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with the pinned dependencies (skipped when nothing changed)
 
@@ -37,8 +38,19 @@ lint: $(STAMP) ## style, types, import rules, unused dependencies and code
 	$(BIN)/deptry .
 	$(BIN)/vulture
 
-bench: $(STAMP) ## what the prefixes gain on the carried datasets, and how fast they are served
-	@set -e; for script in $(wildcard bench/*.py); do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefixes gain on the carried datasets
+	$(BIN)/python -m bench
+	$(if $(wildcard bench/service.py),$(BIN)/python -m bench.service)
+	$(BIN)/python -m bench.losses
+
+bench-peers: $(PEERS) ## what bench compares with and setup does not bring, each in a venv of its own
+
+# vLLM's CPU build does not start beside the builds of these three that it pulls in.
+build/peers/%/.installed: bench/peers/%.txt
+	$(PYTHON) -m venv build/peers/$*
+	build/peers/$*/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	build/peers/$*/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 clean: ## remove the venv and every cache; data folders stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage

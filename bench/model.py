@@ -14,9 +14,11 @@ def model_folder(shape: str) -> Path:
     if folder.exists():
         return folder
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 - slow, and needed once
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
     from prefix_engine.testing import END, byte_tokenizer, tiny_model  # noqa: PLC0415
 
+    disable_progress_bar()
     making = folder.with_name(f"{folder.name}.{os.getpid()}")
     tiny_model(**SHAPES[shape], spread=0.02, seed=0).save_pretrained(making)
     PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), eos_token=END).save_pretrained(making)

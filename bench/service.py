@@ -1,0 +1,85 @@
+"""The service's bench (W3): over HTTP with streams, on a temporary folder, with tenants and prefixes of its own.
+
+Run: python -m bench.service [--quick] [--rows sweep,fair,cold,registry] [--base gpt2-mini]
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.model import model_folder
+from bench.process import BUILD
+from bench.service_run import LIGHT, QUICK, M, ServiceRun, Sizes
+from bench.service_site import Running, found
+from bench.service_sweep import saturated, sweep, table
+from bench.table import HEAD, Row
+from prefix_engine import load_base
+
+Section = Callable[[ServiceRun], tuple[list[Row], dict[str, Any]]]
+
+
+def loads(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
+    """Saturated, then swept; one service for both."""
+    with Running(run.folder, run.base_model, deadline_seconds=str(run.sizes.deadline_s)) as service:
+        rows, full = saturated(run, service)
+        more, swept = sweep(run, service, full["prefills"])
+    run.say(table(swept["points"]))
+    return rows + more, {"saturated": full, "sweep": swept}
+
+
+SECTIONS: dict[str, Section] = {"sweep": loads}
+
+
+def main() -> None:
+    """Measure what was asked for, and print one table."""
+    args = arguments()
+    sizes = QUICK if args.quick else Sizes()
+    base_model = args.base or str(model_folder("tiny" if args.quick else "124m"))
+    out = BUILD / ("quick" if args.quick else "results")
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    lines = [HEAD]
+    with tempfile.TemporaryDirectory(prefix="prefixserve-bench-") as folder:
+        base = load_base(base_model, "cpu")
+        each = sizes.prefixes // 8
+        tenants = found(Path(folder), base, [each] * 8 + [1] * (LIGHT + 1), M)
+        run = ServiceRun(sizes, Path(folder), base_model, tenants)
+        del base
+        run.say(f"== {sizes.prefixes} prefixes published: {time.perf_counter() - began:.0f} s")
+        for name in args.rows:
+            run.say(f"== {name}")
+            start = time.perf_counter()
+            rows, raw = SECTIONS[name](run)
+            table_lines = [row.markdown() for row in rows]
+            seconds = time.perf_counter() - start
+            kept = {"rows": table_lines, "seconds": seconds, "raw": raw}
+            (out / f"service_{name}.json").write_text(json.dumps(kept, indent=1))
+            lines += table_lines
+            run.say(f"== {name}: {seconds:.0f} s")
+    print("\n".join(lines))
+    print(f"\n{time.perf_counter() - began:.0f} s in all, {base_model.rpartition('/')[2]}")
+    if args.quick:
+        print("--quick shows that the bench works; its figures mean nothing")
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--rows", type=_names, default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}; all if not given"
+    )
+    parser.add_argument("--base", help="a base model; random weights of the 124M shape if not given")
+    parser.add_argument("--quick", action="store_true", help="a tiny shape, short loads: shows that it works")
+    return parser.parse_args()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What the sections of the service's bench share: the site, the lengths, who asks for what, how it is printed."""
+
+import heapq
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.service_site import Tenant
+from service.cli.bench_asks import draw, popularity
+from service.cli.bench_load import Ask
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything: the whole bench, or what shows that it works.
+
+    Attributes:
+        prefixes: of all tenants.
+        prompt: range of the prompts' lengths.
+        output: range of the answers' lengths.
+        saturated: requests of one saturated turn.
+        under_way: of them at once; more than the batch has rows.
+        rounds: of turns that alternate.
+        loads: multiples of the capacity.
+        load_s: seconds of each load.
+        long_load_s: seconds of the load of which percentiles are promised.
+        deadline_s: of the service, so that overload is refused rather than queued without end.
+        fair_s: seconds of each turn with the heavy tenant.
+        heavy: streams of the heavy tenant.
+        cold: prefixes of which the first use is compared with the next, one at a time.
+        crowd: cold prefixes that are asked for at once.
+        registered: prefixes of the two registries.
+        resolves: calls of each turn on a registry.
+    """
+
+    prefixes: int = 200
+    prompt: tuple[int, int] = (20, 400)
+    output: tuple[int, int] = (10, 100)
+    saturated: int = 112
+    under_way: int = 48
+    rounds: int = 2
+    loads: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.2, 2.0, 3.0)
+    load_s: float = 25.0
+    long_load_s: float = 75.0
+    deadline_s: float = 20.0
+    fair_s: float = 30.0
+    heavy: int = 100
+    cold: int = 40
+    crowd: int = 50
+    registered: tuple[int, int] = (100, 100_000)
+    resolves: int = 1000
+
+
+QUICK = Sizes(
+    prefixes=28,
+    prompt=(5, 40),
+    output=(2, 6),
+    saturated=12,
+    under_way=6,
+    rounds=1,
+    loads=(0.3, 0.7, 2.0),
+    load_s=1.5,
+    long_load_s=2.0,
+    deadline_s=5.0,
+    fair_s=1.5,
+    heavy=8,
+    cold=3,
+    crowd=4,
+    registered=(10, 300),
+    resolves=40,
+)
+M = 10
+LIGHT = 20
+
+
+@dataclass
+class ServiceRun:
+    """One run of the bench.
+
+    Attributes:
+        sizes: how much.
+        folder: of the store.
+        base_model: what the service loads.
+        tenants: with their prefixes; the first ones ask the most.
+        capacity: requests a second that the saturated service answered; 0 until it was measured.
+    """
+
+    sizes: Sizes
+    folder: Path
+    base_model: str
+    tenants: Sequence[Tenant]
+    capacity: float = 0.0
+
+    def say(self, line: str) -> None:
+        """Print progress at once."""
+        print(line, flush=True)
+
+    @property
+    def crowd(self) -> Sequence[Tenant]:
+        """Tenants of unequal appetite that share the prefixes of the sweep."""
+        return self.tenants[:8]
+
+    def asks(self, *, seed: int, rate: float | None = None) -> Iterator[Ask]:
+        """Endless asks of tenants of unequal appetite, Zipf by tenant and by prefix.
+
+        Args:
+            seed: of all that is drawn.
+            rate: requests a second of all tenants together; None gives no moments.
+        """
+        weights = popularity(len(self.crowd), 1.0)
+        streams = [
+            self.stream(tenant, None if rate is None else rate * weight / sum(weights), seed=100 * seed + i)
+            for i, (tenant, weight) in enumerate(zip(self.crowd, weights, strict=True))
+        ]
+        if rate is not None:
+            return heapq.merge(*streams, key=lambda ask: ask.due or 0.0)
+        choice = random.Random(seed)
+        return (next(choice.choices(streams, weights)[0]) for _ in itertools.count())
+
+    def stream(self, tenant: Tenant, rate: float | None, *, seed: int) -> Iterator[Ask]:
+        """Endless asks of one tenant."""
+        return draw(
+            tenant.prefixes,
+            prompt=self.sizes.prompt,
+            output=self.sizes.output,
+            rate=rate,
+            zipf=1.0,
+            seed=seed,
+            api_key=tenant.key,
+            label=tenant.name,
+        )

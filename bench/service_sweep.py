@@ -1,0 +1,149 @@
+"""The service under load: saturated against the bare engine, then Poisson arrivals at many loads."""
+
+import itertools
+import statistics
+from collections import Counter
+from typing import Any
+
+from bench.service_engine import BareEngine, Neighbour, between
+from bench.service_run import M, ServiceRun
+from bench.service_site import Running, own_cpu_seconds
+from bench.table import Row
+from service.cli import bench_load
+from service.cli.bench_load import Outcome
+from service.cli.bench_report import percentile, spread
+
+PROMISED = 0.7  # the load of which the time to the first token is promised
+LONG = 200  # tokens of a prompt that count for it
+_SETTLE = 0.15  # of a load's time before tokens are counted
+
+
+def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, Any]]:
+    """The same requests, as many under way, through HTTP and by the bare engine, in turn."""
+    sizes = run.sizes
+    every: dict[str, list[float]] = {"service": [], "engine": []}
+    shares: list[float] = []
+    prompts = range(sizes.prompt[0], sizes.prompt[1] + 1, max(1, (sizes.prompt[1] - sizes.prompt[0]) // 4))
+    with BareEngine(run.base_model, M) as engine:
+        for turn in range(sizes.rounds + 1):
+            count = sizes.saturated if turn else sizes.saturated // 3  # the first only warms up
+            asks = list(itertools.islice(run.asks(seed=turn), count))
+            cpu, wall = own_cpu_seconds(), 0.0
+            served = service.cpu_seconds()
+            outcomes, wall = bench_load.run(service.url, iter(asks), concurrency=sizes.under_way)
+            share, theirs = (own_cpu_seconds() - cpu) / wall, (service.cpu_seconds() - served) / wall
+            _require(outcomes)
+            with Neighbour(share):
+                bare = engine.run(asks, sizes.under_way)
+            speed = sum(outcome.tokens for outcome in outcomes) / wall
+            run.say(
+                f"  turn {turn or 'warm-up'}: service {speed:.1f} tokens/s ({theirs:.2f} cores, its client {share:.2f}), "
+                f"bare engine {bare['tokens'] / bare['seconds']:.1f}"
+            )
+            if turn:
+                every["service"].append(speed)
+                every["engine"].append(bare["tokens"] / bare["seconds"])
+                shares.append(share)
+                run.capacity = max(run.capacity, len(asks) / wall)
+        prefills = engine.prefills(prompts, 3)
+    ratio = statistics.median(a / b for a, b in zip(every["service"], every["engine"], strict=True))
+    row = Row(
+        "W3 saturated: service over HTTP against the bare engine",
+        f"{statistics.median(every['service']):.0f} tokens/s",
+        f"{statistics.median(every['engine']):.0f} tokens/s beside a process as busy as the load generator "
+        f"({statistics.median(shares):.2f} cores)",
+        100 * ratio,
+        at_least=90,
+        unit="%",
+    )
+    raw = every | {"client_cores": shares, "capacity": run.capacity, "prefills": prefills}
+    return [row], raw
+
+
+def sweep(run: ServiceRun, service: Running, prefills: dict[int, float]) -> tuple[list[Row], dict[str, Any]]:
+    """Loads from far below capacity to far above it."""
+    points = []
+    rows: list[Row] = []
+    for number, load in enumerate(run.sizes.loads):
+        seconds = run.sizes.long_load_s if load == PROMISED else run.sizes.load_s
+        asks = run.asks(seed=50 + number, rate=load * run.capacity)
+        outcomes, took = bench_load.run(service.url, asks, seconds=seconds)
+        point = _point(load, outcomes, seconds) | {"took": took}
+        points.append(point)
+        run.say("  " + _shown(point))
+        if load == PROMISED:
+            rows.append(_promised(outcomes, prefills))
+    return rows, {"capacity": run.capacity, "points": points}
+
+
+def _point(load: float, outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
+    """One load; goodput counts tokens that came while it lasted, of answers that came whole."""
+    good = [outcome for outcome in outcomes if outcome.error is None]
+    begin = _SETTLE * seconds
+    came = sum(begin <= o.began + piece <= seconds for o in good for piece in o.pieces[:-1])
+    return {
+        "load": load,
+        "requests": len(outcomes),
+        "answered": len(good),
+        "goodput": came / (seconds - begin),
+        "errors": dict(Counter(outcome.error for outcome in outcomes if outcome.error is not None)),
+        "first_token": spread([outcome.first for outcome in good]),
+        "between_tokens": spread([gap for outcome in good for gap in outcome.gaps]),
+        "sent_late": spread([outcome.lag for outcome in outcomes]),
+    }
+
+
+def _promised(outcomes: list[Outcome], prefills: dict[int, float]) -> Row:
+    long = [o for o in outcomes if o.error is None and len(o.ask.prompt) >= LONG] or outcomes
+    ratios = [o.first / between(prefills, len(o.ask.prompt)) for o in long if o.pieces]
+    return Row(
+        f"p95 time to first token at {PROMISED} load, prompts of {LONG} tokens and more",
+        f"p50 {statistics.median(ratios):.1f}, p95 {percentile(ratios, 95) * 1:.1f} prefills; "
+        f"{percentile([o.first for o in long if o.pieces], 95) * 1000:.0f} ms, {len(ratios)} requests",
+        f"one prefill of that length alone on the bare engine, {between(prefills, 300) * 1000:.0f} ms at 300 tokens",
+        percentile(ratios, 95),
+        at_most=4,
+    )
+
+
+def _shown(point: dict[str, Any]) -> str:
+    first, gap = point["first_token"], point["between_tokens"]
+    times = (
+        "nothing answered"
+        if first is None or gap is None
+        else f"first token {first['p50'] * 1000:.0f}/{first['p95'] * 1000:.0f} ms, "
+        f"between tokens {gap['p50'] * 1000:.0f}/{gap['p95'] * 1000:.0f} ms (p50/p95)"
+    )
+    return (
+        f"load {point['load']:.1f}: {point['answered']} of {point['requests']} answered, "
+        f"goodput {point['goodput']:.0f} tokens/s, {times}, {point['errors'] or 'no errors'}"
+    )
+
+
+def _require(outcomes: list[Outcome]) -> None:
+    wrong = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
+    if wrong:
+        raise RuntimeError(f"the service refused what it should have served: {dict(wrong)}")
+
+
+def table(points: list[dict[str, Any]]) -> str:
+    """The sweep as a Markdown table."""
+    lines = [
+        "| load | requests | answered | 429 | 503 | goodput, tokens/s "
+        + "| first token p50 / p95 / p99, ms | between tokens p50 / p95 / p99, ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for point in points:
+        refused = [
+            sum(n for code, n in point["errors"].items() if code.startswith(s)) for s in ("429", "503")
+        ]
+        cells = (_cells(point["first_token"]), _cells(point["between_tokens"]))
+        lines.append(
+            f"| {point['load']:g} | {point['requests']} | {point['answered']} | {refused[0]} | {refused[1]} | "
+            f"{point['goodput']:.0f} | {cells[0]} | {cells[1]} |"
+        )
+    return "\n".join(lines)
+
+
+def _cells(times: dict[str, float] | None) -> str:
+    return "-" if times is None else " / ".join(f"{times[p] * 1000:.0f}" for p in ("p50", "p95", "p99"))
