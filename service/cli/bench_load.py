@@ -76,15 +76,22 @@ class Outcome:
         return (self.pieces[-1] - self.pieces[0]) / (self.tokens - 1) if self.tokens > 1 else None
 
 
-def run(
+def run(url: str, asks: Iterator[Ask], **bounds: Any) -> tuple[list[Outcome], float]:
+    """`load` where no event loop runs yet; the outcomes and the seconds that it took."""
+    start = time.perf_counter()
+    outcomes = asyncio.run(load(url, asks, **bounds))
+    return outcomes, time.perf_counter() - start
+
+
+async def load(
     url: str,
     asks: Iterator[Ask],
     *,
     concurrency: int | None = None,
     seconds: float = math.inf,
     told: Callable[[Outcome], None] = lambda _outcome: None,
-) -> tuple[list[Outcome], float]:
-    """Send asks and wait for all answers; the outcomes and the seconds that it took.
+) -> list[Outcome]:
+    """Send asks and wait for all answers; the outcomes in the order of their ends.
 
     Args:
         url: of the service.
@@ -93,16 +100,6 @@ def run(
         seconds: after which nothing new is sent.
         told: hears each outcome as it comes.
     """
-    return asyncio.run(_run(url, asks, concurrency, seconds, told))
-
-
-async def _run(
-    url: str,
-    asks: Iterator[Ask],
-    concurrency: int | None,
-    seconds: float,
-    told: Callable[[Outcome], None],
-) -> tuple[list[Outcome], float]:
     outcomes: list[Outcome] = []
     room = asyncio.Semaphore(concurrency) if concurrency is not None else None
     timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
@@ -122,7 +119,7 @@ async def _run(
 
         async for ask in _when_due(asks, room, start, seconds):
             group.create_task(one(ask))
-    return outcomes, time.perf_counter() - start
+    return outcomes
 
 
 async def _when_due(
