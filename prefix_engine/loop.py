@@ -78,6 +78,7 @@ class Loop:
     def settle(self, loaded: Loaded) -> None:
         """Take what a loader thread brought; an error fails the requests that wait for it."""
         error = self.pool.settle(loaded)
+        self.scheduler.wake(loaded.prefix_id)
         if error is not None:
             self.fail_prefixes({loaded.prefix_id}, error.code, error.message)
 

@@ -114,6 +114,8 @@ class PrefixPool:
     def ensure(self, prefix_id: str, protected: Container[str]) -> Readiness:
         """Say whether a prefix is resident; if not, start its load, or find room for it if it came.
 
+        COLD means that it must be asked for again, because loads enough are under way.
+
         Room is made by evicting the least recently used prefix that no row pins and that is not
         `protected` (wanted by a request that comes earlier).
         """
@@ -123,10 +125,13 @@ class PrefixPool:
         if prefix_id in self._held:
             placed = self._place(prefix_id, protected)
             return Readiness.READY if placed else Readiness.NO_ROOM
-        if prefix_id not in self._loading and self.loading < self._most_loads:
-            self._loading.add(prefix_id)
-            self.misses += 1
-            self._orders.put(prefix_id)
+        if prefix_id in self._loading:
+            return Readiness.LOADING
+        if self.loading >= self._most_loads:
+            return Readiness.COLD
+        self._loading.add(prefix_id)
+        self.misses += 1
+        self._orders.put(prefix_id)
         return Readiness.LOADING
 
     def pin(self, prefix_id: str) -> Resident:

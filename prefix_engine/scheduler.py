@@ -7,14 +7,14 @@ up service by staying away. A row keeps its memory until it ends: pages for prom
 taken on admission, so nothing running is ever pushed out.
 """
 
-import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 from prefix_engine.pages import PageAllocator, pages_for
 from prefix_engine.sequence import Sequence
+from prefix_engine.waiting import Waiting, cost
 
 _REMEMBERED = 1024  # counters of absent keys that are kept without a look at whether they matter
 
@@ -23,7 +23,8 @@ class Readiness(Enum):
     """What admission learns about a waiting request's prefix."""
 
     READY = "ready"
-    LOADING = "loading"  # delays only itself
+    LOADING = "loading"  # delays only itself; not asked about again before `Scheduler.wake`
+    COLD = "cold"  # neither there nor loading, because as many loads as may be are under way
     NO_ROOM = "no room"  # loaded, but running rows pin the pool: later prefixes wait, so that it drains
 
 
@@ -65,11 +66,15 @@ class Scheduler:
         self._chunk_tokens = chunk_tokens
         self._pages = pages
         self._page = page
-        self._queues: dict[str, dict[int, Sequence]] = {}
+        self._queue = Waiting()
         self._served: dict[str, float] = {}
         self._active: Counter[str] = Counter()
-        self.waiting = 0
         self.running: dict[int, Sequence] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a row."""
+        return len(self._queue)
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether its pages exist at all, free or not."""
@@ -81,8 +86,7 @@ class Scheduler:
         if key not in self._active:
             self._lift(key)
         self._active[key] += 1
-        self._queues.setdefault(key, {})[sequence.number] = sequence
-        self.waiting += 1
+        self._queue.add(sequence)
 
     def remove(self, sequence: Sequence) -> tuple[int, ...]:
         """Take a request out, waiting or running; returns the pages that it held, now free."""
@@ -90,7 +94,7 @@ class Scheduler:
         if sequence.number in self.running:
             del self.running[sequence.number]
         else:
-            self._unqueue(sequence)
+            self._queue.remove(sequence)
         self._active[key] -= 1
         if not self._active[key]:
             del self._active[key]
@@ -100,19 +104,9 @@ class Scheduler:
         self._pages.give_back(pages)
         return pages
 
-    def waiting_in_order(self) -> Iterator[Sequence]:
-        """Waiting requests in the order in which they would be admitted, were all of them ready."""
-        heap = [(self._served[key], next(iter(queue)), key) for key, queue in self._queues.items()]
-        heapq.heapify(heap)
-        queues = {key: iter(queue.values()) for key, queue in self._queues.items()}
-        while heap:
-            served, number, key = heap[0]
-            sequence = next(queues[key], None)
-            if sequence is None:
-                heapq.heappop(heap)
-                continue
-            heapq.heapreplace(heap, (served + _cost(sequence), number, key))
-            yield sequence
+    def wake(self, prefix_id: str) -> None:
+        """Ask again about the requests of a prefix whose load has ended, however it did."""
+        self._queue.wake(prefix_id)
 
     def admit(self, readiness: Callable[[Sequence], Readiness], look_ahead: int) -> list[Sequence]:
         """Give rows and pages to what may run, in fair order; returns the new rows.
@@ -122,26 +116,38 @@ class Scheduler:
         starve a large one; up to `look_ahead` requests are asked about even so.
         """
         admitted: list[Sequence] = []
-        full = pool_full = False
-        for place, sequence in enumerate(self.waiting_in_order()):
+        aside: list[tuple[Sequence, bool]] = []
+        full = False
+        walk = self._queue.walk(self._served)
+        for place, sequence in enumerate(walk):
             full = full or len(self.running) >= self._rows
             if full and place >= look_ahead:
                 break
             state = readiness(sequence)
-            pool_full = pool_full or state is Readiness.NO_ROOM
-            if full or state is not Readiness.READY or (pool_full and sequence.request.prefix_id is not None):
-                continue
-            pages = self._pages.take(pages_for(sequence.slots_needed, self._page))
-            if pages is None:
-                full = True
-                continue
-            sequence.pages = pages
-            self.running[sequence.number] = sequence
-            admitted.append(sequence)
+            if state is Readiness.NO_ROOM:
+                walk.prefixes = False
+            elif state is not Readiness.READY:
+                cold = state is Readiness.COLD
+                walk.loads = walk.loads and not cold
+                aside.append((sequence, cold))
+            elif not full:
+                full = not self._start(sequence)
+                admitted += [] if full else [sequence]
+        for sequence, cold in aside:
+            self._queue.set_aside(sequence, cold=cold)
         for sequence in admitted:
-            self._unqueue(sequence)
-            self._served[sequence.request.share] += _cost(sequence)
+            self._queue.remove(sequence)
+            self._served[sequence.request.share] += cost(sequence)
         return admitted
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Give a row and its pages; False if there are not enough pages."""
+        pages = self._pages.take(pages_for(sequence.slots_needed, self._page))
+        if pages is None:
+            return False
+        sequence.pages = pages
+        self.running[sequence.number] = sequence
+        return True
 
     def plan(self) -> Plan:
         """The next step: one token for each row that decodes, then chunks of prompts by arrival."""
@@ -163,13 +169,6 @@ class Scheduler:
         for chunk in plan.chunks:
             chunk.sequence.computed = chunk.stop
 
-    def _unqueue(self, sequence: Sequence) -> None:
-        queue = self._queues[sequence.request.share]
-        del queue[sequence.number]
-        if not queue:
-            del self._queues[sequence.request.share]
-        self.waiting -= 1
-
     def _lift(self, key: str) -> None:
         """Let a key that comes back start level with the least served active one."""
         floor = min((self._served[other] for other in self._active), default=0.0)
@@ -180,7 +179,3 @@ class Scheduler:
     def _forget(self, floor: float) -> None:
         """Drop the counters of absent keys that a lift would raise anyway."""
         self._served = {k: v for k, v in self._served.items() if v > floor or k in self._active}
-
-
-def _cost(sequence: Sequence) -> int:
-    return len(sequence.request.prompt)

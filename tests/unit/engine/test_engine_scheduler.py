@@ -111,6 +111,7 @@ def test_budgets_hold_rows_decode_every_step_and_every_request_ends(jobs, rows, 
             ):
                 machine.end(sequences[i])
                 left.add(i)
+        machine.scheduler.wake("p")
         machine.step(
             lambda s, now=now: (
                 Readiness.READY
@@ -184,6 +185,135 @@ def test_a_request_whose_prefix_loads_blocks_nobody_not_even_behind_a_long_queue
     for _ in range(3):
         machine.step(lambda s: Readiness.LOADING if s.request.prefix_id else Readiness.READY)
     assert machine.finished == [999]
+
+
+class Shelf:
+    """Prefixes without a model: `loads` at once, each done when the test says; forgets as it is told."""
+
+    def __init__(self, scheduler, loads):
+        self.scheduler, self.loads = scheduler, loads
+        self.there, self.loading, self.asked = set(), {}, []
+
+    def readiness(self, s):
+        self.asked.append(s.number)
+        prefix_id = s.request.prefix_id
+        if prefix_id is None or prefix_id in self.there:
+            return Readiness.READY
+        if prefix_id not in self.loading and len(self.loading) >= self.loads:
+            return Readiness.COLD
+        self.loading.setdefault(prefix_id, len(self.loading))
+        return Readiness.LOADING
+
+    def settle(self, prefix_id, *, kept=True):
+        del self.loading[prefix_id]
+        if kept:
+            self.there.add(prefix_id)
+        self.scheduler.wake(prefix_id)
+
+
+visits = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from([None, *"pqrstuvw"]), st.integers(0, 20)), max_size=40
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(visits, st.integers(1, 4), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_whatever_is_ready_starts_while_there_are_rows_and_everything_ends(visits, rows, loads, chance):
+    machine = Machine(rows, rows + 8, 8, 1000)
+    shelf = Shelf(machine.scheduler, loads)
+    waiting = {}
+    for now in range(3000):
+        for number, (share, prefix_id, arrives) in enumerate(visits):
+            if arrives == now:
+                waiting[number] = sequence(number, share, prefix_id=prefix_id)
+                machine.scheduler.add(waiting[number])
+        if waiting and chance.random() < 0.05:
+            left = waiting.pop(chance.choice(sorted(waiting)))
+            machine.end(left)
+            machine.finished.append(left.number)
+        for prefix_id in [p for p in shelf.loading if chance.random() < 0.4]:
+            shelf.settle(prefix_id, kept=chance.random() < 0.8)
+        if shelf.there and chance.random() < 0.1:
+            shelf.there.remove(chance.choice(sorted(shelf.there)))  # evicted
+        free = rows - len(machine.scheduler.running)
+        ready = [n for n, s in waiting.items() if s.request.prefix_id in {None, *shelf.there}]
+        started = machine.scheduler.admit(shelf.readiness, look_ahead=4)
+        assert len(started) == min(free, len(ready))
+        for s in started:
+            del waiting[s.number]
+        assert machine.scheduler.waiting == len(waiting)
+        if len(started) < free and len(shelf.loading) < loads:  # nothing is left that could load
+            assert {s.request.prefix_id for s in waiting.values()} <= {*shelf.loading}
+        machine.step(shelf.readiness)
+        waiting = {n: s for n, s in waiting.items() if n not in machine.scheduler.running}
+        waiting = {n: s for n, s in waiting.items() if n not in machine.finished}
+        if now > 20 and not waiting and not machine.scheduler.running:
+            break
+    assert sorted(machine.finished) == list(range(len(visits)))
+    assert machine.allocator.used == 0
+    assert not machine.scheduler._queue._aside
+
+
+def test_thousands_of_cold_requests_are_not_looked_at_in_every_step():
+    machine = Machine(2, 8, 8, 100)
+    shelf = Shelf(machine.scheduler, loads=4)
+    for number in range(4000):
+        machine.scheduler.add(sequence(number, prefix_id=f"cold-{number}"))
+    machine.step(shelf.readiness)
+    for number in range(5000, 5050):
+        machine.scheduler.add(sequence(number))
+        shelf.asked.clear()
+        machine.step(shelf.readiness)
+        assert len(shelf.asked) <= 3  # the newcomer, and a cold one that might have begun to load
+    assert set(range(5000, 5040)) <= set(machine.finished)
+    for _ in range(200):
+        shelf.settle(next(iter(shelf.loading)))
+        shelf.asked.clear()
+        machine.step(shelf.readiness)
+        assert len(shelf.asked) <= 8
+    assert len(machine.finished) > 200 / 4
+
+
+def test_loads_begin_in_fair_order_whatever_stands_before():
+    machine = Machine(1, 8, 8, 100)
+    shelf = Shelf(machine.scheduler, loads=1)
+    for number in range(100):
+        machine.scheduler.add(sequence(number, "heavy", prefix_id=f"heavy-{number}"))
+    machine.step(shelf.readiness)
+    machine.scheduler.add(sequence(200, "light", prefix_id="light"))
+    begun = []
+    for _ in range(4):
+        begun += list(shelf.loading)
+        shelf.settle(begun[-1])
+        machine.step(shelf.readiness)
+    assert "light" in begun[:3]
+
+
+def test_a_cold_request_wakes_when_another_brought_its_prefix():
+    machine = Machine(4, 16, 8, 100)
+    shelf = Shelf(machine.scheduler, loads=1)
+    for number in range(50):
+        machine.scheduler.add(sequence(number, "heavy", prefix_id=f"p-{number}"))
+    machine.step(shelf.readiness)
+    shelf.loading["p-49"] = 1  # begun for somebody else
+    shelf.settle("p-49")
+    machine.step(shelf.readiness)
+    assert 49 in machine.scheduler.running
+
+
+def test_without_room_for_a_prefix_no_other_prefix_is_asked_about():
+    machine = Machine(4, 64, 64, 100)
+    for number in range(1000):
+        machine.scheduler.add(sequence(number, prefix_id="no room"))
+    machine.scheduler.add(sequence(2000))
+    asked = []
+
+    def no_room(s):
+        asked.append(s.number)
+        return Readiness.NO_ROOM if s.request.prefix_id else Readiness.READY
+
+    assert [s.number for s in machine.scheduler.admit(no_room, look_ahead=4)] == [2000]
+    assert asked == [0, 2000]
 
 
 def test_a_large_request_is_not_starved_by_small_ones_that_would_fit():
