@@ -13,6 +13,9 @@ from typing import Any
 
 from bench.model import model_folder
 from bench.process import BUILD
+from bench.service_cold import cold
+from bench.service_fair import fair
+from bench.service_registry import registry
 from bench.service_run import LIGHT, QUICK, M, ServiceRun, Sizes
 from bench.service_site import Running, found
 from bench.service_sweep import saturated, sweep, table
@@ -31,7 +34,7 @@ def loads(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
     return rows + more, {"saturated": full, "sweep": swept}
 
 
-SECTIONS: dict[str, Section] = {"sweep": loads}
+SECTIONS: dict[str, Section] = {"sweep": loads, "fair": fair, "cold": cold, "registry": registry}
 
 
 def main() -> None:

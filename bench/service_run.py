@@ -20,17 +20,19 @@ class Sizes:
         prefixes: of all tenants.
         prompt: range of the prompts' lengths.
         output: range of the answers' lengths.
-        saturated: requests of one saturated turn.
-        under_way: of them at once; more than the batch has rows.
+        under_way: requests at once that saturate; more than the batch has rows.
+        saturated_s: seconds of one saturated turn, about.
         rounds: of turns that alternate.
         loads: multiples of the capacity.
         load_s: seconds of each load.
         long_load_s: seconds of the load of which percentiles are promised.
         deadline_s: of the service, so that overload is refused rather than queued without end.
         fair_s: seconds of each turn with the heavy tenant.
+        fair_rounds: of both kinds of turn.
         heavy: streams of the heavy tenant.
         cold: prefixes of which the first use is compared with the next, one at a time.
         crowd: cold prefixes that are asked for at once.
+        window_s: after a crowd was sent, in which the others' tokens are looked at.
         registered: prefixes of the two registries.
         resolves: calls of each turn on a registry.
     """
@@ -38,17 +40,19 @@ class Sizes:
     prefixes: int = 200
     prompt: tuple[int, int] = (20, 400)
     output: tuple[int, int] = (10, 100)
-    saturated: int = 112
     under_way: int = 48
-    rounds: int = 2
+    saturated_s: float = 15.0
+    rounds: int = 3
     loads: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.2, 2.0, 3.0)
     load_s: float = 25.0
     long_load_s: float = 75.0
     deadline_s: float = 20.0
     fair_s: float = 30.0
+    fair_rounds: int = 2
     heavy: int = 100
     cold: int = 40
     crowd: int = 50
+    window_s: float = 1.5
     registered: tuple[int, int] = (100, 100_000)
     resolves: int = 1000
 
@@ -57,17 +61,19 @@ QUICK = Sizes(
     prefixes=28,
     prompt=(5, 40),
     output=(2, 6),
-    saturated=12,
     under_way=6,
+    saturated_s=1.0,
     rounds=1,
     loads=(0.3, 0.7, 2.0),
     load_s=1.5,
     long_load_s=2.0,
     deadline_s=5.0,
     fair_s=1.5,
+    fair_rounds=1,
     heavy=8,
     cold=3,
     crowd=4,
+    window_s=0.2,
     registered=(10, 300),
     resolves=40,
 )

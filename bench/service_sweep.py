@@ -5,12 +5,13 @@ import statistics
 from collections import Counter
 from typing import Any
 
-from bench.service_engine import BareEngine, Neighbour, between
+from bench.service_child import Neighbour
+from bench.service_engine import bare_engine, between, said
 from bench.service_run import M, ServiceRun
 from bench.service_site import Running, own_cpu_seconds
 from bench.table import Row
 from service.cli import bench_load
-from service.cli.bench_load import Outcome
+from service.cli.bench_load import Ask, Outcome
 from service.cli.bench_report import percentile, spread
 
 PROMISED = 0.7  # the load of which the time to the first token is promised
@@ -21,43 +22,48 @@ _SETTLE = 0.15  # of a load's time before tokens are counted
 def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, Any]]:
     """The same requests, as many under way, through HTTP and by the bare engine, in turn."""
     sizes = run.sizes
-    every: dict[str, list[float]] = {"service": [], "engine": []}
-    shares: list[float] = []
-    prompts = range(sizes.prompt[0], sizes.prompt[1] + 1, max(1, (sizes.prompt[1] - sizes.prompt[0]) // 4))
-    with BareEngine(run.base_model, M) as engine:
+    every: dict[str, list[float]] = {"service": [], "engine": [], "client_cores": [], "service_cores": []}
+    lengths = list(range(*sizes.prompt, max(1, sizes.prompt[1] // 8)))
+    count = sizes.under_way  # of the first turn, which warms up and tells how many fill the others
+    with bare_engine(run.base_model, M) as engine:
         for turn in range(sizes.rounds + 1):
-            count = sizes.saturated if turn else sizes.saturated // 3  # the first only warms up
             asks = list(itertools.islice(run.asks(seed=turn), count))
-            cpu, wall = own_cpu_seconds(), 0.0
-            served = service.cpu_seconds()
-            outcomes, wall = bench_load.run(service.url, iter(asks), concurrency=sizes.under_way)
-            share, theirs = (own_cpu_seconds() - cpu) / wall, (service.cpu_seconds() - served) / wall
-            _require(outcomes)
-            with Neighbour(share):
-                bare = engine.run(asks, sizes.under_way)
-            speed = sum(outcome.tokens for outcome in outcomes) / wall
-            run.say(
-                f"  turn {turn or 'warm-up'}: service {speed:.1f} tokens/s ({theirs:.2f} cores, its client {share:.2f}), "
-                f"bare engine {bare['tokens'] / bare['seconds']:.1f}"
-            )
-            if turn:
-                every["service"].append(speed)
-                every["engine"].append(bare["tokens"] / bare["seconds"])
-                shares.append(share)
-                run.capacity = max(run.capacity, len(asks) / wall)
-        prefills = engine.prefills(prompts, 3)
-    ratio = statistics.median(a / b for a, b in zip(every["service"], every["engine"], strict=True))
+            found = _turn(run, service, asks)
+            with Neighbour(found["client_cores"]):
+                bare = engine.ask("run", said(asks), sizes.under_way)
+            found["engine"] = bare["tokens"] / bare["seconds"]
+            run.say(f"  turn {turn or 'warm-up'}: {', '.join(f'{k} {v:.2f}' for k, v in found.items())}")
+            run.capacity = found.pop("capacity")
+            count = max(sizes.under_way, int(run.capacity * sizes.saturated_s))
+            for name, value in found.items() if turn else ():
+                every[name].append(value)
+        prefills = engine.ask("prefills", lengths, 3)
+    ratios = [a / b for a, b in zip(every["service"], every["engine"], strict=True)]
     row = Row(
         "W3 saturated: service over HTTP against the bare engine",
-        f"{statistics.median(every['service']):.0f} tokens/s",
-        f"{statistics.median(every['engine']):.0f} tokens/s beside a process as busy as the load generator "
-        f"({statistics.median(shares):.2f} cores)",
-        100 * ratio,
+        f"{statistics.median(every['service']):.0f} tokens/s, {min(ratios):.2f}..{max(ratios):.2f} by round",
+        f"{statistics.median(every['engine']):.0f} tokens/s of the engine beside a process as busy as the "
+        f"load generator ({statistics.median(every['client_cores']):.2f} cores)",
+        100 * statistics.median(ratios),
         at_least=90,
         unit="%",
     )
-    raw = every | {"client_cores": shares, "capacity": run.capacity, "prefills": prefills}
-    return [row], raw
+    return [row], every | {"capacity": run.capacity, "prefills": prefills}
+
+
+def _turn(run: ServiceRun, service: Running, asks: list[Ask]) -> dict[str, float]:
+    """Tokens and requests a second of the saturated service, and the processor time that both sides took."""
+    own, theirs = own_cpu_seconds(), service.cpu_seconds()
+    outcomes, seconds = bench_load.run(service.url, iter(asks), concurrency=run.sizes.under_way)
+    wrong = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
+    if wrong:
+        raise RuntimeError(f"the service refused what it should have served: {dict(wrong)}")
+    return {
+        "service": sum(outcome.tokens for outcome in outcomes) / seconds,
+        "client_cores": (own_cpu_seconds() - own) / seconds,
+        "service_cores": (service.cpu_seconds() - theirs) / seconds,
+        "capacity": len(asks) / seconds,
+    }
 
 
 def sweep(run: ServiceRun, service: Running, prefills: dict[int, float]) -> tuple[list[Row], dict[str, Any]]:
@@ -120,17 +126,11 @@ def _shown(point: dict[str, Any]) -> str:
     )
 
 
-def _require(outcomes: list[Outcome]) -> None:
-    wrong = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
-    if wrong:
-        raise RuntimeError(f"the service refused what it should have served: {dict(wrong)}")
-
-
 def table(points: list[dict[str, Any]]) -> str:
     """The sweep as a Markdown table."""
+    times = "p50 / p95 / p99, ms"
     lines = [
-        "| load | requests | answered | 429 | 503 | goodput, tokens/s "
-        + "| first token p50 / p95 / p99, ms | between tokens p50 / p95 / p99, ms |",
+        f"| load | requests | answered | 429 | 503 | tokens/s | first token {times} | between tokens {times} |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for point in points:

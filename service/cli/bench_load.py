@@ -89,6 +89,7 @@ async def load(
     *,
     concurrency: int | None = None,
     seconds: float = math.inf,
+    begun: Callable[[Outcome], None] = lambda _outcome: None,
     told: Callable[[Outcome], None] = lambda _outcome: None,
 ) -> list[Outcome]:
     """Send asks and wait for all answers; the outcomes in the order of their ends.
@@ -98,7 +99,8 @@ async def load(
         asks: in the order of their `due`, if they have one; may be endless if `seconds` is not.
         concurrency: most requests under way; None is no bound.
         seconds: after which nothing new is sent.
-        told: hears each outcome as it comes.
+        begun: gets each outcome when its request is sent; it is filled in as the answer comes.
+        told: gets each outcome when it has ended.
     """
     outcomes: list[Outcome] = []
     room = asyncio.Semaphore(concurrency) if concurrency is not None else None
@@ -111,7 +113,9 @@ async def load(
         start = time.perf_counter()
 
         async def one(ask: Ask) -> None:
-            outcome = await _ask(client, ask, start)
+            outcome = _due(ask, start)
+            begun(outcome)
+            await _send(client, outcome, start + outcome.began)
             outcomes.append(outcome)
             told(outcome)
             if room is not None:
@@ -137,10 +141,14 @@ async def _when_due(
         yield ask
 
 
-async def _ask(client: httpx2.AsyncClient, ask: Ask, start: float) -> Outcome:
-    sent = time.perf_counter() - start
-    outcome = Outcome(ask, sent if ask.due is None else ask.due)
-    outcome.lag = sent - outcome.began
+def _due(ask: Ask, start: float) -> Outcome:
+    now = time.perf_counter() - start
+    began = now if ask.due is None else ask.due
+    return Outcome(ask, began, now - began)
+
+
+async def _send(client: httpx2.AsyncClient, outcome: Outcome, zero: float) -> None:
+    ask = outcome.ask
     body = {
         "model": ask.model,
         "prompt": list(ask.prompt),
@@ -150,7 +158,6 @@ async def _ask(client: httpx2.AsyncClient, ask: Ask, start: float) -> Outcome:
         "stream_options": {"include_usage": True},
     }
     headers = {"Authorization": f"Bearer {ask.api_key}"} if ask.api_key else {}
-    zero = start + outcome.began
     try:
         async with client.stream("POST", "/v1/completions", json=body, headers=headers) as response:
             if response.status_code >= 400:
@@ -160,7 +167,6 @@ async def _ask(client: httpx2.AsyncClient, ask: Ask, start: float) -> Outcome:
     except (httpx2.TransportError, ValueError) as error:  # a ValueError: what came is no JSON
         outcome.error = type(error).__name__
     outcome.seconds = time.perf_counter() - zero
-    return outcome
 
 
 async def _read(response: httpx2.Response, outcome: Outcome, zero: float) -> None:

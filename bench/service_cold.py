@@ -1,0 +1,131 @@
+"""Cold prefixes, whose bytes lie on the disk: what the first use costs, and what many of them cost others."""
+
+import asyncio
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.service_run import LIGHT, M, ServiceRun
+from bench.service_site import Running
+from bench.table import Row
+from service.cli import bench_load
+from service.cli.bench_load import Ask, Outcome
+from service.cli.bench_report import percentile
+
+_PROMPT = 64
+_STREAMS = 8
+_CROWDS = 3
+_LONGEST = 950  # tokens of the streams: they run until they are cancelled
+
+
+def cold(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
+    """A service that has just started, so that no prefix is in its memory."""
+    names = [(tenant.key, name) for tenant in run.crowd for name in tenant.prefixes]
+    first, others = names[: run.sizes.cold], names[run.sizes.cold :]
+    with Running(run.folder, run.base_model) as service:
+        _forget_pages(run.folder)
+        rows, raw = _first_use(run, service, first)
+        size = run.sizes.crowd
+        more, beside = _beside(run, service, [others[i * size : (i + 1) * size] for i in range(_CROWDS)])
+    return rows + more, raw | beside
+
+
+def _first_use(
+    run: ServiceRun, service: Running, names: Sequence[tuple[str, str]]
+) -> tuple[list[Row], dict[str, Any]]:
+    """Each prefix twice, with other prompts of the same length; nothing else runs."""
+    warm = run.tenants[-1]
+    asks = [_ask(warm.key, warm.prefixes[0], i, _PROMPT, 1) for i in range(5)]
+    for i, (key, name) in enumerate(names):
+        asks += [_ask(key, name, 2 * i + turn, _PROMPT, 1) for turn in (0, 1)]
+    outcomes, _ = bench_load.run(service.url, iter(asks), concurrency=1)
+    times = [1000 * outcome.first for outcome in outcomes[5:]]
+    added = [cold_ms - warm_ms for cold_ms, warm_ms in zip(times[::2], times[1::2], strict=True)]
+    row = Row(
+        f"cold prefix (m={M}, bytes on disk): added to the time to first token",
+        f"median of {len(added)} prefixes; p90 {percentile(added, 90):.1f} ms",
+        f"{statistics.median(times[1::2]):.1f} ms, the same prefix once more, a prompt of {_PROMPT}",
+        statistics.median(added),
+        at_most=5,
+        unit=" ms",
+    )
+    return [row], {"cold_ms": times[::2], "warm_ms": times[1::2]}
+
+
+def _beside(
+    run: ServiceRun, service: Running, crowds: Sequence[Sequence[tuple[str, str]]]
+) -> tuple[list[Row], dict[str, Any]]:
+    """Streams that run while a crowd of cold prefixes is asked for, then the same crowd, now warm."""
+    gaps: dict[str, list[float]] = {"quiet": [], "cold": [], "warm": []}
+    for number, crowd in enumerate(crowds):
+        streams, windows = asyncio.run(_crowded(run, service.url, crowd, number))
+        for name, start in windows.items():
+            found = _gaps_within(streams, start, start + run.sizes.window_s)
+            gaps[name].append(statistics.fmean(found))
+            run.say(
+                f"  crowd {number + 1} {name}: {statistics.fmean(found) * 1000:.1f} ms between others' tokens"
+            )
+    ratio = statistics.median(a / b for a, b in zip(gaps["cold"], gaps["warm"], strict=True))
+    row = Row(
+        f"others' time between tokens while {run.sizes.crowd} cold prefixes load",
+        f"{statistics.median(gaps['cold']) * 1000:.1f} ms, {_STREAMS} streams",
+        f"{statistics.median(gaps['warm']) * 1000:.1f} ms while the same requests come for the same prefixes, "
+        f"resident ({statistics.median(gaps['quiet']) * 1000:.1f} ms while none comes); {len(crowds)} crowds",
+        ratio,
+        at_most=1.1,
+    )
+    return [row], {"others_gap_s": gaps}
+
+
+async def _crowded(
+    run: ServiceRun, url: str, crowd: Sequence[tuple[str, str]], number: int
+) -> tuple[list[Outcome], dict[str, float]]:
+    """Outcomes of the streams, and when on their clock each crowd was sent; "quiet" is before them."""
+    warm = run.tenants[-LIGHT - 1 : -1][:_STREAMS]
+    asks = [_ask(tenant.key, tenant.prefixes[0], i, 20, _LONGEST) for i, tenant in enumerate(warm)]
+    outcomes: list[Outcome] = []
+    began = time.perf_counter()
+    streams = asyncio.create_task(bench_load.load(url, iter(asks), begun=outcomes.append))
+    while len(outcomes) < _STREAMS or not all(len(outcome.pieces) > 2 for outcome in outcomes):
+        await asyncio.sleep(0.05)  # noqa: ASYNC110 - pieces come without an event
+    windows = {"quiet": time.perf_counter() - began}
+    await asyncio.sleep(run.sizes.window_s)
+    for turn, name in enumerate(("cold", "warm")):
+        windows[name] = time.perf_counter() - began
+        short = (_ask(key, prefix, 7 * number + turn, 1, 1) for key, prefix in crowd)
+        await bench_load.load(url, short)
+        await asyncio.sleep(max(0.0, began + windows[name] + run.sizes.window_s - time.perf_counter()))
+    streams.cancel()
+    await asyncio.gather(streams, return_exceptions=True)
+    return outcomes, windows
+
+
+def _gaps_within(outcomes: Sequence[Outcome], start: float, stop: float) -> list[float]:
+    found = [
+        after - before
+        for outcome in outcomes
+        for before, after in itertools.pairwise(outcome.began + piece for piece in outcome.pieces)
+        if after >= start and before <= stop
+    ]
+    if not found:
+        raise RuntimeError("the streams had ended before the crowd came")
+    return found
+
+
+def _ask(key: str, name: str, seed: int, prompt: int, output: int) -> Ask:
+    ids = tuple((seed * 37 + place * 11) % 251 for place in range(prompt))
+    return Ask(name, ids, output, None, key)
+
+
+def _forget_pages(folder: Path) -> None:
+    """Have the system drop the files of all versions from its memory, so that they are read from the disk."""
+    os.sync()
+    for path in (folder / "data" / "blobs").rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)

@@ -1,0 +1,94 @@
+"""Fair share: what light tenants get while a heavy one keeps many streams, against when it behaves as they do."""
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from bench.service_run import LIGHT, ServiceRun
+from bench.service_site import Running
+from bench.table import Row
+from service.cli import bench_load
+from service.cli.bench_load import Ask, Outcome
+from service.cli.bench_report import percentile
+
+LOAD = 0.5  # of the capacity: what the light tenants and one more of their kind ask for together
+_RAMP_S = 4.0  # for the heavy tenant to fill the batch
+_PATIENT_S = "300"
+
+
+def fair(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
+    """The same requests of the light tenants with the heavy one held and let loose, in turn."""
+    outcomes: dict[str, list[Outcome]] = {"held": [], "loose": []}
+    with Running(run.folder, run.base_model, deadline_seconds=_PATIENT_S) as service:
+        capacity = run.capacity or _capacity(run, service)
+        rate = LOAD * capacity / (LIGHT + 1)
+        for turn in range(run.sizes.fair_rounds):
+            for name, found in outcomes.items():
+                found.extend(asyncio.run(_turn(run, service.url, rate, turn, loose=name == "loose")))
+                run.say(
+                    f"  turn {turn + 1}, heavy tenant {name}: {len(found)} answers to light tenants so far"
+                )
+        alone = _alone(run, service)
+    got = {name: _got(found) for name, found in outcomes.items()} | {"solo": _got(alone)}
+    raw = {"capacity": capacity, "load": LOAD, "rate_of_a_light_tenant": rate, **got}
+    rows = [
+        _row(run, got, "first_token", "time to first token"),
+        _row(run, got, "per_token", "time per token"),
+    ]
+    return rows, raw
+
+
+def _row(run: ServiceRun, got: dict[str, Any], name: str, title: str) -> Row:
+    loose, held, solo = (got[who][name] for who in ("loose", "held", "solo"))
+    return Row(
+        f"fair share: light tenants' p95 {title} beside {run.sizes.heavy} streams of one tenant",
+        f"{loose * 1000:.0f} ms; {loose / solo:.1f}x a tenant alone ({solo * 1000:.0f} ms)",
+        f"{held * 1000:.0f} ms with the heavy tenant at a light one's load; {LIGHT} light tenants, "
+        f"together {LOAD:g} of capacity, {got['loose']['answers']} answers",
+        loose / held,
+        at_most=2,
+    )
+
+
+async def _turn(run: ServiceRun, url: str, rate: float, turn: int, *, loose: bool) -> list[Outcome]:
+    """Outcomes of the light tenants."""
+    light, heavy = run.tenants[-LIGHT - 1 : -1], run.tenants[-1]
+    streams = [run.stream(tenant, rate, seed=1000 * turn + i) for i, tenant in enumerate(light)]
+    if not loose:
+        streams.append(run.stream(heavy, rate, seed=1000 * turn + 900))
+    asks: Iterator[Ask] = heapq.merge(*streams, key=lambda ask: ask.due or 0.0)
+    flood = None
+    if loose:
+        endless = run.stream(heavy, None, seed=1000 * turn + 901)
+        flood = asyncio.create_task(bench_load.load(url, endless, concurrency=run.sizes.heavy))
+        await asyncio.sleep(_RAMP_S)
+    outcomes = await bench_load.load(url, asks, seconds=run.sizes.fair_s)
+    if flood is not None:
+        flood.cancel()
+        await asyncio.gather(flood, return_exceptions=True)
+    return [outcome for outcome in outcomes if outcome.ask.label != heavy.name]
+
+
+def _alone(run: ServiceRun, service: Running) -> list[Outcome]:
+    """One request of a light tenant at a time, nothing else."""
+    asks = run.stream(run.tenants[-2], None, seed=7)
+    return bench_load.run(service.url, asks, concurrency=1, seconds=run.sizes.fair_s / 2)[0]
+
+
+def _capacity(run: ServiceRun, service: Running) -> float:
+    """Requests a second of the saturated service."""
+    asks = itertools.islice(run.asks(seed=0), run.sizes.under_way)
+    outcomes, seconds = bench_load.run(service.url, asks, concurrency=run.sizes.under_way)
+    return len(outcomes) / seconds
+
+
+def _got(outcomes: list[Outcome]) -> dict[str, Any]:
+    good = [outcome for outcome in outcomes if outcome.error is None]
+    return {
+        "answers": len(good),
+        "errors": len(outcomes) - len(good),
+        "first_token": percentile([outcome.first for outcome in good], 95),
+        "per_token": percentile([o.per_token for o in good if o.per_token is not None], 95),
+    }

@@ -1,0 +1,177 @@
+"""Few against very many registered prefixes: time to resolve and admit a request, and memory.
+
+Two processes, each with a real store, take turns. Rows are inserted in bulk into the real tables; files
+exist only of the versions that are loaded.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from bench.service_child import Child, serve
+from bench.service_run import M, ServiceRun
+from bench.table import Row
+from service.cli.bench_report import percentile
+
+_TENANTS = 10
+_FILES = 200
+_RESIDENT = 32  # prefixes that the pool has room for
+_ROUNDS = 5
+
+
+def registry(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
+    """Times and memory of both processes."""
+    few, many = run.sizes.registered
+    p99: dict[int, list[float]] = {few: [], many: []}
+    memory: dict[int, int] = {}
+    with Child(_registry, run.folder / "few", few) as a, Child(_registry, run.folder / "many", many) as b:
+        children = {few: a, many: b}
+        for count, child in children.items():
+            run.say(f"  {count:,} prefixes registered in {child.ask('register'):.0f} s")
+        for child in children.values():
+            child.ask("resolve", run.sizes.resolves)  # warm
+        for _ in range(_ROUNDS):
+            for count, child in children.items():
+                p99[count].append(1000 * percentile(child.ask("resolve", run.sizes.resolves), 99))
+        for count, child in children.items():
+            memory[count] = child.ask("generate", 2 * _FILES)
+    ratio = statistics.median(a / b for a, b in zip(p99[many], p99[few], strict=True))
+    rows = [
+        Row(
+            f"resolve and admit, p99, {many:,} registered prefixes against {few:,}",
+            f"{statistics.median(p99[many]):.2f} ms",
+            f"{statistics.median(p99[few]):.2f} ms; {_ROUNDS} rounds of {run.sizes.resolves} names in turn",
+            ratio,
+            at_most=1.2,
+        ),
+        Row(
+            f"memory of the process, {many:,} registered prefixes against {few:,}",
+            f"{memory[many] / 1e6:.0f} MB after {_ROUNDS + 1} x {run.sizes.resolves} names and {2 * _FILES} "
+            f"generations with a pool of {_RESIDENT}",
+            f"{memory[few] / 1e6:.0f} MB",
+            memory[many] / memory[few],
+            at_most=1.05,
+        ),
+    ]
+    return rows, {
+        "p99_ms": {str(k): v for k, v in p99.items()},
+        "memory": {str(k): v for k, v in memory.items()},
+    }
+
+
+def _registry(pipe: Connection, folder: Path, count: int) -> None:
+    from prefix_engine.testing import tiny_base  # noqa: PLC0415 - in the child alone
+    from prefix_store import StoreSettings, open_store  # noqa: PLC0415
+    from prefix_store.scope import Admin  # noqa: PLC0415
+    from service.parts import Parts  # noqa: PLC0415
+    from service.settings import ServiceSettings  # noqa: PLC0415
+
+    base = tiny_base()
+    store = open_store(StoreSettings(data_dir=folder))
+    store.migrate()
+    page_bytes = 16 * 2 * base.config.layers * base.config.width * 4
+    pool_bytes = max(1 << 20, _RESIDENT * page_bytes)
+    settings = ServiceSettings(metrics_port=0, kv_bytes=1 << 20, pool_bytes=pool_bytes)
+    parts = Parts.build(settings, store, base)
+    parts.start()
+    scopes = [store.keys.verify(store.tenants.create(Admin(), f"t{i}")[1]) for i in range(_TENANTS)]
+    chance = random.Random(0)
+
+    def register() -> float:
+        start = time.perf_counter()
+        _insert(store, scopes, base, count)
+        return time.perf_counter() - start
+
+    def resolve(calls: int) -> list[float]:
+        """Seconds of each call: all that a request passes before the engine hears of it."""
+        times = []
+        for _ in range(calls):
+            scope, name = chance.choice(scopes), f"u{chance.randrange(count // _TENANTS)}:p"
+            start = time.perf_counter()
+            ticket, _ = _admitted(parts, scope, name)
+            times.append(time.perf_counter() - start)
+            parts.tickets.end(ticket)
+        return times
+
+    def generate(calls: int) -> int:
+        """Load and use prefixes that have files; the resident memory afterwards, bytes."""
+        for call in range(calls):
+            place = call % min(_FILES, count)
+            ticket, ready = _admitted(parts, scopes[place % _TENANTS], f"u{place // _TENANTS}:p")
+            _generated(parts, ready)
+            parts.tickets.end(ticket)
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+    serve(pipe, {"register": register, "resolve": resolve, "generate": generate})
+    parts.stop()
+
+
+def _admitted(parts: Any, scope: Any, name: str) -> tuple[Any, Any]:
+    """What `POST /v1/completions` does between the key and the engine."""
+    from service.admission import Demand  # noqa: PLC0415
+    from service.prompts import plan  # noqa: PLC0415
+    from service.routes.completions import _look_up  # noqa: PLC0415
+    from service.schemas import CompletionBody  # noqa: PLC0415
+
+    body = CompletionBody(model=name, prompt=[1, 2, 3], max_tokens=1)
+    tenant, resolved, used = _look_up(parts, scope, name)
+    parts.admission.rate(tenant)
+    parts.admission.quota(tenant, used.tokens)
+    ready = plan(parts.base, body, resolved, scope.tenant_id, time.monotonic() + 60)
+    parts.residency.note(resolved)
+    ticket = parts.tickets.open(scope.tenant_id, None, resolved, name)
+    parts.admission.queue(tenant, ticket, Demand(1, 1), 60, used)
+    return ticket, ready
+
+
+def _generated(parts: Any, ready: Any) -> None:
+    from prefix_engine import Failed  # noqa: PLC0415
+    from prefix_engine.testing import Collected  # noqa: PLC0415
+
+    sink = Collected()
+    parts.engine.submit(ready.requests[0], sink)
+    last = sink.wait()
+    if isinstance(last, Failed):
+        raise RuntimeError(f"{last.code}: {last.message}")  # noqa: TRY004 - a failure, not a type
+
+
+def _insert(store: Any, scopes: Sequence[Any], base: Any, count: int) -> None:
+    """One prefix of one version for each of `count` users, spread over the tenants."""
+    from sqlalchemy import insert  # noqa: PLC0415
+
+    from prefix_engine.testing import random_prefix  # noqa: PLC0415
+    from prefix_store.crypto import Place  # noqa: PLC0415
+    from prefix_store.tables import owners, prefixes, versions  # noqa: PLC0415
+
+    payload = random_prefix(base, M, offset=0).to_bytes()
+    template = {"separator": "\n", "end_id": base.config.end_id}
+    shape = {
+        "number": 1,
+        "m": M,
+        "position_offset": 0,
+        "base_fingerprint": base.fingerprint,
+        "template": template,
+    }
+    rest = {"metrics": {}, "bytes": len(payload), "job_id": "job", "was_live": True, "created_at": 0.0}
+    made: dict[Any, list[dict[str, Any]]] = {owners: [], prefixes: [], versions: []}
+    for place in range(count):
+        scope, user = scopes[place % _TENANTS], place // _TENANTS
+        ids = {"tenant_id": scope.tenant_id, "owner_id": f"own{place}"}
+        sha256 = "0" * 64
+        if place < _FILES:
+            sha256 = store.blobs.put(Place(ids["tenant_id"], ids["owner_id"], f"ver{place}"), payload)
+        made[owners].append(ids | {"kind": "user", "name": f"u{user}", "state": "live", "created_at": 0.0})
+        live = {"prefix_id": f"pre{place}", "live_version_id": f"ver{place}"}
+        made[prefixes].append(ids | live | {"name": "p", "last_number": 1, "created_at": 0.0})
+        own = {"version_id": f"ver{place}", "prefix_id": f"pre{place}", "sha256": sha256}
+        made[versions].append(ids | own | shape | rest)
+    with store._core.database.write() as connection:  # noqa: SLF001 - no other way makes so many
+        for table, rows in made.items():
+            for start in range(0, count, 5000):
+                connection.execute(insert(table), rows[start : start + 5000])
+    made.clear()
