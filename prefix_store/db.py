@@ -4,7 +4,7 @@ Time that several processes must agree on is the database's: `db_now()` is secon
 float in both dialects (SQLite's `unixepoch('subsec')` answers NULL on old versions, hence julianday).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,22 @@ class Database:
         with _reached(), engine.connect() as connection, connection.begin():
             yield connection
 
-    def scrub(self) -> bool:
+    def scrub(self, tables: Iterable[str]) -> bool:
         """Make deleted bytes leave the database's files; False if somebody's transaction is in the way.
 
         SQLite zeroes what is deleted (secure_delete); its log is emptied into the file and cut to nothing.
-        PostgreSQL's dead rows are vacuumed; its own write-ahead log keeps what its archive keeps.
+        PostgreSQL's dead rows of `tables` are vacuumed; its own write-ahead log keeps what its archive keeps.
         """
         if not self.is_sqlite:
+            waits = ("statement_timeout", "lock_timeout")
             with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                for statement in ("SET statement_timeout = 0", "VACUUM", "RESET statement_timeout"):
-                    connection.exec_driver_sql(statement)
+                try:
+                    for wait in waits:
+                        connection.exec_driver_sql(f"SET {wait} = 0")
+                    connection.exec_driver_sql(f"VACUUM {', '.join(tables)}")
+                finally:
+                    for wait in waits:
+                        connection.exec_driver_sql(f"RESET {wait}")
             return True
         with self.engine.connect() as connection:
             raw: Any = connection.connection.driver_connection

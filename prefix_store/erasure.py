@@ -31,6 +31,7 @@ from prefix_store.tables import (
     job_events,
     job_sources,
     jobs,
+    metadata,
     owners,
     prefixes,
     tenants,
@@ -154,7 +155,7 @@ class Erasures:
         clear(self._core)
         for owner_id in targets:
             self._core.blobs.delete_owner(row.tenant_id, owner_id)
-        if self._core.database.scrub() and not held:
+        if self._core.database.scrub(metadata.tables) and not held:
             row = self._done(row)
         return _erasure(row)
 

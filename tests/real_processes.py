@@ -57,7 +57,7 @@ class Machine:
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
-            process.wait(30)
+            process.wait(120)
 
     def start(self, module):
         with (self.folder / f"{module}.log").open("ab") as log:
@@ -139,4 +139,4 @@ def ended(process, seconds=60):
 
 def kill(process):
     process.send_signal(signal.SIGKILL)
-    process.wait(30)
+    process.wait(120)

@@ -38,7 +38,7 @@ class Serving:
 
     def start(self):
         self._thread.start()
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 120
         while not self.server.started:
             assert time.monotonic() < give_up
             assert self._thread.is_alive()
@@ -51,7 +51,7 @@ class Serving:
         for client in self._clients:
             client.close()
         self.server.should_exit = True
-        self._thread.join(60)
+        self._thread.join(120)
         assert not self._thread.is_alive()
         self.store.close()
 

@@ -6,7 +6,7 @@ from prefix_store.scope import Admin
 
 @pytest.fixture
 def settings(tmp_path, database_url):
-    return StoreSettings(data_dir=tmp_path, database_url=database_url, lease_seconds=1.0)
+    return StoreSettings(data_dir=tmp_path, database_url=database_url, lease_seconds=2.0)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_a_worker_of_a_task_that_holds_a_contributors_data_holds_up_the_erasure(
     assert store.erasure.purge(erasure.id).state == "purging"
     assert files_on_disk(store) == set()  # the checkpoint too
     assert store.erasure.pending() == [erasure.id]
-    time.sleep(1.2)  # the worker is dead and never says so: its lease runs out
+    time.sleep(2.3)  # the worker is dead and never says so: its lease runs out
     assert store.erasure.resume() == 0
     assert store.erasure.get(tenant, erasure.id).state == "done"
     assert store.erasure.pending() == []

@@ -15,7 +15,7 @@ from prefix_store.tables import metadata
 
 
 def _start(settings, gate):
-    gate.wait(60)
+    gate.wait(120)
     store = open_store(settings)
     store.migrate()
     store.check_migrated()

@@ -19,7 +19,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def _claim_all(settings, gate, out):
     store = open_store(settings)
-    gate.wait(60)
+    gate.wait(120)
     while (claim := store.jobs.claim(str(os.getpid()))) is not None:
         out.put((claim.job_id, claim.attempt))
         complete(store, claim)
@@ -38,11 +38,11 @@ def test_processes_that_compete_take_each_job_once_and_publish_it_once(store, se
         worker.start()
     taken, ended = [], 0
     while ended < 3:
-        found = out.get(timeout=60)
+        found = out.get(timeout=120)
         ended += found is None
         taken += [found] if found else []
     for worker in workers:
-        worker.join(30)
+        worker.join(120)
     # A worker may find only jobs whose prefix is being trained by another and go home: take what is left.
     while (claim := store.jobs.claim("last")) is not None:
         taken.append((claim.job_id, claim.attempt))
@@ -157,7 +157,7 @@ def test_entries_of_feed_and_audit_stand_in_one_order_without_gaps(store, tenant
 
 def _erase(settings, tenant_id, gate):
     store = open_store(settings)
-    gate.wait(60)
+    gate.wait(120)
     store.tenants.erase(Admin(), tenant_id)
     store.erasure.resume()
     os._exit(0)
@@ -175,12 +175,12 @@ def test_an_erasure_killed_anywhere_is_finished_at_the_next_start(store, setting
         gate = SPAWN.Barrier(2)
         process = SPAWN.Process(target=_erase, args=(settings, scope.tenant_id, gate))
         process.start()
-        gate.wait(60)
+        gate.wait(120)
         while turn % 4 and store.keys.verify(key) is not None:
             time.sleep(0.001)  # three of four are killed after the commit
         time.sleep(chance.uniform(0.0, 0.03))
         os.kill(process.pid, signal.SIGKILL)
-        process.join(30)
+        process.join(120)
         begun = store.keys.verify(key) is None
         begun_count += begun
         assert store.erasure.resume() == 0

@@ -109,7 +109,7 @@ def test_a_stale_worker_publishes_nothing(store, tenant):
     queue(store, tenant, alice, "voice")
     first = store.jobs.claim("one")
     assert store.jobs.claim("two") is None
-    time.sleep(1.2)
+    time.sleep(2.3)
     second = store.jobs.claim("two")
     assert second.attempt == 2
     assert store.jobs.heartbeat(first) == "lost"

@@ -18,11 +18,11 @@ def alice(store, tenant):
 
 
 def test_a_process_without_a_fresh_beat_counts_as_dead_until_it_beats_again(store, settings, tenant, alice):
-    hasty = open_store(settings.model_copy(update={"process_dead_after": 0.3}))
+    hasty = open_store(settings.model_copy(update={"process_dead_after": 2.0}))
     process = hasty.feed.join("service")
     seq = store.erasure.begin(tenant, "alice").seq
     assert not hasty.feed.acked(seq)
-    time.sleep(0.4)
+    time.sleep(2.3)
     assert hasty.feed.acked(seq)
     hasty.feed.beat(process, seq - 1)
     assert not hasty.feed.acked(seq)

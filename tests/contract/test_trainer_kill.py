@@ -177,13 +177,14 @@ def test_the_training_process_has_no_secret_in_its_environment(store, tenant, al
 
 def test_a_training_process_that_is_stuck_is_killed_and_its_job_goes_on(store, tenant, alice, folder, start):
     job = queued(store, tenant, alice, folder)
-    worker = start(silence_seconds=20)
+    worker = start(silence_seconds=30)
     wait_until(lambda: (store.jobs.get(tenant, job.id).progress or {}).get("update", 0) > 20)
     (stuck,) = children_of(worker.pid)
     os.kill(stuck, signal.SIGSTOP)
     wait_until(lambda: not alive(stuck), 60)
     done = ended(store, tenant, job)
-    assert (done.status, done.attempt) == ("succeeded", 2)
+    assert done.status == "succeeded"
+    assert done.attempt >= 2  # on a very busy machine one more may seem stuck
 
 
 def test_a_signal_to_the_whole_group_costs_no_attempt(store, tenant, alice, folder, start):
@@ -194,7 +195,7 @@ def test_a_signal_to_the_whole_group_costs_no_attempt(store, tenant, alice, fold
     (training,) = children_of(worker.pid)
     os.kill(training, signal.SIGTERM)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait(120) == 0
     assert store.jobs.get(tenant, job.id).status == "queued"
     claim = store.jobs.claim("another")
     assert store.jobs.load_checkpoint(claim) is not None

@@ -70,7 +70,7 @@ class Installation:
 
     def stop(self):
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_so(installation, tenant, rows):
         if "running" in line:
             break
     watching.send_signal(signal.SIGINT)
-    said, _ = watching.communicate(timeout=30)
+    said, _ = watching.communicate(timeout=120)
     assert watching.returncode == 130
     job = re.search(r"job (ftjob-\w+) goes on", said)[1]
     assert re.search(rf"{job} +(queued|running)", installation.run("jobs", "list", key=key))

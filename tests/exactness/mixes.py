@@ -108,7 +108,7 @@ def run(
             while loop.pool.is_loading(prefixes) and not delivered.empty():
                 loop.settle(delivered.get())
             if not loop.turn(0.0) and loop.pool.is_loading(prefixes):
-                loop.settle(delivered.get(timeout=10))
+                loop.settle(delivered.get(timeout=120))
             if all(sink.ended for _, sink, _ in rows):
                 break
     finally:

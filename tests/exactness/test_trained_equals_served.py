@@ -25,7 +25,7 @@ def served_loss(base, payload, codes):
         engine.submit(request, sinks[-1])
     total, count = 0.0, 0
     for code, sink in zip(codes, sinks, strict=True):
-        sink.wait(60)
+        sink.wait(120)
         assert sink.tokens == code.tokens
         told = [info.logprob for info in sink.infos[code.loss_from :]]
         total -= sum(told)

@@ -56,7 +56,7 @@ def ask(engine, prompt=(1, 2, 3), max_tokens=5, *, end_id=None, sink=None, **set
     return sink, generation
 
 
-def wait_for(condition, timeout_s=20.0):
+def wait_for(condition, timeout_s=120.0):
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
@@ -391,8 +391,9 @@ def test_if_the_loop_fails_everything_fails_and_the_beat_stops(engine, caplog):
 
 def test_an_idle_engine_keeps_beating(engine):
     one = engine()
-    time.sleep(0.8)
-    assert one.beat_age() < 0.7
+    for _ in range(3):
+        time.sleep(0.6)
+        wait_for(lambda: one.beat_age() < 0.4)
 
 
 def test_the_queue_is_bounded(engine):
@@ -439,7 +440,7 @@ def test_requests_from_many_threads_all_end_once(engine):
     for one_client in clients:
         one_client.start()
     for one_client in clients:
-        one_client.join(60)
+        one_client.join(120)
     assert len(sinks) == 60
     assert all(sum(not isinstance(e, Delta) for e in sink.events) == 1 for sink in sinks)
     assert one.stats().pages_used == 0

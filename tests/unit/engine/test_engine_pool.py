@@ -25,7 +25,7 @@ class Bench:
         self.pool.start()
 
     def settle(self):
-        return self.pool.settle(self.results.get(timeout=10))
+        return self.pool.settle(self.results.get(timeout=120))
 
     def load(self, prefix_id):
         assert self.pool.ensure(prefix_id, ()) is Readiness.LOADING

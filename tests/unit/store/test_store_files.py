@@ -103,7 +103,7 @@ def test_an_aborted_write_leaves_nothing(blobs, tmp_path):
 def test_a_full_disk_leaves_nothing(tmp_path):
     ended = multiprocessing.get_context("spawn").Process(target=_write_on_a_full_disk, args=(tmp_path,))
     ended.start()
-    ended.join(60)
+    ended.join(120)
     assert ended.exitcode == 0
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
