@@ -13,6 +13,8 @@ COPY trainer_worker ./trainer_worker
 RUN /app/.venv/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.11-slim
+# The engine's kernels are compiled for the very CPU, at the first start.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --create-home prefixserve \
     && install -d -o prefixserve -g prefixserve -m 0700 /var/lib/prefixserve
 COPY --from=build /app/.venv /app/.venv
@@ -20,6 +22,7 @@ ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/var/lib/prefixserve/hub \
     PREFIX_DATA_DIR=/var/lib/prefixserve \
+    XDG_CACHE_HOME=/var/lib/prefixserve/cache \
     PREFIX_HOST=0.0.0.0 \
     PREFIX_PORT=8000
 USER prefixserve

@@ -30,7 +30,7 @@ class _Group:
 
 
 class StepAttention:
-    """Call it with (layer, query, key, value), each `[n, heads, head_dim]`; see `gpt2.Attend`.
+    """Call it with (layer, qkv `[n, 3, heads, head_dim]`); see `gpt2.Attend`.
 
     The packed tokens are `order` (the plan's decode rows, shortest first) and then the plan's chunks.
     """
@@ -43,11 +43,13 @@ class StepAttention:
         self._groups = [*self._decode_groups(), *self._chunk_groups(plan)]
         # Taken once a step: fresh memory for every layer would cost more than the copy into it.
         longest = max((len(group.where) for group in self._groups), default=0)
-        self._scratch = torch.empty(2, longest, memory.page * memory.keys[0].shape[2], device=self._device)
+        width = memory.page * memory.keys[0].shape[2]
+        self._scratch = torch.empty(2, longest, width, device=self._device, dtype=memory.keys[0].dtype)
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Store the step's keys and values, then mix: `[n, heads, head_dim]`."""
         memory = self._memory
+        query, key, value = qkv.unbind(1)
         memory.write(layer, self._slots, key, value)
         out = torch.empty_like(query)
         for group in self._groups:
@@ -71,7 +73,7 @@ class StepAttention:
         heads, _, head_dim = tensor.shape
         out = scratch[: len(group.where)]
         torch.index_select(tensor.view(-1, self._memory.page * head_dim), 0, group.where, out=out)
-        return out.view(heads, group.rows, -1, head_dim)
+        return out.view(heads, group.rows, -1, head_dim).float()
 
     def _where(self, tables: list[list[int]]) -> Tensor:
         heads, slots, _ = self._memory.keys[0].shape

@@ -6,7 +6,7 @@ config decides layers, heads, head_dim and positions.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,10 @@ class Base:
     tokenizer: Tokenizer
     fingerprint: str
     device: torch.device
+
+    def emptied(self) -> "Base":
+        """The same base without its blocks, for who only asks what it is: a packed copy computes."""
+        return replace(self, weights=replace(self.weights, layers=()))
 
 
 def load_base(name: str = DEFAULT_BASE, device: str | None = None) -> Base:

@@ -1,6 +1,7 @@
 """What the engine may use of the machine: rows, tokens a step, bytes. Knows no tensors."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,9 @@ class EngineConfig:
         pool_bytes: memory for resident prefixes, in bytes.
         load_threads: threads that fetch prefixes beside the step loop.
         max_waiting: requests that may wait for a row before `submit` refuses.
+        kernels: what computes; `auto` is the compiled kernels where they can be had, else torch.
+        weights: format of the base's matrices. int8 is faster and not exact.
+        kv: format of keys and values in memory. bf16 takes half the bytes and is not exact.
     """
 
     rows: int = 32
@@ -26,10 +30,14 @@ class EngineConfig:
     pool_bytes: int = 256 << 20
     load_threads: int = 2
     max_waiting: int = 4096
+    kernels: Literal["auto", "native", "torch"] = "auto"
+    weights: Literal["fp32", "int8"] = "fp32"
+    kv: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"{field.name} must be at least 1, not {getattr(self, field.name)}")
+            value = getattr(self, field.name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{field.name} must be at least 1, not {value}")
         if self.step_tokens < self.rows:
             raise ValueError(f"step_tokens ({self.step_tokens}) must be at least rows ({self.rows})")

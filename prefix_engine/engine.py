@@ -67,7 +67,7 @@ class Engine:
         sampler: Sampler | None = None,
         entropy: Callable[[], int] = lambda: secrets.randbits(SEED_BITS),
     ) -> None:
-        self._base = base
+        self._base = base.emptied()
         self._config = config
         self._entropy = entropy
         self._wakeup = threading.Condition()

@@ -1,27 +1,112 @@
 """GPT-2's arithmetic over packed tokens, shared by serving and training.
 
 Every linear layer sees one packed list of tokens `[n, width]`, whatever rows they belong to; only
-attention knows rows, prefixes and caches, and it is passed in. Gradients flow to whatever keys and
-values the attention mixes in; the base itself has none.
+attention knows rows, prefixes and caches, and it is passed in. What multiplies is passed in too: the
+matrices of a `Network` are torch's or packed ones. Gradients flow to whatever keys and values the
+attention mixes in; the base itself has none.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prefix_engine.base import Base, LayerWeights
+from prefix_engine.base import Base, BaseConfig
 
-# (layer, query, key, value), each [n, heads, head_dim] of the n packed tokens -> [n, heads, head_dim]
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+# (layer, qkv [n, 3, heads, head_dim] of the n packed tokens) -> [n, heads, head_dim]
+Attend = Callable[[int, Tensor], Tensor]
 
 
-def hidden_states(base: Base, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+class Linear(Protocol):
+    """A matrix `[in, out]` with its bias."""
+
+    def __call__(self, x: Tensor, *, gelu: bool = False, add: Tensor | None = None) -> Tensor:
+        """`x [n, in]` times the matrix plus the bias, through GELU (tanh form) if told, plus `add [n, out]`."""
+
+
+# weight [in, out] and bias [out], if there is one -> the matrix as it will be multiplied with
+MakeLinear = Callable[[Tensor, Tensor | None], Linear]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainLinear:
+    """The matrix as it was loaded, multiplied by torch; differentiable in x."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor, *, gelu: bool = False, add: Tensor | None = None) -> Tensor:
+        """See `Linear`."""
+        y = x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+        y = functional.gelu(y, approximate="tanh") if gelu else y
+        return y if add is None else y + add
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A layer norm."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[n, width]` to the same."""
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One layer."""
+
+    ln_1: Norm
+    qkv: Linear
+    attention_out: Linear
+    ln_2: Norm
+    mlp_in: Linear
+    mlp_out: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A base ready to compute with."""
+
+    config: BaseConfig
+    device: torch.device
+    tokens: Tensor  # [vocab, width]
+    positions: Tensor  # [positions, width]
+    blocks: tuple[Block, ...]
+    ln_f: Norm
+    head: Linear
+
+
+def network_of(base: Base, linear: MakeLinear = PlainLinear) -> Network:
+    """Make each matrix of a base by `linear`; the head is the token embedding (GPT-2 ties them)."""
+    weights, eps = base.weights, base.config.layer_norm_eps
+    blocks = tuple(
+        Block(
+            Norm(layer.ln_1_weight, layer.ln_1_bias, eps),
+            linear(layer.qkv_weight, layer.qkv_bias),
+            linear(layer.attention_out_weight, layer.attention_out_bias),
+            Norm(layer.ln_2_weight, layer.ln_2_bias, eps),
+            linear(layer.mlp_in_weight, layer.mlp_in_bias),
+            linear(layer.mlp_out_weight, layer.mlp_out_bias),
+        )
+        for layer in weights.layers
+    )
+    ln_f = Norm(weights.ln_f_weight, weights.ln_f_bias, eps)
+    head = linear(weights.tokens.T, None)
+    return Network(base.config, base.device, weights.tokens, weights.positions, blocks, ln_f, head)
+
+
+def hidden_states(network: Network, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
     """Run all blocks over packed tokens.
 
     Args:
-        base: the frozen model.
+        network: the frozen model.
         tokens: token ids `[n]`.
         positions: position of each token `[n]`; text token t of a row sits at position_offset + t.
         attend: mixes each token with what its own row may see.
@@ -29,25 +114,10 @@ def hidden_states(base: Base, tokens: Tensor, positions: Tensor, attend: Attend)
     Returns:
         Final hidden states `[n, width]`, after the last layer norm.
     """
-    weights, eps = base.weights, base.config.layer_norm_eps
-    x = weights.tokens[tokens] + weights.positions[positions]
-    for i, layer in enumerate(weights.layers):
-        x = x + _attention(base, i, layer, x, attend)
-        y = functional.layer_norm(x, (base.config.width,), layer.ln_2_weight, layer.ln_2_bias, eps)
-        y = functional.gelu(torch.addmm(layer.mlp_in_bias, y, layer.mlp_in_weight), approximate="tanh")
-        x = x + torch.addmm(layer.mlp_out_bias, y, layer.mlp_out_weight)
-    return functional.layer_norm(x, (base.config.width,), weights.ln_f_weight, weights.ln_f_bias, eps)
-
-
-def logits_of(base: Base, hidden: Tensor) -> Tensor:
-    """Scores of the next token: hidden `[n, width]` -> `[n, vocab]`; the head is the token embedding."""
-    return hidden @ base.weights.tokens.T
-
-
-def _attention(base: Base, i: int, layer: LayerWeights, x: Tensor, attend: Attend) -> Tensor:
-    config = base.config
-    y = functional.layer_norm(x, (config.width,), layer.ln_1_weight, layer.ln_1_bias, config.layer_norm_eps)
-    qkv = torch.addmm(layer.qkv_bias, y, layer.qkv_weight)
-    query, key, value = qkv.view(-1, 3, config.heads, config.head_dim).unbind(1)
-    mixed = attend(i, query, key, value).reshape(-1, config.width)
-    return torch.addmm(layer.attention_out_bias, mixed, layer.attention_out_weight)
+    config = network.config
+    x = network.tokens[tokens] + network.positions[positions]
+    for i, block in enumerate(network.blocks):
+        qkv = block.qkv(block.ln_1(x)).view(-1, 3, config.heads, config.head_dim)
+        x = block.attention_out(attend(i, qkv).reshape(-1, config.width), add=x)
+        x = block.mlp_out(block.mlp_in(block.ln_2(x), gelu=True), add=x)
+    return network.ln_f(x)

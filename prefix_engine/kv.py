@@ -16,7 +16,7 @@ from prefix_engine.prefix import Prefix
 
 
 class PagedMemory:
-    """Keys and values of all layers, each `[heads, pages * page, head_dim]`, float32.
+    """Keys and values of all layers, each `[heads, pages * page, head_dim]`, float32 or bfloat16.
 
     `row_pages` are for the texts of running rows, `prefix_pages` for resident prefixes; both index the
     same tensors, so one block table reaches them.
@@ -30,22 +30,24 @@ class PagedMemory:
         kv_bytes: int,
         pool_bytes: int,
         most_rows: int | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.page = page
-        self.page_bytes = base.layers * 2 * base.heads * base.head_dim * page * torch.float32.itemsize
+        self.page_bytes = base.layers * 2 * base.heads * base.head_dim * page * dtype.itemsize
         rows, prefixes = max(1, kv_bytes // self.page_bytes), max(1, pool_bytes // self.page_bytes)
         if most_rows is not None:  # more than all rows at full length could never be used
             rows = min(rows, most_rows * pages_for(base.positions, page))
         self.row_pages = PageAllocator(range(1, 1 + rows))
         self.prefix_pages = PageAllocator(range(1 + rows, 1 + rows + prefixes))
         shape = (base.heads, (1 + rows + prefixes) * page, base.head_dim)
-        self.keys = [torch.zeros(shape, device=device) for _ in range(base.layers)]
-        self.values = [torch.zeros(shape, device=device) for _ in range(base.layers)]
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(base.layers)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(base.layers)]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value `[n, heads, head_dim]` at `slots` `[n]`."""
-        self.keys[layer].index_copy_(1, slots, key.transpose(0, 1))
-        self.values[layer].index_copy_(1, slots, value.transpose(0, 1))
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(1, slots, key.transpose(0, 1).to(keys.dtype))
+        values.index_copy_(1, slots, value.transpose(0, 1).to(values.dtype))
 
     def place(self, prefix: Prefix) -> tuple[int, ...] | None:
         """Copy a prefix into free pages; None if there are not enough."""

@@ -12,6 +12,8 @@ import torch
 
 from prefix_engine.base import Base
 from prefix_engine.config import EngineConfig
+from prefix_engine.gpt2 import network_of
+from prefix_engine.kernels import kernels_for
 from prefix_engine.kv import PagedMemory
 from prefix_engine.pool import Loaded, Loader, PrefixPool
 from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason, TokenInfo
@@ -49,16 +51,25 @@ class Loop:
         deliver: Callable[[Loaded], None],
         sampler: Sampler | None = None,
     ) -> None:
-        self._base = base
+        self._base = base.emptied()
         self._config = config
+        kernels = kernels_for(config.kernels, base.device)
+        self.kernels = kernels.name
         self.memory = PagedMemory(
-            base.config, base.device, config.page, config.kv_bytes, config.pool_bytes, config.rows
+            base.config,
+            base.device,
+            config.page,
+            config.kv_bytes,
+            config.pool_bytes,
+            config.rows,
+            torch.bfloat16 if config.kv == "bf16" else torch.float32,
         )
         self.scheduler = Scheduler(
             config.rows, config.step_tokens, config.chunk_tokens, self.memory.row_pages, config.page
         )
-        self.pool = PrefixPool(base, self.memory, loader, config.load_threads, deliver)
-        self._runner = Runner(base, self.memory, sampler or RowSampler())
+        self.pool = PrefixPool(self._base, self.memory, loader, config.load_threads, deliver)
+        network = network_of(base, kernels.linear(config.weights))
+        self._runner = Runner(network, kernels, self.memory, sampler or RowSampler())
         self._rows: dict[int, Row] = {}
         self.steps = self.generated_tokens = self.prefill_tokens = self.decoded_rows = 0
 

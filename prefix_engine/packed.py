@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prefix_engine.base import Base
-from prefix_engine.gpt2 import hidden_states
+from prefix_engine.gpt2 import hidden_states, network_of
 
 _LOSS_CHUNK = 512  # positions whose logits `[chunk, vocab]` exist at once
 
@@ -63,7 +63,7 @@ def token_losses(base: Base, texts: Sequence[Text], prefixes: Sequence[Tensor] =
     attention = PackedAttention(
         base, [(text, lengths[i]) for i, text in zip(order, ordered, strict=True)], prefixes
     )
-    hidden = hidden_states(base, tokens, positions, attention)
+    hidden = hidden_states(network_of(base), tokens, positions, attention)
     return _scored(base, hidden, order, ordered)
 
 
@@ -103,7 +103,7 @@ class _Group:
 
 
 class PackedAttention:
-    """Call it with (layer, query, key, value), each `[n, heads, head_dim]`; see `gpt2.Attend`.
+    """Call it with (layer, qkv `[n, 3, heads, head_dim]`); see `gpt2.Attend`.
 
     `texts` come with their m, in packed order: by m, then by length.
     """
@@ -117,8 +117,9 @@ class PackedAttention:
         self._stacks = {m: torch.stack([prefixes[i] for i in same], 2) for m, same in by_m.items()}
         self._groups = self._grouped(texts)
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Mix: `[n, heads, head_dim]`."""
+        query, key, value = qkv.unbind(1)
         return torch.cat([self._mixed(group, layer, query, key, value) for group in self._groups])
 
     def _mixed(self, group: _Group, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prefix_engine.attention import StepAttention
-from prefix_engine.base import Base
-from prefix_engine.gpt2 import hidden_states, logits_of
+from prefix_engine.gpt2 import Network, hidden_states
+from prefix_engine.kernels import Kernels
 from prefix_engine.kv import PagedMemory
 from prefix_engine.sampling import Pick, Sampler, Score, score_of
 from prefix_engine.scheduler import Chunk, Plan
@@ -44,10 +43,11 @@ class StepResult:
 
 
 class Runner:
-    """The base, its memory and a sampler."""
+    """The base ready to compute with, what computes, the memory and a sampler."""
 
-    def __init__(self, base: Base, memory: PagedMemory, sampler: Sampler) -> None:
-        self._base = base
+    def __init__(self, network: Network, kernels: Kernels, memory: PagedMemory, sampler: Sampler) -> None:
+        self._network = network
+        self._kernels = kernels
         self._memory = memory
         self._sampler = sampler
 
@@ -57,15 +57,15 @@ class Runner:
 
     def step(self, plan: Plan) -> StepResult:
         """Compute one step; the plan's keys and values are in memory afterwards."""
-        attend = StepAttention(self._memory, plan)
+        attend = self._kernels.attention(self._memory, plan)
         tokens = [s.token(s.computed) for s in attend.order]
         places = [s.position_offset + s.computed for s in attend.order]
         for chunk in plan.chunks:
             tokens += chunk.sequence.request.prompt[chunk.start : chunk.stop]
             offset = chunk.sequence.position_offset
             places += range(offset + chunk.start, offset + chunk.stop)
-        packed = torch.tensor([tokens, places], device=self._base.device)
-        hidden = hidden_states(self._base, packed[0], packed[1], attend)
+        packed = torch.tensor([tokens, places], device=self._network.device)
+        hidden = hidden_states(self._network, packed[0], packed[1], attend)
         return StepResult(self._pick(hidden, attend.order, plan), self._score(hidden, plan))
 
     def _pick(self, hidden: Tensor, order: tuple[Sequence, ...], plan: Plan) -> tuple[Picked, ...]:
@@ -76,7 +76,7 @@ class Runner:
                 where.append(start + chunk.stop - chunk.start - 1)
         if not rows:
             return ()
-        logits = logits_of(self._base, hidden[torch.tensor(where, device=hidden.device)])
+        logits = self._network.head(hidden[torch.tensor(where, device=hidden.device)])
         picks = self._sampler.pick(logits, rows)
         return tuple(map(Picked, rows, picks))
 
@@ -94,7 +94,7 @@ class Runner:
     def _scores(self, hidden: Tensor, targets: tuple[int, ...], top: int) -> tuple[Score, ...] | None:
         scores: list[Score] = []
         for at in range(0, len(targets), _SCORED_AT_ONCE):
-            logits = logits_of(self._base, hidden[at : at + _SCORED_AT_ONCE])
+            logits = self._network.head(hidden[at : at + _SCORED_AT_ONCE])
             if not bool(torch.isfinite(logits).all()):
                 return None
             logprobs = torch.log_softmax(logits, 1)

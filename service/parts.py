@@ -58,8 +58,10 @@ class Parts:
         def in_use(version_ids: set[str]) -> set[str]:
             return engine.holds(version_ids) | tickets.in_use()
 
+        # The engine packs the blocks; nobody else needs them, so that they are not in memory twice.
+        whole, base = base, base.emptied()
         residency = Residency(store, base, in_use)
-        engine = Engine(base, settings.engine_config(), residency.load)
+        engine = Engine(whole, settings.engine_config(), residency.load)
         return cls(
             settings=settings,
             store=store,

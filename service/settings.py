@@ -1,5 +1,7 @@
 """What one service process may use and where it listens. Built once by its start and passed by hand."""
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -20,6 +22,9 @@ class ServiceSettings(BaseSettings):
         step_tokens: token budget of one step.
         kv_bytes: memory for running rows' keys and values.
         pool_bytes: memory for resident prefixes.
+        kernels: `native` (compiled, CPU), `torch`, or `auto`: native where there is a C compiler.
+        weights: `fp32`, or `int8`: faster, not exact.
+        kv: `fp32`, or `bf16`: half the memory, not exact.
         deadline_seconds: a request that is not done after this fails; a request may ask for less.
         stall_seconds: a client that takes nothing of its answer for so long is cut off.
         drain_seconds: how long running requests may go on after SIGTERM.
@@ -41,6 +46,9 @@ class ServiceSettings(BaseSettings):
     step_tokens: int = Field(default=512, ge=1)
     kv_bytes: int = Field(default=1 << 30, ge=1 << 20)
     pool_bytes: int = Field(default=256 << 20, ge=1 << 20)
+    kernels: Literal["auto", "native", "torch"] = "auto"
+    weights: Literal["fp32", "int8"] = "fp32"
+    kv: Literal["fp32", "bf16"] = "fp32"
     deadline_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     stall_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     drain_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
@@ -54,4 +62,7 @@ class ServiceSettings(BaseSettings):
             step_tokens=max(self.step_tokens, self.rows),
             kv_bytes=self.kv_bytes,
             pool_bytes=self.pool_bytes,
+            kernels=self.kernels,
+            weights=self.weights,
+            kv=self.kv,
         )

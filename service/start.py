@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from prefix_engine import load_base
 from prefix_engine.base import BaseError
+from prefix_engine.kernels import KernelError
 from prefix_store import StoreSettings, open_store
 from prefix_store.errors import StoreError
 from service.parts import Parts
@@ -35,7 +36,11 @@ def run() -> None:
     except (StoreError, BaseError) as error:
         sys.exit(str(error))
     log.info("base.loaded", base=base.name, fingerprint=base.fingerprint[:12], device=str(base.device))
-    parts = Parts.build(settings, store, base)
+    try:
+        parts = Parts.build(settings, store, base)
+    except KernelError as error:
+        sys.exit(f"PREFIX_KERNELS: {error}")
+    del base  # the engine has packed what it needs
     try:
         parts.open_metrics()
     except OSError as error:

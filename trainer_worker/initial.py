@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prefix_engine.base import Base
-from prefix_engine.gpt2 import hidden_states
+from prefix_engine.gpt2 import hidden_states, network_of
 from prefix_engine.packed import PackedAttention, Text
 from prefix_engine.prefix import LONGEST
 from prefix_engine.tokenizer import Tokenizer
@@ -55,13 +55,13 @@ def activations(base: Base, tokens: Sequence[int]) -> Tensor:
     attention = PackedAttention(base, [(Text((*tokens, 0), m), 0)], ())
     kept: list[Tensor] = []
 
-    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        kept.append(torch.stack([key.transpose(0, 1), value.transpose(0, 1)]))
-        return attention(layer, query, key, value)
+    def attend(layer: int, qkv: Tensor) -> Tensor:
+        kept.append(qkv[:, 1:].permute(1, 2, 0, 3))
+        return attention(layer, qkv)
 
     with torch.no_grad():
         places = torch.arange(m, device=base.device)
-        hidden_states(base, torch.tensor(tokens, device=base.device), places, attend)
+        hidden_states(network_of(base), torch.tensor(tokens, device=base.device), places, attend)
     return torch.stack(kept)
 
 

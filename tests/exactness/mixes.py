@@ -46,7 +46,7 @@ def row_plans(vocab: int, *, longest_m: int = 512, longest_prompt: int = 40, mos
     )
 
 
-def configs(page_bytes: int):
+def configs(page_bytes: int, kernels: str):
     """Engines from roomy to so tight that rows and prefixes have to wait for each other."""
 
     def build(rows, chunk, spare, page_pool, kv_pages, threads):
@@ -58,6 +58,7 @@ def configs(page_bytes: int):
             kv_bytes=kv_pages * page_bytes,
             pool_bytes=page_pool * page_bytes,
             load_threads=threads,
+            kernels=kernels,
         )
 
     return st.builds(

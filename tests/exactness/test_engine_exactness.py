@@ -15,6 +15,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # PEFT asks transformers by the old name
 )
 
+both = pytest.mark.parametrize("kernels", ["native", "torch"])
+
 SHAPES = [
     {"layers": 2, "heads": 2, "width": 16, "seed": 1},
     {"layers": 1, "heads": 1, "width": 8, "seed": 2},
@@ -34,15 +36,18 @@ def page_bytes(base):
     return PagedMemory(base.config, base.device, 16, 1, 1).page_bytes
 
 
+@both
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(data=st.data())
-def test_every_row_of_a_mix_has_the_logits_and_tokens_that_it_has_alone_in_transformers_and_peft(data, tally):
+def test_every_row_of_a_mix_has_the_logits_and_tokens_that_it_has_alone_in_transformers_and_peft(
+    kernels, data, tally
+):
     model, base = base_of(data.draw(st.sampled_from(range(len(SHAPES)))))
     size = data.draw(st.sampled_from([1, 2, 4, 8, 16, 33, 64]))
     plans = data.draw(st.lists(row_plans(base.config.vocab), min_size=size, max_size=size))
-    config = data.draw(configs(page_bytes(base)))
+    config = data.draw(configs(page_bytes(base), kernels))
     answers = [answer(model, plan.prefix(base), plan.prompt, plan.count) for plan in plans]
 
     tally.mixes += 1
@@ -52,12 +57,14 @@ def test_every_row_of_a_mix_has_the_logits_and_tokens_that_it_has_alone_in_trans
         tally.compare_free(expected, sink.tokens)
 
 
+@both
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_mixes_on_the_true_shape_of_gpt2_equal_transformers_and_peft(tally):
+def test_mixes_on_the_true_shape_of_gpt2_equal_transformers_and_peft(kernels, tally):
     model = tiny_model(layers=12, heads=12, width=768, positions=1024, vocab=50257, spread=0.02, seed=0)
     base = base_over(model)
-    config = EngineConfig(kv_bytes=256 << 20, pool_bytes=400 << 20, chunk_tokens=48, step_tokens=96)
+    config = EngineConfig(
+        kv_bytes=256 << 20, pool_bytes=400 << 20, chunk_tokens=48, step_tokens=96, kernels=kernels
+    )
 
     compared = 0
     for seed, size in enumerate([1, 3, 6, 11, 16]):
@@ -85,22 +92,22 @@ def mix_of(chance: random.Random, size: int) -> list[RowPlan]:
     ]
 
 
+@both
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(data=st.data())
-def test_a_sampled_row_of_a_mix_has_the_text_that_it_has_alone(data):
+def test_a_sampled_row_of_a_mix_has_the_text_that_it_has_alone(kernels, data):
     _, base = base_of(data.draw(st.sampled_from(range(len(SHAPES)))))
     size = data.draw(st.sampled_from([2, 5, 20]))
     plans = data.draw(st.lists(row_plans(base.config.vocab, most=12), min_size=size, max_size=size))
     samplings = data.draw(st.lists(sampling_choices(), min_size=size, max_size=size))
-    together = run(base, plans, data.draw(configs(page_bytes(base))), None, samplings=samplings)
+    together = run(base, plans, data.draw(configs(page_bytes(base), kernels)), None, samplings=samplings)
 
     for plan, sampling, (_, sink) in zip(plans, samplings, together, strict=True):
         calm = replace(plan, arrives=0, cancelled_after=None)
-        ((_, alone),) = run(
-            base, [calm], EngineConfig(kv_bytes=1 << 20, pool_bytes=8 << 20), None, samplings=[sampling]
-        )
+        config = EngineConfig(kv_bytes=1 << 20, pool_bytes=8 << 20, kernels=kernels)
+        ((_, alone),) = run(base, [calm], config, None, samplings=[sampling])
         assert sink.tokens == alone.tokens[: len(sink.tokens)]
         assert plan.cancelled_after is not None or sink.tokens == alone.tokens
 

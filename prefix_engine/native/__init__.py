@@ -1,0 +1,38 @@
+"""The compiled kernels: packed products and attention over pages, on a CPU."""
+
+import torch
+from torch import Tensor
+
+from prefix_engine.gpt2 import MakeLinear
+from prefix_engine.kernels import StepAttend
+from prefix_engine.kv import PagedMemory
+from prefix_engine.native.attention import PagedAttention
+from prefix_engine.native.library import load
+from prefix_engine.native.linear import PackedInt8, PackedLinear
+from prefix_engine.scheduler import Plan
+
+
+class NativeKernels:
+    """See `kernels.Kernels`; compiled on first use, with `torch.get_num_threads()` threads.
+
+    Raises:
+        KernelError: no C compiler, or it fails.
+    """
+
+    name = "native"
+
+    def __init__(self) -> None:
+        self._library = load()
+
+    def linear(self, weights: str) -> MakeLinear:
+        """See `kernels.Kernels`."""
+        made = PackedInt8 if weights == "int8" else PackedLinear
+
+        def make(weight: Tensor, bias: Tensor | None) -> PackedInt8 | PackedLinear:
+            return made(self._library, weight, bias)
+
+        return make
+
+    def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
+        """See `kernels.Kernels`."""
+        return PagedAttention(self._library, memory, plan, torch.get_num_threads())

@@ -1,0 +1,110 @@
+"""The C sources beside this file, compiled once for this machine and loaded.
+
+They are compiled for the very CPU, so the file's name carries a digest of the sources, of the flags and
+of what the compiler says of the CPU: another machine on the same home folder makes its own.
+"""
+
+import ctypes
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from prefix_engine.kernels import KernelError
+
+_HERE = Path(__file__).parent
+_SOURCES = ("linear.c", "attention.c")
+_FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+_WIDE = "-mprefer-vector-width=512"  # understood on x86 only
+_COMPILE_S = 300
+
+_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+_ARGUMENTS = {
+    "pack_f32": (_POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _INT),
+    "linear_f32": (_POINTER, _LONG, _LONG, _POINTER, _LONG, _POINTER, _INT, _POINTER, _POINTER, _INT),
+    "pack_i8": (_POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT),
+    "linear_i8": (
+        *(_POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _POINTER, _INT),
+        *(_POINTER, _POINTER, _POINTER, _POINTER, _INT),
+    ),
+    "attend": (
+        *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),
+        *(_POINTER, _POINTER, _LONG, _POINTER, _LONG, _INT),
+    ),
+}
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """Compile if need be, and load.
+
+    The folder is `prefixserve` in `$XDG_CACHE_HOME`, else in `~/.cache`.
+
+    Raises:
+        KernelError: there is no C compiler, it fails, or the folder cannot be written.
+    """
+    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or ""]
+    if not shutil.which(compiler[0]):
+        raise KernelError("there is no C compiler (cc, or what $CC names)")
+    try:
+        path = _folder() / f"kernels-{_digest(compiler)}.so"
+        if not path.is_file():
+            _compile(compiler, path)
+        library = ctypes.CDLL(str(path))
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", None) or b""
+        raise KernelError(f"{compiler[0]} failed: {said.decode(errors='replace').strip()[-500:]}") from error
+    except OSError as error:
+        raise KernelError(str(error)) from error
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    library.panel_width.argtypes, library.panel_width.restype = (), _LONG
+    return library
+
+
+def _folder() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefixserve"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        # Whoever may write there could have us run his code.
+        raise KernelError(f"{folder} must belong to this user and be writable for nobody else")
+    return folder
+
+
+def _digest(compiler: list[str]) -> str:
+    macros = _run([*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
+    digest = hashlib.sha256(macros + repr((_FLAGS, torch.__version__)).encode())
+    for source in sorted(_HERE.glob("*.[ch]")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def _compile(compiler: list[str], path: Path) -> None:
+    """To a name of its own first: two processes may start at once."""
+    sources = [str(_HERE / source) for source in _SOURCES]
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        wide = [_WIDE] if _accepts(compiler, _WIDE) else []
+        threads = ["-fopenmp"] if _accepts(compiler, "-fopenmp") else []
+        _run([*compiler, *_FLAGS, *wide, *threads, "-shared", "-o", str(made), *sources, "-lm"])
+        made.replace(path)
+
+
+def _accepts(compiler: list[str], flag: str) -> bool:
+    try:
+        _run([*compiler, flag, "-E", "-x", "c", os.devnull])
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def _run(command: list[str]) -> bytes:
+    return subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_S).stdout  # noqa: S603 - fixed

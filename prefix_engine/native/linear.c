@@ -1,0 +1,216 @@
+/* Products of a few rows with a packed matrix, in float32 and in int8.
+
+   A packed matrix lies in panels of NR columns, [panels][k][NR], so that a tile reads it in one stream. A
+   row's sums are taken in the same order whatever rows stand beside it and however many threads run: a
+   row alone and the same row in a batch give the same bits. */
+#include "vectors.h"
+#if defined(__AVX512VNNI__)
+#include <immintrin.h>
+#endif
+
+#define KC 768 /* rows of a panel taken at a time: 768 * 48 * 4 bytes stay in a level-2 cache */
+#define AHEAD 8
+
+long panel_width(void) { return NR; }
+
+/* float32: w [k, n] by its strides -> out [panels][k][NR] */
+void pack_f32(const float *w, long k, long n, long stride_k, long stride_n, float *out, int threads)
+{
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long p = 0; p < (n + NR - 1) / NR; p++)
+        for (long i = 0; i < k; i++)
+            for (long j = 0; j < NR; j++) {
+                long column = p * NR + j;
+                out[(p * k + i) * NR + j] = column < n ? w[i * stride_k + column * stride_n] : 0.0f;
+            }
+}
+
+INLINE void tile_f32(const int rows, const float *restrict x, long stride_x, const float *restrict b, long k,
+                     const float *bias, float *restrict c, long stride_c)
+{
+    vec sums[MR][NV];
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < NV; j++)
+            sums[i][j] = bias ? *(const vec *)(bias + j * VL) : *(vec *)(c + i * stride_c + j * VL);
+    for (long p = 0; p < k; p++) {
+        vec columns[NV];
+        for (int j = 0; j < NV; j++) {
+            columns[j] = *(const vec *)(b + p * NR + j * VL);
+            __builtin_prefetch(b + (p + AHEAD) * NR + j * VL);
+        }
+        for (int i = 0; i < rows; i++) {
+            vec value = x[i * stride_x + p] - (vec){};
+            for (int j = 0; j < NV; j++)
+                sums[i][j] += value * columns[j];
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < NV; j++)
+            *(vec *)(c + i * stride_c + j * VL) = sums[i][j];
+}
+
+static void rows_f32(int rows, const float *x, long stride_x, const float *b, long k, const float *bias,
+                     float *c, long stride_c)
+{
+    switch (rows) {
+#define ROWS(z) case z: tile_f32(z, x, stride_x, b, k, bias, c, stride_c); break;
+    ROWS(1) ROWS(2) ROWS(3) ROWS(4)
+#if MR == 8
+    ROWS(5) ROWS(6) ROWS(7) ROWS(8)
+#endif
+    }
+}
+
+/* What follows the sums: gelu, and the residual that is added. */
+INLINE void finish(float *c, const float *add, int columns, int gelu)
+{
+    if (gelu)
+        for (int j = 0; j < columns; j++) c[j] = gelu_of(c[j]);
+    if (add)
+        for (int j = 0; j < columns; j++) c[j] += add[j];
+}
+
+/* out [m, n] = x [m, k] @ w + bias, then gelu, then + add [m, n]; bias [panels * NR], padded with zeros. */
+void linear_f32(const float *x, long m, long k, const float *packed, long n, const float *bias, int gelu,
+                const float *add, float *out, int threads)
+{
+#pragma omp parallel for schedule(dynamic, 2) num_threads(threads)
+    for (long p = 0; p < (n + NR - 1) / NR; p++) {
+        int columns = n - p * NR < NR ? (int)(n - p * NR) : NR;
+        for (long from = 0; from < k; from += KC) {
+            long depth = k - from < KC ? k - from : KC;
+            const float *b = packed + (p * k + from) * NR, *start = from ? 0 : bias + p * NR;
+            for (long i = 0; i < m; i += MR) {
+                int rows = m - i < MR ? (int)(m - i) : MR;
+                float *c = out + i * n + p * NR, edge[MR * NR];
+                int whole = columns == NR;
+                if (!whole && from)
+                    for (int r = 0; r < rows; r++) memcpy(edge + r * NR, c + r * n, columns * 4);
+                rows_f32(rows, x + i * k + from, k, b, depth, start, whole ? c : edge, whole ? n : NR);
+                for (int r = 0; r < rows; r++) {
+                    if (!whole) memcpy(c + r * n, edge + r * NR, columns * 4);
+                    if (from + depth == k)
+                        finish(c + r * n, add ? add + (i + r) * n + p * NR : 0, columns, gelu);
+                }
+            }
+        }
+    }
+}
+
+/* int8: w [k, n] by its strides -> out [panels][k4][NR][4], one scale and one sum a column. k4 = ceil(k / 4) */
+void pack_i8(const float *w, long k, long n, long stride_k, long stride_n, int8_t *out, float *scales,
+             int32_t *sums, int threads)
+{
+    long k4 = (k + 3) / 4;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long p = 0; p < (n + NR - 1) / NR; p++)
+        for (long j = 0; j < NR; j++) {
+            long column = p * NR + j;
+            float most = 0.0f;
+            for (long i = 0; column < n && i < k; i++) {
+                float size = fabsf(w[i * stride_k + column * stride_n]);
+                most = size > most ? size : most;
+            }
+            float scale = most > 0.0f ? most / 127.0f : 1.0f;
+            int32_t sum = 0;
+            for (long i = 0; i < k4 * 4; i++) {
+                int8_t q = 0;
+                if (column < n && i < k) q = (int8_t)rintf(w[i * stride_k + column * stride_n] / scale);
+                sum += q;
+                out[((p * k4 + i / 4) * NR + j) * 4 + i % 4] = q;
+            }
+            scales[column] = scale;
+            sums[column] = sum * 128;
+        }
+}
+
+/* One scale for each row, so that no row sees how large another is: x [m, k] -> q [m, k4 * 4] around 128.
+   A row that is not finite gets the scale NaN and stays alone with it. */
+INLINE void quantise(const float *x, long k, uint8_t *q, float *scale)
+{
+    float most = 0.0f;
+    int finite = 1;
+    for (long i = 0; i < k; i++) {
+        float size = fabsf(x[i]);
+        finite &= size <= 3.0e38f;
+        most = size > most ? size : most;
+    }
+    float factor = finite && most > 0.0f ? 127.0f / most : 0.0f;
+    for (long i = 0; i < k; i++) q[i] = finite ? (uint8_t)(int32_t)(rintf(x[i] * factor) + 128.0f) : 128;
+    for (long i = k; i < (k + 3) / 4 * 4; i++) q[i] = 128;
+    *scale = finite ? most / 127.0f : NAN;
+}
+
+INLINE void tile_i8(const int rows, const uint8_t *restrict q, long stride_q, const int8_t *restrict b, long k4,
+                    int32_t *restrict sums)
+{
+#if defined(__AVX512VNNI__)
+    __m512i total[MR][NV];
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < NV; j++) total[i][j] = _mm512_setzero_si512();
+    for (long p = 0; p < k4; p++) {
+        __m512i columns[NV];
+        for (int j = 0; j < NV; j++) {
+            columns[j] = _mm512_loadu_si512(b + (p * NR + j * VL) * 4);
+            __builtin_prefetch(b + ((p + AHEAD) * NR + j * VL) * 4);
+        }
+        for (int i = 0; i < rows; i++) {
+            int32_t four;
+            memcpy(&four, q + i * stride_q + p * 4, 4);
+            for (int j = 0; j < NV; j++)
+                total[i][j] = _mm512_dpbusd_epi32(total[i][j], _mm512_set1_epi32(four), columns[j]);
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < NV; j++) _mm512_storeu_si512(sums + i * NR + j * VL, total[i][j]);
+#else
+    memset(sums, 0, rows * NR * 4);
+    for (int i = 0; i < rows; i++)
+        for (long p = 0; p < k4; p++)
+            for (int j = 0; j < NR; j++)
+                for (int d = 0; d < 4; d++)
+                    sums[i * NR + j] += q[i * stride_q + p * 4 + d] * b[(p * NR + j) * 4 + d];
+#endif
+}
+
+static void rows_i8(int rows, const uint8_t *q, long stride_q, const int8_t *b, long k4, int32_t *sums)
+{
+    switch (rows) {
+#undef ROWS
+#define ROWS(z) case z: tile_i8(z, q, stride_q, b, k4, sums); break;
+    ROWS(1) ROWS(2) ROWS(3) ROWS(4)
+#if MR == 8
+    ROWS(5) ROWS(6) ROWS(7) ROWS(8)
+#endif
+    }
+}
+
+/* As linear_f32; q [m, k4 * 4] and row_scales [m] are scratch. */
+void linear_i8(const float *x, long m, long k, const int8_t *packed, const float *scales, const int32_t *sums,
+               long n, const float *bias, int gelu, const float *add, uint8_t *q, float *row_scales, float *out,
+               int threads)
+{
+    long k4 = (k + 3) / 4;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (long i = 0; i < m; i++) quantise(x + i * k, k, q + i * k4 * 4, row_scales + i);
+#pragma omp for schedule(dynamic, 2)
+        for (long p = 0; p < (n + NR - 1) / NR; p++) {
+            int columns = n - p * NR < NR ? (int)(n - p * NR) : NR;
+            for (long i = 0; i < m; i += MR) {
+                int rows = m - i < MR ? (int)(m - i) : MR;
+                int32_t totals[MR * NR];
+                rows_i8(rows, q + i * k4 * 4, k4 * 4, packed + p * k4 * NR * 4, k4, totals);
+                for (int r = 0; r < rows; r++) {
+                    float line[NR], scale = row_scales[i + r];
+                    for (int j = 0; j < NR; j++)
+                        line[j] = (float)(totals[r * NR + j] - sums[p * NR + j]) * (scale * scales[p * NR + j]) +
+                                  bias[p * NR + j];
+                    finish(line, add ? add + (i + r) * n + p * NR : 0, columns, gelu);
+                    memcpy(out + (i + r) * n + p * NR, line, columns * 4);
+                }
+            }
+        }
+    }
+}

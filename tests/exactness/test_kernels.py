@@ -1,0 +1,198 @@
+"""The compiled kernels against torch's, and that no row's bits depend on what its neighbours hold."""
+
+import queue
+from math import isnan
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefix_engine import EngineConfig, Request, Sampling
+from prefix_engine.gpt2 import PlainLinear
+from prefix_engine.kernels import KernelError, TorchKernels, kernels_for
+from prefix_engine.kv import PagedMemory
+from prefix_engine.loop import Loop
+from prefix_engine.native import NativeKernels, library
+from prefix_engine.scheduler import Chunk, Plan
+from prefix_engine.sequence import Sequence
+from prefix_engine.testing import Collected, TeacherForced, random_prefix, tiny_base
+
+KERNELS = {"native": NativeKernels(), "torch": TorchKernels()}
+both = pytest.mark.parametrize("kernels", ["native", "torch"])
+formats = pytest.mark.parametrize("weights", ["fp32", "int8"])
+
+
+def drawn(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.integers(1, 70),
+    inputs=st.one_of(st.integers(1, 40), st.sampled_from([768, 769, 1600])),
+    outputs=st.integers(1, 200),
+    bias=st.booleans(),
+    gelu=st.booleans(),
+    add=st.booleans(),
+)
+def test_packed_products_equal_plain_ones(rows, inputs, outputs, bias, gelu, add):
+    weight = drawn(1, inputs, outputs) / inputs**0.5
+    offset = drawn(2, outputs) if bias else None
+    x, more = drawn(3, rows, inputs), drawn(4, rows, outputs) if add else None
+    exact = PlainLinear(weight, offset)(x, gelu=gelu, add=more)
+    packed = KERNELS["native"].linear("fp32")(weight, offset)(x, gelu=gelu, add=more)
+    torch.testing.assert_close(packed, exact, rtol=1e-5, atol=1e-5)
+    rounded = [kernels.linear("int8")(weight, offset)(x, gelu=gelu, add=more) for kernels in KERNELS.values()]
+    torch.testing.assert_close(*rounded, rtol=1e-5, atol=1e-5)
+    # Two roundings to one part in 254 of the largest number of a row and of a column.
+    bound = 0.02 * (x.abs().amax(1, keepdim=True) * weight.abs().amax(0)) * inputs**0.5 + 1e-5
+    assert bool(((rounded[0] - exact).abs() <= 2 * bound).all())
+
+
+@both
+@formats
+@pytest.mark.parametrize("loud", [1e30, float("nan"), float("inf"), 0.0])
+def test_a_products_row_has_the_same_bits_whatever_stands_beside_it(kernels, weights, loud):
+    weight, offset = drawn(1, 96, 130), drawn(2, 130)
+    product = KERNELS[kernels].linear(weights)(weight, offset)
+    for rows in (2, 9, 33):
+        calm = drawn(3, rows, 96)
+        for place in {0, rows // 2, rows - 1}:
+            beside = torch.full_like(calm, loud)
+            beside[place] = calm[place]
+            assert torch.equal(product(calm)[place], product(beside)[place])
+            if isnan(loud):
+                assert product(beside)[(place + 1) % rows].isnan().all()
+
+
+def test_a_packed_row_alone_has_the_bits_that_it_has_in_a_batch():
+    weight, offset, x = drawn(1, 96, 130), drawn(2, 130), drawn(3, 40, 96)
+    for weights in ("fp32", "int8"):
+        product = KERNELS["native"].linear(weights)(weight, offset)
+        whole = product(x)
+        for place in range(40):
+            assert torch.equal(product(x[place : place + 1])[0], whole[place])
+
+
+def plans(chance, memory):
+    """Rows of several lengths, some behind one prefix, and chunks; their pages filled with numbers."""
+    prefixes = [((), 0), *((memory.prefix_pages.take(-(-m // memory.page)), m) for m in (3, 16, 21))]
+    rows = []
+    for number in range(chance.draw(st.integers(1, 14))):
+        pages, m = chance.draw(st.sampled_from(prefixes))
+        length = chance.draw(st.integers(2, 60))
+        sequence = Sequence(number, Request(tuple(range(length)), 4, None, sampling=Sampling()))
+        sequence.prefix_pages, sequence.m = pages, m
+        sequence.pages = memory.row_pages.take(-(-(length + 4) // memory.page))
+        rows.append(sequence)
+    decode, chunks = [], []
+    for sequence in rows:
+        if chance.draw(st.booleans()):
+            sequence.computed = len(sequence.request.prompt)
+            sequence.generated.append(0)
+            decode.append(sequence)
+        else:
+            start = chance.draw(st.integers(0, len(sequence.request.prompt) - 1))
+            sequence.computed = start
+            chunks.append(Chunk(sequence, start, len(sequence.request.prompt)))
+    return Plan(tuple(decode), tuple(chunks))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    chance=st.data(),
+    heads=st.sampled_from([1, 2, 3]),
+    head_dim=st.sampled_from([8, 20, 64]),
+    page=st.sampled_from([4, 16, 32, 40]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_compiled_attention_equals_torchs(chance, heads, head_dim, page, dtype):
+    base = tiny_base(layers=1, heads=heads, width=heads * head_dim)
+    memory = PagedMemory(base.config, base.device, page, 1 << 24, 1 << 24, 16, dtype)
+    memory.keys[0].copy_(drawn(1, *memory.keys[0].shape))
+    memory.values[0].copy_(drawn(2, *memory.values[0].shape))
+    plan = plans(chance, memory)
+    tokens = plan.tokens
+    qkv = drawn(3, tokens, 3, heads, head_dim)
+    outs, kept = [], []
+    for kernels in KERNELS.values():
+        attend = kernels.attention(memory, plan)
+        # Each orders the rows in its own way; the numbers belong to rows.
+        place = {id(sequence): i for i, sequence in enumerate(plan.decode)}
+        order = [place[id(sequence)] for sequence in attend.order] + list(range(len(plan.decode), tokens))
+        mixed = attend(0, qkv[order].contiguous())
+        out = torch.empty_like(mixed)
+        out[order] = mixed
+        outs.append(out)
+        kept.append((memory.keys[0].clone(), memory.values[0].clone()))
+    torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-5)
+    for native, plain in zip(*kept, strict=True):
+        assert torch.equal(native, plain)
+
+
+@both
+@formats
+@pytest.mark.parametrize("kv", ["fp32", "bf16"])
+def test_a_rows_logits_keep_their_bits_when_a_neighbours_prefix_grows_or_breaks(kernels, weights, kv):
+    base = tiny_base(layers=2, heads=2, width=32)
+    config = EngineConfig(kv_bytes=1 << 20, pool_bytes=1 << 20, kernels=kernels, weights=weights, kv=kv)
+
+    def logits(spread):
+        own, other = random_prefix(base, 5, seed=1), random_prefix(base, 5, seed=2, spread=spread)
+        sampler, delivered = TeacherForced(), queue.SimpleQueue()
+        loop = Loop(base, config, {"own": own, "other": other}.__getitem__, delivered.put, sampler)
+        loop.pool.start()
+        requests = [Request((1, 2, 3), 6, None, prefix_id=name) for name in ("own", "other", "own")]
+        sinks = [Collected() for _ in requests]
+        for number, (request, sink) in enumerate(zip(requests, sinks, strict=True)):
+            sampler.expect(request, (7, 8, 9, 10, 11, 12))
+            loop.add(Sequence(number, request), sink)
+        for _ in range(2):
+            loop.pool.ensure("own", ()), loop.pool.ensure("other", ())
+            while loop.pool.is_loading({"own", "other"}):
+                loop.settle(delivered.get(timeout=60))
+        while not all(sink.ended for sink in sinks):
+            loop.turn(0.0)
+        loop.pool.stop()
+        return sampler.logits(requests[0])
+
+    calm = logits(1.0)
+    assert calm.isfinite().all()
+    for spread in (1e3, 1e18):
+        assert torch.equal(logits(spread), calm)
+
+
+def test_auto_goes_on_with_torch_where_there_is_no_compiler(monkeypatch, caplog):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    library.load.cache_clear()
+    try:
+        assert kernels_for("auto", torch.device("cpu")).name == "torch"
+        assert "no C compiler" in caplog.text
+        with pytest.raises(KernelError, match="no C compiler"):
+            kernels_for("native", torch.device("cpu"))
+    finally:
+        library.load.cache_clear()
+
+
+def test_kernels_are_not_loaded_from_a_folder_that_others_may_write(monkeypatch, tmp_path):
+    (tmp_path / "prefixserve").mkdir()
+    (tmp_path / "prefixserve").chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.load.cache_clear()
+    try:
+        with pytest.raises(KernelError, match="writable for nobody else"):
+            kernels_for("native", torch.device("cpu"))
+    finally:
+        library.load.cache_clear()
+
+
+def test_a_failing_compiler_says_what_it_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "false")
+    library.load.cache_clear()
+    try:
+        with pytest.raises(KernelError, match="false failed"):
+            kernels_for("native", torch.device("cpu"))
+    finally:
+        library.load.cache_clear()
