@@ -8,6 +8,7 @@ Run: python -m bench.formats [--datasets a,b] [--rows 500] [--steps 80]
 """
 
 import argparse
+import gc
 import gzip
 
 from bench import losses
@@ -64,6 +65,8 @@ def loss(base: Base, weights, kv, prefix: Prefix | None, rows: list[Encoded]) ->
         return total / count, count
     finally:
         engine.close()
+        del engine
+        gc.collect()  # its memory, before the next one takes as much
 
 
 if __name__ == "__main__":

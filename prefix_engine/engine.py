@@ -80,6 +80,11 @@ class Engine:
         self._poked = self._owned = self._draining = self._closing = self._stopped = False
         self._beat = time.monotonic()
 
+    @property
+    def kernels(self) -> str:
+        """What computes: `native` or `torch`."""
+        return self._loop.kernels
+
     def start(self) -> None:
         """Start the thread of the loop and the loader threads."""
         with self._wakeup:

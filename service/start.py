@@ -41,6 +41,7 @@ def run() -> None:
     except KernelError as error:
         sys.exit(f"PREFIX_KERNELS: {error}")
     del base  # the engine has packed what it needs
+    log.info("engine.built", kernels=parts.engine.kernels, weights=settings.weights, kv=settings.kv)
     try:
         parts.open_metrics()
     except OSError as error:
