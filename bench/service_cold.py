@@ -90,8 +90,8 @@ async def _crowded(
     outcomes: list[Outcome] = []
     began = time.perf_counter()
     streams = asyncio.create_task(bench_load.load(url, iter(asks), begun=outcomes.append))
-    while len(outcomes) < _STREAMS or not all(len(outcome.pieces) > 2 for outcome in outcomes):
-        await asyncio.sleep(0.05)  # noqa: ASYNC110 - pieces come without an event
+    while not _decode(outcomes):  # noqa: ASYNC110 - pieces come without an event
+        await asyncio.sleep(0.05)
     windows = {"quiet": time.perf_counter() - began}
     await asyncio.sleep(run.sizes.window_s)
     for turn, name in enumerate(("cold", "warm")):
@@ -102,6 +102,11 @@ async def _crowded(
     streams.cancel()
     await asyncio.gather(streams, return_exceptions=True)
     return outcomes, windows
+
+
+def _decode(outcomes: Sequence[Outcome]) -> bool:
+    """Whether all streams are past their prompts."""
+    return len(outcomes) == _STREAMS and all(len(outcome.pieces) > 2 for outcome in outcomes)
 
 
 def _gaps_within(outcomes: Sequence[Outcome], start: float, stop: float) -> list[float]:
