@@ -1,6 +1,6 @@
 """The engine's bench: every row of docs/performance.md that needs no service.
 
-Run: python -m bench [--quick] [--rows contest,prefixes,...] [--rounds 5] [--peers ...]
+Run: python -m bench [--quick] [--rows contest,prefixes,...] [--rounds 4] [--peers ...]
 """
 
 import argparse
@@ -12,7 +12,7 @@ from bench.process import BUILD
 from bench.run import Run
 from bench.table import HEAD
 
-SECTIONS = ("contest",)
+SECTIONS = ("contest", "mixing", "steps", "streams", "memory")
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rows", type=_names, default=SECTIONS, help=f"of {','.join(SECTIONS)}; all if not given"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of a contest")
+    parser.add_argument("--rounds", type=int, default=4, help="timed rounds of a contest")
     parser.add_argument(
         "--peers", type=lambda text: frozenset(_names(text)), help="parts of names; all if not given"
     )

@@ -40,7 +40,7 @@ def entries(run: Run) -> dict[str, _Entry]:
         ENGINE: _Entry(MAIN, "engine", own | {"weights": "fp32", "kv": "fp32"}),
         STATIC: _Entry(MAIN, "static", {}),
         INT8: _Entry(MAIN, "engine", own | {"weights": "int8", "kv": "fp32"}),
-        PEFT: _Entry(MAIN, "peft_switching", {}, share=0.25),  # its time is the same for each request
+        PEFT: _Entry(MAIN, "peft_switching", {}, share=0.125),  # its time is the same for each request
         CONTINUOUS: _Entry(MAIN, "continuous", {}),
         CT2: _Entry(venv("ctranslate2"), "ct2", {"compute_type": "float32"}),
         INT8_BF16: _Entry(MAIN, "engine", own | {"weights": "int8", "kv": "bf16"}),

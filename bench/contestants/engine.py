@@ -1,35 +1,51 @@
 """This project's engine through its public face: submit, the scheduler, the step loop and the sinks."""
 
+import time
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer, GPT2LMHeadModel  # noqa: F401 - a base imports them; so does who only imports
+
 from bench.contestant import Missing, Stopwatch, serve
+from bench.contestants.engine_clock import ModelClock, read_apart
 from bench.contestants.tensors import prefix_tensor
-from bench.workload import Workload
+from bench.workload import Workload, uniform
 from prefix_engine import Engine, EngineConfig, Failed, Prefix, Request, load_base
 from prefix_engine.testing import Collected
 
 
 class Contestant:
-    """One base, and an engine over it as the last `open` asked."""
+    """One base and one engine over it."""
 
     def load(self, folder: str, **settings: Any) -> None:
         """Load the base and start an engine; see `engine_config` for the settings."""
-        self._base = load_base(folder, "cpu")
-        self._engine = Engine(self._base, engine_config(settings), self._prefix)
+        self._clock = ModelClock()
+        base = load_base(folder, "cpu")
+        self._base = base.emptied()
+        config = engine_config(settings)
+        self._page = config.page
+        self._engine = Engine(base, config, self._prefix, sampler=self._clock.sampler)
         self._engine.start()
 
     def run(self, workload: Workload) -> dict[str, Any]:
         """Serve a workload; `times` are the seconds from its start at which each token came."""
         requests = self._requests(workload)
+        pages: list[int] = []
         watch = Stopwatch()
         sinks = [self._submit(request, watch) for request in requests]
+        while not sinks[-1].collected.ended:
+            pages.append(self._engine.stats().pages_used)
+            time.sleep(0.05)
         for sink in sinks:
             sink.wait()
         return {
-            "seconds": watch(),
+            "seconds": max(sink.times[-1] for sink in sinks),
             "tokens": [list(sink.collected.tokens) for sink in sinks],
             "times": [sink.times for sink in sinks],
+            "most_pages": max(pages, default=0),
+            "page": self._page,
+            "prefix_bytes": self._engine.stats().resident_bytes,
         }
 
     def margins(self, workload: Workload) -> dict[str, Any]:
@@ -40,6 +56,37 @@ class Contestant:
             sink.wait()
         tops = [[info.top for info in sink.collected.infos] for sink in sinks]
         return {"margins": [[best[2] - second[2] for best, second in text] for text in tops]}
+
+    def overhead(self, workload: Workload) -> dict[str, Any]:
+        """Median seconds of a decode step, and of it beside the model and argmax."""
+        requests = self._requests(workload)
+        watch = Stopwatch()
+        sinks = [self._submit(request, watch) for request in requests]
+        self._clock.start()
+        for sink in sinks:
+            sink.wait()
+        return self._clock.stop()
+
+    def arrival(self, workload: Workload, arriving: int, after: int) -> dict[str, Any]:
+        """Let a prompt of `arriving` tokens come when every stream has `after` tokens; `times` as of `run`."""
+        late = self._requests(uniform(1, arriving, 4, m=workload.m))[0]
+        watch = Stopwatch()
+        sinks = [self._submit(request, watch) for request in self._requests(workload)]
+        while min(len(sink.times) for sink in sinks) < after:
+            time.sleep(0.001)
+        came = watch()
+        sink = self._submit(late, watch)
+        for one in (sink, *sinks):
+            one.wait()
+        return {"came": came, "first": sink.times[0], "times": [stream.times for stream in sinks]}
+
+    def memory(self) -> dict[str, Any]:
+        """Resident bytes of this process now, and at most so far."""
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return {
+            "resident": int(lines["VmRSS"].split()[0]) * 1024,
+            "peak": int(lines["VmHWM"].split()[0]) * 1024,
+        }
 
     def _requests(self, workload: Workload) -> list[Request]:
         return [
@@ -91,17 +138,17 @@ class TimedSink:
 
 
 def engine_config(settings: dict[str, Any]) -> EngineConfig:
-    """An EngineConfig of these settings.
+    """An EngineConfig of these settings; `shared_reads` is a switch of the bench's own.
 
     Raises:
-        Missing: the engine has no such setting, and it is not what the engine does anyway.
+        Missing: the engine has no such setting.
     """
-    anyway = {"weights": "fp32", "kv": "fp32"}
-    known = {field.name for field in fields(EngineConfig)}
-    for name, value in settings.items():
-        if name not in known and anyway.get(name) != value:
-            raise Missing(f"not built: the engine has no {name}={value}")
-    return EngineConfig(**{name: value for name, value in settings.items() if name in known})
+    if not settings.pop("shared_reads", True):
+        read_apart()
+    unknown = settings.keys() - {field.name for field in fields(EngineConfig)}
+    if unknown:
+        raise Missing(f"not built: the engine has no {', '.join(unknown)}")
+    return EngineConfig(**settings)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""The only place where the bench looks inside the engine: a clock around the model, and shared reads off."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from bench.contestant import Missing
+from prefix_engine import loop, runner
+from prefix_engine.sampling import Pick, RowSampler
+from prefix_engine.sequence import Sequence
+
+
+class ModelClock:
+    """Splits the time of decode steps into the model with argmax and what is beside it.
+
+    To be made before the engine; idle but for one check a step until `start`. A step lasts from the end
+    of one choice of tokens to the end of the next, so nothing between two steps is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.sampler = _TimedSampler(self._step)
+        self._running = False
+        self._model = self._last = 0.0
+        self._steps: list[tuple[int, float, float]] = []
+        runner.hidden_states = self._timed(runner.hidden_states)
+        make = loop.network_of
+
+        def network_of(*args: Any) -> Any:
+            network = make(*args)
+            return replace(network, head=self._timed(network.head))
+
+        loop.network_of = network_of
+
+    def start(self) -> None:
+        """Begin to keep steps."""
+        self._steps.clear()
+        self._running = self.sampler.timing = True
+
+    def stop(self) -> dict[str, float]:
+        """Medians over the steps that had as many rows as the step before, but for the first and the last."""
+        self._running = self.sampler.timing = False
+        most = max(rows for rows, _, _ in self._steps)
+        full = [step for step in self._steps[1:-1] if step[0] == most][1:]
+        return {
+            "step": statistics.median(wall for _, wall, _ in full),
+            "beside": statistics.median(wall - model for _, wall, model in full),
+        }
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **more: Any) -> Any:
+            start = time.perf_counter()
+            answer = function(*args, **more)
+            self._model += time.perf_counter() - start
+            return answer
+
+        return timed
+
+    def _step(self, rows: int, argmax_s: float) -> None:
+        """A step ended; argmax was taken twice in it, once for the clock alone."""
+        now = time.perf_counter()
+        if self._running:
+            self._steps.append((rows, now - self._last - argmax_s, self._model + argmax_s))
+        self._model, self._last = 0.0, now
+
+
+class _TimedSampler(RowSampler):
+    """The engine's own sampler, with argmax timed apart on request."""
+
+    __slots__ = ("_ended", "timing")
+
+    def __init__(self, ended: Callable[[int, float], None]) -> None:
+        super().__init__()
+        self._ended = ended
+        self.timing = False
+
+    def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
+        """See `RowSampler`."""
+        argmax_s = 0.0
+        if self.timing:
+            start = time.perf_counter()
+            logits.argmax(dim=1)
+            argmax_s = time.perf_counter() - start
+        picks = super().pick(logits, sequences)
+        self._ended(len(sequences), argmax_s)
+        return picks
+
+
+def read_apart() -> None:
+    """Let every row read its prefix for itself, as if nobody else had it.
+
+    Raises:
+        Missing: the kernels do not group rows by their prefix.
+    """
+    try:
+        from prefix_engine.native import attention  # noqa: PLC0415 - only where it is asked for
+    except ImportError as error:
+        raise Missing("not built: no shared reads") from error
+
+    def alone(
+        rows: tuple[Sequence, ...], key: Callable[[Sequence], Any]
+    ) -> Iterator[tuple[Any, list[Sequence]]]:
+        return ((key(row), [row]) for row in rows)
+
+    attention.groupby = alone

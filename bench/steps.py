@@ -1,0 +1,125 @@
+"""A decode step: against its lower bound, and what of it is not the model."""
+
+import statistics
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from bench import bound, machine
+from bench.contestant import Missing
+from bench.pace import decode_steps
+from bench.process import ContestantError, Process
+from bench.run import Run
+from bench.table import Row
+from bench.workload import Workload, uniform
+
+M, PROMPT, NEW = 10, 86, 64  # rows attend to 128 positions on the way
+TARGETS = {1: 95, 8: 75, 32: 75, 64: 80}
+FORMATS = {"int8": ("int8", "fp32"), "int8, KV bf16": ("int8", "bf16")}
+
+
+def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
+    """Both, in one run with the machine's own figures."""
+    sizes = (1, 2) if run.quick else tuple(TARGETS)
+    machines = [machine.measure(quick=run.quick)]
+    with ExitStack() as stack:
+        engine = stack.enter_context(run.engine("steps", rows=64))
+        turns = {str(rows): partial(engine.ask, "run", workload=_workload(rows)) for rows in sizes}
+        for name, (weights, kv) in FORMATS.items():
+            try:
+                other = stack.enter_context(run.engine(f"steps {name}", rows=64, weights=weights, kv=kv))
+            except (Missing, ContestantError) as error:
+                run.say(f"  {name}: {error}")
+                continue
+            turns[f"{sizes[-2]} {name}"] = partial(other.ask, "run", workload=_workload(sizes[-2]))
+        answers = run.referee.alternate(turns, 1 if run.quick else 3)
+        shares = _shares(run, engine, (sizes[-2], sizes[0]))
+    machines.append(machine.measure(quick=run.quick))
+    found = machine.best_of(machines)
+    steps = {name: _against_bound(run, found, name, given) for name, given in answers.items()}
+    raw = {"machine": {"read": found.read, "peak": found.peak}, "steps": steps, "shares": shares}
+    return _rows(steps, found) + _share_rows(shares, sizes), raw
+
+
+def _workload(rows: int) -> Workload:
+    return uniform(rows, PROMPT, NEW, m=M)
+
+
+def _against_bound(
+    run: Run, found: bound.Machine, name: str, answers: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Medians over the rounds of the medians over the steps of each."""
+    rows, _, formats = name.partition(" ")
+    weights, kv = FORMATS.get(formats, ("fp32", "fp32"))
+    shares, seconds, bounds = [], [], []
+    for answer in answers:
+        least, took = [], []
+        for step in decode_steps(answer["times"]):
+            cached = M + PROMPT + step.generated
+            least.append(bound.step_s(run.shape, found, int(rows), cached, weights, kv))
+            took.append(step.seconds)
+        shares.append(statistics.median(a / b for a, b in zip(least, took, strict=True)))
+        seconds.append(statistics.median(took))
+        bounds.append(statistics.median(least))
+    return {
+        "rows": int(rows),
+        "share": statistics.median(shares),
+        "seconds": statistics.median(seconds),
+        "bound": statistics.median(bounds),
+    }
+
+
+def _rows(steps: dict[str, dict[str, float]], found: bound.Machine) -> list[Row]:
+    rows = []
+    for name, step in steps.items():
+        size, _, formats = name.partition(" ")
+        at_least = 60 if formats == "int8, KV bf16" else TARGETS.get(step["rows"])
+        kind = f" {formats}" if formats else " fp32"
+        rows.append(
+            Row(
+                f"step against the lower bound,{kind}, batch {size}" + (", stretch" if formats else ""),
+                f"{step['seconds'] * 1e3:.1f} ms",
+                f"bound {step['bound'] * 1e3:.1f} ms ({found.read / 1e9:.0f} GB/s, "
+                f"{found.peak['int8' if formats else 'fp32'] / 1e9:.0f} G{'OP' if formats else 'FLOP'}/s)",
+                100 * step["share"],
+                at_least=None if formats == "int8" else at_least,
+                unit="%",
+            )
+        )
+    return rows
+
+
+def _shares(run: Run, engine: Process, sizes: tuple[int, int]) -> dict[str, dict[str, float]]:
+    """Seconds of a step, and of it outside the model and argmax; the engine is asked with its clock in."""
+    shares = {}
+    for rows in dict.fromkeys(sizes):
+        turn = partial(engine.ask, "overhead", workload=_workload(rows))
+        turn()
+        found = [run.referee.undisturbed(turn) for _ in range(1 if run.quick else 3)]
+        shares[str(rows)] = {
+            key: statistics.median(answer[key] for answer in found) for key in ("step", "beside")
+        }
+    return shares
+
+
+def _share_rows(shares: dict[str, dict[str, float]], sizes: tuple[int, ...]) -> list[Row]:
+    many, one = shares[str(sizes[-2])], shares[str(sizes[0])]
+    what = "scheduler, sampling without argmax, Python"
+    return [
+        Row(
+            f"{what}: share of a fp32 step, batch {sizes[-2]}",
+            f"{many['beside'] * 1e3:.2f} ms",
+            f"step {many['step'] * 1e3:.1f} ms",
+            100 * many["beside"] / many["step"],
+            at_most=5,
+            unit="%",
+        ),
+        Row(
+            f"{what}: of a fp32 step, batch {sizes[0]}",
+            f"{one['beside'] * 1e3:.2f} ms",
+            f"step {one['step'] * 1e3:.1f} ms",
+            1e3 * one["beside"],
+            at_most=1,
+            unit=" ms",
+        ),
+    ]
