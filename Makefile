@@ -40,8 +40,9 @@ lint: $(STAMP) ## style, types, import rules, unused dependencies and code
 
 bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefixes gain on the carried datasets
 	$(BIN)/python -m bench
-	$(if $(wildcard bench/service.py),$(BIN)/python -m bench.service)
+	$(BIN)/python -m bench.service
 	$(BIN)/python -m bench.losses
+	$(BIN)/python -m bench.report
 
 bench-peers: $(PEERS) ## what bench compares with and setup does not bring, each in a venv of its own
 

@@ -4,34 +4,28 @@ Run: python -m bench [--quick] [--rows contest,prefixes,...] [--rounds 4] [--pee
 """
 
 import argparse
-import json
 import time
 from importlib import import_module
 
-from bench.process import BUILD
+from bench.results import ENGINE as SECTIONS
+from bench.results import choose_rows, folder, keep
 from bench.run import Run
 from bench.table import HEAD
 
-SECTIONS = ("contest", "mixing", "steps", "streams", "memory")
-
 
 def main() -> None:
-    """Measure the sections that were asked for; print the table of all that was measured so far."""
+    """Measure the sections that were asked for, keep each as it ends, and print their table."""
     args = arguments()
-    out = BUILD / ("quick" if args.quick else "results")
-    out.mkdir(parents=True, exist_ok=True)
+    out = folder(quick=args.quick)
     run = Run(args.quick, 1 if args.quick else args.rounds, args.peers)
     lines = [HEAD]
     for name in args.rows:
         run.say(f"== {name}")
         start = time.perf_counter()
         rows, raw = import_module(f"bench.{name}").measure(run)
-        table = [row.markdown() for row in rows]
-        found = {"rows": table, "seconds": time.perf_counter() - start, "raw": raw}
-        (out / f"{name}.json").write_text(json.dumps(found, indent=1))
-        lines += table
-        run.say(f"== {name}: {found['seconds']:.0f} s")
-    (out / "table.md").write_text("\n".join(lines) + "\n")
+        seconds = time.perf_counter() - start
+        lines += keep(out, name, rows, raw, seconds)
+        run.say(f"== {name}: {seconds:.0f} s")
     referee = run.referee
     print("\n".join(lines))
     print(
@@ -45,19 +39,15 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--rows", type=_names, default=SECTIONS, help=f"of {','.join(SECTIONS)}; all if not given"
-    )
+    choose_rows(parser, SECTIONS)
     parser.add_argument("--rounds", type=int, default=4, help="timed rounds of a contest")
     parser.add_argument(
-        "--peers", type=lambda text: frozenset(_names(text)), help="parts of names; all if not given"
+        "--peers",
+        type=lambda text: frozenset(filter(None, text.split(","))),
+        help="parts of names; all if not given",
     )
     parser.add_argument("--quick", action="store_true", help="a tiny shape, one round: shows that it works")
     return parser.parse_args()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(",")))
 
 
 if __name__ == "__main__":

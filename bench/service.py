@@ -4,7 +4,7 @@ Run: python -m bench.service [--quick] [--rows sweep,fair,cold,registry] [--base
 """
 
 import argparse
-import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.model import model_folder
-from bench.process import BUILD
+from bench.results import choose_rows, folder, keep
 from bench.service_cold import cold
 from bench.service_fair import fair
 from bench.service_registry import registry
@@ -40,28 +40,26 @@ SECTIONS: dict[str, Section] = {"sweep": loads, "fair": fair, "cold": cold, "reg
 def main() -> None:
     """Measure what was asked for, and print one table."""
     args = arguments()
+    for name in [name for name in os.environ if name.startswith("PREFIX_")]:
+        del os.environ[name]  # nobody's own settings, least of all their database
     sizes = QUICK if args.quick else Sizes()
     base_model = args.base or str(model_folder("tiny" if args.quick else "124m"))
-    out = BUILD / ("quick" if args.quick else "results")
-    out.mkdir(parents=True, exist_ok=True)
+    out = folder(quick=args.quick)
     began = time.perf_counter()
     lines = [HEAD]
-    with tempfile.TemporaryDirectory(prefix="prefixserve-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="prefixserve-bench-") as data:
         base = load_base(base_model, "cpu")
         each = sizes.prefixes // 8
-        tenants = found(Path(folder), base, [each] * 8 + [1] * (LIGHT + 1), M)
-        run = ServiceRun(sizes, Path(folder), base_model, tenants)
+        tenants = found(Path(data), base, [each] * 8 + [1] * (LIGHT + 1), M)
+        run = ServiceRun(sizes, Path(data), base_model, tenants)
         del base
         run.say(f"== {sizes.prefixes} prefixes published: {time.perf_counter() - began:.0f} s")
         for name in args.rows:
             run.say(f"== {name}")
             start = time.perf_counter()
             rows, raw = SECTIONS[name](run)
-            table_lines = [row.markdown() for row in rows]
             seconds = time.perf_counter() - start
-            kept = {"rows": table_lines, "seconds": seconds, "raw": raw}
-            (out / f"service_{name}.json").write_text(json.dumps(kept, indent=1))
-            lines += table_lines
+            lines += keep(out, f"service-{name}", rows, raw, seconds)
             run.say(f"== {name}: {seconds:.0f} s")
     print("\n".join(lines))
     print(f"\n{time.perf_counter() - began:.0f} s in all, {base_model.rpartition('/')[2]}")
@@ -72,16 +70,10 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--rows", type=_names, default=tuple(SECTIONS), help=f"of {','.join(SECTIONS)}; all if not given"
-    )
+    choose_rows(parser, tuple(SECTIONS))
     parser.add_argument("--base", help="a base model; random weights of the 124M shape if not given")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, short loads: shows that it works")
     return parser.parse_args()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(",")))
 
 
 if __name__ == "__main__":

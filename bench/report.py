@@ -1,0 +1,75 @@
+"""All rows that were measured as one Markdown table, the engine's and the service's; what is missing says so.
+
+Run: python -m bench.report [--rows contest,service-sweep] [--quick] [--into docs/performance.md README.md]
+
+`--into` writes the tables into documents, each between `<!-- bench: contest,service-sweep -->` (or
+`<!-- bench: all -->`) and `<!-- /bench -->`.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.results import COMMANDS, choose_rows, folder, names, read
+from bench.table import HEAD
+
+MARKS = re.compile(r"(?P<open><!-- bench: (?P<rows>[a-z,-]+) -->\n).*?(?P<close><!-- /bench -->)", re.DOTALL)
+ALL = tuple(COMMANDS)
+
+
+def table(place: Path, sections: Sequence[str] = ALL) -> str:
+    """The table of these sections, and below it where and how they were measured."""
+    lines, machines = [HEAD], {}
+    for name in sections:
+        found = read(place, name)
+        if found is None:
+            command = f"`{COMMANDS[name]} --rows {name.removeprefix('service-')}`"
+            lines.append(f"| section {name} | - | - | - | left out; {command} measures it | not measured |")
+        else:
+            lines += found.rows
+            machines.setdefault(found.machine, []).append(name)
+    lines += [f"\n{machine}: {', '.join(measured)}." for machine, measured in machines.items()]
+    return "\n".join(lines) + "\n"
+
+
+def written(document: str, place: Path) -> str:
+    """The document with its tables as they are measured now.
+
+    Raises:
+        ValueError: it has no place for a table.
+        ArgumentTypeError: it asks for a section that does not exist.
+    """
+    if not MARKS.search(document):
+        raise ValueError("no <!-- bench: all --> and <!-- /bench --> with a table in between")
+
+    def renewed(match: re.Match[str]) -> str:
+        sections = ALL if match["rows"] == "all" else names(match["rows"], ALL)
+        return f"{match['open']}\n{table(place, sections)}\n{match['close']}"
+
+    return MARKS.sub(renewed, document)
+
+
+def main() -> None:
+    """Print the table, keep it beside the results, and write it where it was asked for."""
+    args = arguments()
+    place = folder(quick=args.quick)
+    text = table(place, args.rows)
+    (place / "table.md").write_text(text)
+    print(text, end="")
+    for path in args.into:
+        path.write_text(written(path.read_text(), place))
+        print(f"{path}: written")
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    choose_rows(parser, ALL)
+    parser.add_argument("--quick", action="store_true", help="what the --quick runs left")
+    parser.add_argument("--into", nargs="+", type=Path, default=[], help="documents to write the tables into")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

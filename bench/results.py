@@ -1,0 +1,90 @@
+"""Where a section leaves what it measured, one JSON file each, and how reports and plots read it.
+
+Plain Python: whoever only reads results loads no torch.
+"""
+
+import json
+import os
+from argparse import ArgumentParser, ArgumentTypeError
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.process import BUILD
+from bench.table import Row
+
+ENGINE = ("contest", "mixing", "steps", "streams", "memory")
+SERVICE = ("sweep", "fair", "cold", "registry")
+COMMANDS = dict.fromkeys(ENGINE, "python -m bench") | {
+    f"service-{name}": "python -m bench.service" for name in SERVICE
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What one section left behind.
+
+    Attributes:
+        rows: lines of the table.
+        raw: all that was measured; what is in it is the section's own affair.
+        seconds: that it took.
+        machine: on which it ran, and with how many threads.
+    """
+
+    rows: list[str]
+    raw: dict[str, Any]
+    seconds: float
+    machine: str
+
+
+def folder(*, quick: bool) -> Path:
+    """Where the results of a run lie; those of a quick one never among the others."""
+    place = BUILD / ("quick" if quick else "results")
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def keep(place: Path, name: str, rows: list[Row], raw: dict[str, Any], seconds: float) -> list[str]:
+    """Write a section's file, whole or not at all; the lines of its rows."""
+    lines = [row.markdown() for row in rows]
+    found = {"rows": lines, "seconds": seconds, "machine": machine(), "raw": raw}
+    making = place / f"{name}.json.{os.getpid()}"
+    making.write_text(json.dumps(found, indent=1))
+    making.replace(place / f"{name}.json")
+    return lines
+
+
+def read(place: Path, name: str) -> Section | None:
+    """A section's file; None if it was not measured."""
+    path = place / f"{name}.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return Section(found["rows"], found["raw"], found["seconds"], found.get("machine", "machine not noted"))
+
+
+def machine() -> str:
+    """The processor as the kernel calls it, the cores that this process may use, and the threads it was told."""
+    with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - one line is read
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
+    told = os.environ.get("OMP_NUM_THREADS")
+    return f"{name}, {len(os.sched_getaffinity(0))} cores" + (f", OMP_NUM_THREADS={told}" if told else "")
+
+
+def names(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of sections with commas in between.
+
+    Raises:
+        ArgumentTypeError: one of them is not known.
+    """
+    given = tuple(filter(None, text.split(",")))
+    if unknown := set(given) - set(known):
+        raise ArgumentTypeError(f"no section {', '.join(sorted(unknown))}; there are {','.join(known)}")
+    return given
+
+
+def choose_rows(parser: ArgumentParser, known: tuple[str, ...]) -> None:
+    """Give a command `--rows`; what is not asked for is left as it is."""
+    shown = f"of {','.join(known)}; all if not given"
+    parser.add_argument("--rows", type=partial(names, known=known), default=known, help=shown)
