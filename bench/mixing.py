@@ -1,4 +1,4 @@
-"""What prefixes cost: many against one, against none, by their length, and what shared reads gain."""
+"""What prefixes cost: many against one, against none, by their length and number; what shared reads gain."""
 
 import statistics
 from contextlib import ExitStack
@@ -14,19 +14,20 @@ from bench.table import Row, interval, paired
 from bench.workload import uniform
 
 LENGTHS = (0, 10, 50, 200, 512)
+COUNTS = (1, 2, 4, 8, 16, 32)
 PROMPT, NEW = 64, 16
 DISTINCT, SHARED, NONE = "distinct prefixes", "one shared prefix", "no prefix"
 
 
 def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
-    """All four; the engines run with shared reads off but where they are what is measured."""
+    """All; the engine runs with shared reads off but where they are what is measured."""
     rows: list[Row] = []
     raw: dict[str, Any] = {}
     pool = 3 << 30  # 32 prefixes of every length stay resident
     machines = [machine.measure(quick=run.quick)]
     with ExitStack() as stack:
         engine = stack.enter_context(run.engine("mixing", rows=32, pool_bytes=pool, shared_reads=False))
-        for part in (_many_against_one, _by_length):
+        for part in (_many_against_one, _by_length, _by_count):
             part_rows, part_raw = part(run, engine, machines)
             rows += part_rows
             raw |= part_raw
@@ -87,6 +88,28 @@ def _by_length(run: Run, engine: Process, machines: list[bound.Machine]) -> tupl
         for m in LENGTHS[1:]
     ]
     return rows, {"by_length": {str(m): {"step": took[m], "bound": least[m]} for m in LENGTHS}}
+
+
+def _by_count(run: Run, engine: Process, _: list[bound.Machine]) -> tuple[list[Row], dict[str, Any]]:
+    """The batch stays the same, only how many different prefixes are in it changes."""
+    rows, m = _requests(run), 10
+    turns = {
+        str(count): partial(engine.ask, "run", workload=uniform(rows, PROMPT, NEW, m=m, prefixes=count))
+        for count in COUNTS
+        if count <= rows
+    }
+    answers = run.referee.alternate(turns, 1 if run.quick else 3)
+    took = {
+        count: statistics.median(step_s(answer["times"]) for answer in given)
+        for count, given in answers.items()
+    }
+    line = Row(
+        f"time per token, {rows} rows, by the number of distinct prefixes among them, m={m}",
+        ", ".join(f"{count}: {1e3 * seconds:.1f} ms" for count, seconds in took.items()),
+        "a step with one prefix for all; shared reads off",
+        took[str(rows)] / took["1"],
+    )
+    return [line], {"by_count": took}
 
 
 def _shared_reads(run: Run, apart: Process, stack: ExitStack, pool: int) -> tuple[list[Row], dict[str, Any]]:
