@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
+from zlib import crc32
 
 from bench.service_child import Child, serve
 from service.cli.bench_load import Ask
@@ -21,8 +22,8 @@ def bare_engine(base_model: str, m: int) -> Child:
 
 
 def said(asks: Sequence[Ask]) -> list[tuple[str, tuple[int, ...], int]]:
-    """Asks as `run` takes them."""
-    return [(ask.model, ask.prompt, ask.output) for ask in asks]
+    """Asks as `run` takes them; tenants give their prefixes the same names, the engine must not share those."""
+    return [(f"{ask.label}/{ask.model}", ask.prompt, ask.output) for ask in asks]
 
 
 def _engine(pipe: Connection, base_model: str, m: int) -> None:
@@ -32,7 +33,9 @@ def _engine(pipe: Connection, base_model: str, m: int) -> None:
 
     base = load_base(base_model, "cpu")
     config = ServiceSettings().engine_config()
-    engine = Engine(base, config, lambda name: random_prefix(base, m, offset=0, seed=hash(name)))
+    engine = Engine(
+        base, config, lambda name: random_prefix(base, m, offset=0, seed=crc32(name.encode()), spread=0.5)
+    )
     engine.start()
 
     def run(asks: list[tuple[str, tuple[int, ...], int]], concurrency: int) -> dict[str, Any]:

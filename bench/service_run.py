@@ -33,7 +33,7 @@ class Sizes:
         cold: prefixes of which the first use is compared with the next, one at a time.
         crowd: cold prefixes that are asked for at once.
         window_s: after a crowd was sent, in which the others' tokens are looked at.
-        registered: prefixes of the two registries.
+        registered: prefixes of the registries, the fewest first.
         resolves: calls of each turn on a registry.
     """
 
@@ -53,7 +53,7 @@ class Sizes:
     cold: int = 40
     crowd: int = 50
     window_s: float = 1.5
-    registered: tuple[int, int] = (100, 100_000)
+    registered: tuple[int, ...] = (100, 1000, 10_000, 100_000)
     resolves: int = 1000
 
 

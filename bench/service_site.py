@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from bench.service_child import cpu_seconds
 from prefix_engine import Base
 from prefix_engine.testing import random_prefix
 from prefix_store import Store, StoreSettings, open_store
@@ -95,8 +96,7 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """Processor time that the service used until now."""
-        fields = Path(f"/proc/{self._child.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self._child.process.pid)
 
 
 def own_cpu_seconds() -> float:

@@ -1,6 +1,7 @@
 """The service under load: saturated against the bare engine, then Poisson arrivals at many loads."""
 
 import itertools
+import os
 import statistics
 from collections import Counter
 from typing import Any
@@ -16,21 +17,23 @@ from service.cli.bench_report import percentile, spread
 
 PROMISED = 0.7  # the load of which the time to the first token is promised
 LONG = 200  # tokens of a prompt that count for it
+_TAKEN = ("service", "engine", "client_cores", "service_cores", "neighbour_cores")
 _SETTLE = 0.15  # of a load's time before tokens are counted
 
 
 def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, Any]]:
     """The same requests, as many under way, through HTTP and by the bare engine, in turn."""
     sizes = run.sizes
-    every: dict[str, list[float]] = {"service": [], "engine": [], "client_cores": [], "service_cores": []}
+    every: dict[str, list[float]] = {name: [] for name in _TAKEN}
     lengths = list(range(*sizes.prompt, max(1, sizes.prompt[1] // 8)))
     count = sizes.under_way  # of the first turn, which warms up and tells how many fill the others
     with bare_engine(run.base_model, M) as engine:
         for turn in range(sizes.rounds + 1):
             asks = list(itertools.islice(run.asks(seed=turn), count))
             found = _turn(run, service, asks)
-            with Neighbour(found["client_cores"]):
+            with Neighbour(found["client_cores"]) as neighbour:
                 bare = engine.ask("run", said(asks), sizes.under_way)
+                found["neighbour_cores"] = neighbour.cores()
             found["engine"] = bare["tokens"] / bare["seconds"]
             run.say(f"  turn {turn or 'warm-up'}: {', '.join(f'{k} {v:.2f}' for k, v in found.items())}")
             run.capacity = found.pop("capacity")
@@ -43,7 +46,9 @@ def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, A
         "W3 saturated: service over HTTP against the bare engine",
         f"{statistics.median(every['service']):.0f} tokens/s, {min(ratios):.2f}..{max(ratios):.2f} by round",
         f"{statistics.median(every['engine']):.0f} tokens/s of the engine beside a process as busy as the "
-        f"load generator ({statistics.median(every['client_cores']):.2f} cores)",
+        f"load generator ({statistics.median(every['neighbour_cores']):.2f}, it took "
+        f"{statistics.median(every['client_cores']):.2f} of {len(os.sched_getaffinity(0))} cores, "
+        f"the service {statistics.median(every['service_cores']):.2f})",
         100 * statistics.median(ratios),
         at_least=90,
         unit="%",
@@ -104,7 +109,7 @@ def _promised(outcomes: list[Outcome], prefills: dict[int, float]) -> Row:
     ratios = [o.first / between(prefills, len(o.ask.prompt)) for o in long if o.pieces]
     return Row(
         f"p95 time to first token at {PROMISED} load, prompts of {LONG} tokens and more",
-        f"p50 {statistics.median(ratios):.1f}, p95 {percentile(ratios, 95) * 1:.1f} prefills; "
+        f"p50 {statistics.median(ratios):.1f}, p95 {percentile(ratios, 95):.1f} prefills; "
         f"{percentile([o.first for o in long if o.pieces], 95) * 1000:.0f} ms, {len(ratios)} requests",
         f"one prefill of that length alone on the bare engine, {between(prefills, 300) * 1000:.0f} ms at 300 tokens",
         percentile(ratios, 95),
