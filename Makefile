@@ -43,6 +43,7 @@ bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefix
 	$(BIN)/python -m bench.service
 	$(BIN)/python -m bench.losses
 	$(BIN)/python -m bench.report
+	$(BIN)/python -m bench.plots
 
 bench-peers: $(PEERS) ## what bench compares with and setup does not bring, each in a venv of its own
 

@@ -1,6 +1,6 @@
 """The engine's bench: every row of docs/performance.md that needs no service.
 
-Run: python -m bench [--quick] [--rows contest,prefixes,...] [--rounds 4] [--peers ...]
+Run: python -m bench [--quick] [--rows contest,mixing,...] [--rounds 4] [--peers ...]
 """
 
 import argparse

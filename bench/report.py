@@ -3,14 +3,16 @@
 Run: python -m bench.report [--rows contest,service-sweep] [--quick] [--into docs/performance.md README.md]
 
 `--into` writes the tables into documents, each between `<!-- bench: contest,service-sweep -->` (or
-`<!-- bench: all -->`) and `<!-- /bench -->`.
+`<!-- bench: all -->`) and `<!-- /bench -->`; between `<!-- bench: plots -->` and the end the plots that are drawn.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.plot_names import DRAWN, PLOTS
 from bench.results import COMMANDS, choose_rows, folder, names, read
 from bench.table import HEAD
 
@@ -33,8 +35,22 @@ def table(place: Path, sections: Sequence[str] = ALL) -> str:
     return "\n".join(lines) + "\n"
 
 
-def written(document: str, place: Path) -> str:
+def images(drawn: Path, beside: Path) -> str:
+    """The plots that lie in the folder `drawn`, for a document in the folder `beside`."""
+    found = {name: drawn / f"{name}.svg" for name in PLOTS}
+    shown = [
+        f"![{PLOTS[name]}]({os.path.relpath(path, beside)})" for name, path in found.items() if path.exists()
+    ]
+    return "\n\n".join(shown) + "\n"
+
+
+def written(document: str, place: Path, plots: str = "") -> str:
     """The document with its tables as they are measured now.
+
+    Args:
+        document: Markdown.
+        place: of the results.
+        plots: that are put where the document asks for them.
 
     Raises:
         ValueError: it has no place for a table.
@@ -44,6 +60,8 @@ def written(document: str, place: Path) -> str:
         raise ValueError("no <!-- bench: all --> and <!-- /bench --> with a table in between")
 
     def renewed(match: re.Match[str]) -> str:
+        if match["rows"] == "plots":
+            return f"{match['open']}\n{plots}\n{match['close']}"
         sections = ALL if match["rows"] == "all" else names(match["rows"], ALL)
         return f"{match['open']}\n{table(place, sections)}\n{match['close']}"
 
@@ -58,7 +76,8 @@ def main() -> None:
     (place / "table.md").write_text(text)
     print(text, end="")
     for path in args.into:
-        path.write_text(written(path.read_text(), place))
+        shown = images(DRAWN, path.resolve().parent)
+        path.write_text(written(path.read_text(), place, shown))
         print(f"{path}: written")
 
 
