@@ -20,6 +20,8 @@ class EngineConfig:
         kernels: what computes; `auto` is the compiled kernels where they can be had, else torch.
         weights: format of the base's matrices. int8 is faster and not exact.
         kv: format of keys and values in memory. bf16 takes half the bytes and is not exact.
+        prompt_cache_s: seconds that a text's keys and values are kept after their last use, in memory that no
+            row needs, for requests of the same `reuse`; 0 keeps none.
     """
 
     rows: int = 32
@@ -33,11 +35,14 @@ class EngineConfig:
     kernels: Literal["auto", "native", "torch"] = "auto"
     weights: Literal["fp32", "int8"] = "fp32"
     kv: Literal["fp32", "bf16"] = "fp32"
+    prompt_cache_s: float = 300.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int) and value < 1:
+            if isinstance(value, int) and value < 1 and field.name != "prompt_cache_s":
                 raise ValueError(f"{field.name} must be at least 1, not {value}")
+        if not self.prompt_cache_s >= 0:
+            raise ValueError(f"prompt_cache_s must be at least 0, not {self.prompt_cache_s}")
         if self.step_tokens < self.rows:
             raise ValueError(f"step_tokens ({self.step_tokens}) must be at least rows ({self.rows})")

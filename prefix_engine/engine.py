@@ -20,7 +20,7 @@ from prefix_engine.pool import Loaded, Loader
 from prefix_engine.request import SEED_BITS, Delta, Event, Failed, QueueFullError, Request, RequestError
 from prefix_engine.sampling import Sampler
 from prefix_engine.sequence import Sequence
-from prefix_engine.stats import EngineStats
+from prefix_engine.stats import EngineStats, stats_of
 
 log = logging.getLogger(__name__)
 
@@ -122,17 +122,32 @@ class Engine:
     def revoke(self, prefix_ids: Iterable[str]) -> None:
         """Stop every use of these prefixes, for good.
 
-        Blocks until no row and no load of them is left and their tensors are zeroed; their requests
-        failed with `revoked` before it returns. Later requests that name them fail with `revoked` too.
+        Blocks until no row and no load of them is left and their tensors are zeroed, with all texts that
+        stood behind them; their requests failed with `revoked` before it returns. Later requests that name them fail with `revoked` too.
         Not to be called from a sink.
         """
         revocation = _Revocation(set(prefix_ids), threading.Event())
         self._post(lambda: self._begin_revocation(revocation))
         revocation.done.wait()
 
+    def forget(self, ids: Iterable[str]) -> None:
+        """Zero every kept text of requests that had one of these ids in `reuse`, and keep none any more.
+
+        Blocks until it is done; a page that a running row reads is zeroed when that row ends. Requests that
+        name the ids are answered all the same. Not to be called from a sink.
+        """
+        gone, done = set(ids), threading.Event()
+        self._post(lambda: self._loop.cache.forget(gone))
+        self._post(done.set)
+        done.wait()
+
     def holds(self, prefix_ids: Iterable[str]) -> set[str]:
-        """Those of these prefixes that are resident, loaded or being loaded; read without stopping the loop."""
-        return {prefix_id for prefix_id in prefix_ids if self._loop.pool.holds(prefix_id)}
+        """Those of these prefixes that are resident, loaded or being loaded, or have a kept text behind them.
+
+        Read without stopping the loop.
+        """
+        pool, cache = self._loop.pool, self._loop.cache
+        return {prefix_id for prefix_id in prefix_ids if pool.holds(prefix_id) or cache.holds(prefix_id)}
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new requests with `draining`, wait for the others; whether all ended in time."""
@@ -153,24 +168,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """What goes on now, and counters since the start; read without stopping the loop."""
-        loop, memory, pool = self._loop, self._loop.memory, self._loop.pool
-        return EngineStats(
-            running=len(loop.scheduler.running),
-            waiting=self._waiting(),
-            loading=pool.loading,
-            resident_prefixes=pool.resident,
-            resident_bytes=pool.resident_bytes,
-            pages_used=memory.row_pages.used,
-            pages_total=memory.row_pages.total,
-            steps=loop.steps,
-            generated_tokens=loop.generated_tokens,
-            prefill_tokens=loop.prefill_tokens,
-            pool_hits=pool.hits,
-            pool_misses=pool.misses,
-            pool_evictions=pool.evictions,
-            load_seconds=pool.load_seconds,
-            occupancy=loop.decoded_rows / max(1, loop.steps * self._config.rows),
-        )
+        return stats_of(self._loop, self._waiting(), self._config.rows)
 
     def beat_age(self) -> float:
         """Seconds since the loop last turned; grows without end once it stopped."""
@@ -260,10 +258,7 @@ class Engine:
         self._end_revocations()
 
     def _begin_revocation(self, revocation: _Revocation) -> None:
-        pool = self._loop.pool
-        pool.refuse(revocation.prefix_ids)
-        self._loop.fail_prefixes(revocation.prefix_ids, "revoked", "the prefix was revoked")
-        pool.erase(revocation.prefix_ids)
+        self._loop.revoke(revocation.prefix_ids)
         self._revocations.append(revocation)
         self._end_revocations()
 

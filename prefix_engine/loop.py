@@ -16,6 +16,7 @@ from prefix_engine.gpt2 import network_of
 from prefix_engine.kernels import kernels_for
 from prefix_engine.kv import PagedMemory
 from prefix_engine.pool import Loaded, Loader, PrefixPool
+from prefix_engine.prompt_cache import PromptCache
 from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason, TokenInfo
 from prefix_engine.runner import Runner, StepResult
 from prefix_engine.sampling import Pick, RowSampler, Sampler, Score
@@ -64,9 +65,8 @@ class Loop:
             config.rows,
             torch.bfloat16 if config.kv == "bf16" else torch.float32,
         )
-        self.scheduler = Scheduler(
-            config.rows, config.step_tokens, config.chunk_tokens, self.memory.row_pages, config.page
-        )
+        self.cache = PromptCache(self.memory.row_pages, config.page, self.memory.zero, config.prompt_cache_s)
+        self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache)
         self.pool = PrefixPool(self._base, self.memory, loader, config.load_threads, deliver)
         network = network_of(base, kernels.linear(config.weights))
         self._runner = Runner(network, kernels, self.memory, sampler or RowSampler())
@@ -83,7 +83,7 @@ class Loop:
             self._fail(row, "revoked", "the prefix was revoked")
         elif request.positions > self._base.config.positions:
             self._fail(row, "context", self._too_long(0, sequence))
-        elif not self.scheduler.fits(sequence):
+        elif not self.cache.fits(sequence):
             self._fail(row, "context", "the request needs more memory than there is for all rows")
 
     def settle(self, loaded: Loaded) -> None:
@@ -99,8 +99,15 @@ class Loop:
             if row.sequence.request.prefix_id in prefix_ids:
                 self._fail(row, code, message)
 
+    def revoke(self, prefix_ids: set[str]) -> None:
+        """Refuse these prefixes for good and erase what there is of them, texts that stood behind them too."""
+        self.pool.refuse(prefix_ids)
+        self.fail_prefixes(prefix_ids, "revoked", "the prefix was revoked")
+        self.cache.drop(prefix_ids)
+        self.pool.erase(prefix_ids)
+
     def abandon(self, code: str, message: str) -> None:
-        """End every request and erase all prefixes, whatever state a failed step left behind."""
+        """End every request and erase all prefixes and texts, whatever state a failed step left behind."""
         for row in list(self._rows.values()):
             try:
                 self._fail(row, code, message)
@@ -108,6 +115,7 @@ class Loop:
                 log.exception("row.abandoned")
                 self._rows.pop(row.sequence.number, None)
                 self._emit(row, Failed(code, message))
+        self.cache.clear()
         self.pool.erase_all()
 
     def next_deadline(self) -> float | None:
@@ -121,6 +129,7 @@ class Loop:
         Args:
             now: on the scale of the requests' deadlines.
         """
+        self.cache.expire(now)
         self._expire(now)
         self._admit()
         plan = self.scheduler.plan()
@@ -219,6 +228,8 @@ class Loop:
             return
         sequence.generated.append(pick.token)
         self.generated_tokens += 1
+        if len(sequence.generated) == 1:  # the prompt's pages are whole, and its logits were finite
+            self.cache.keep(sequence)
         if pick.token == request.end_id:
             self._finish(row, "stop", None if pick.score is None else pick.score.logprob)
             return
@@ -228,19 +239,16 @@ class Loop:
         if text or tokens:
             self._emit(row, Delta(text, tokens))
         if stopped:
-            self._end(row, Finished("stop", len(request.prompt), len(sequence.generated)))
+            self._end(row, _finished(sequence, "stop"))
         elif len(sequence.generated) >= request.max_tokens:
             self._finish(row, "length")
 
     def _finish(self, row: Row, reason: FinishReason, end_logprob: float | None = None) -> None:
         """Give out what was held back, and end."""
-        sequence = row.sequence
-        text, tokens, stopped = row.stream.finish(accept=_may_stop(sequence))
+        text, tokens, stopped = row.stream.finish(accept=_may_stop(row.sequence))
         if text or tokens:
             self._emit(row, Delta(text, tokens))
-        reason = "stop" if stopped else reason
-        counts = (len(sequence.request.prompt), len(sequence.generated))
-        self._end(row, Finished(reason, *counts, end_logprob))
+        self._end(row, _finished(row.sequence, "stop" if stopped else reason, end_logprob))
 
     def _fail(self, row: Row, code: str, message: str) -> None:
         self._end(row, Failed(code, message))
@@ -249,7 +257,9 @@ class Loop:
         """Free everything the row holds, then say so, so that who hears it finds it free."""
         sequence = row.sequence
         del self._rows[sequence.number]
-        self.memory.zero(self.scheduler.remove(sequence))
+        if isinstance(event, Finished) and sequence.generated:
+            self.cache.keep(sequence)
+        self.scheduler.remove(sequence)
         self._runner.forget(sequence)
         if sequence.prefix_pages and sequence.request.prefix_id is not None:
             sequence.prefix_pages = ()
@@ -276,6 +286,11 @@ class Loop:
             f"{offset} prefix positions + {prompt} prompt tokens + {most} max_tokens are more than "
             f"the base's {self._base.config.positions} positions"
         )
+
+
+def _finished(sequence: Sequence, reason: FinishReason, end_logprob: float | None = None) -> Finished:
+    counts = (len(sequence.request.prompt), len(sequence.generated))
+    return Finished(reason, *counts, end_logprob, sequence.cached)
 
 
 def _may_stop(sequence: Sequence) -> bool:

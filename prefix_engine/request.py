@@ -77,6 +77,9 @@ class Request:
         end_id: token that ends the text, not part of it; None for none.
         prefix_id: what the engine's loader is asked for; None is the base model.
         share: key of the fair share; requests of one key are served in order.
+        reuse: ids of whoever it is from, which `Engine.forget` takes. Requests with the same ids and the same
+            prefix may use each other's keys and values of equal beginnings, and notice it by the time that
+            they take; None uses none and leaves none.
         stop: strings that end the text and are never emitted.
         sampling: how tokens are chosen.
         logprobs: None, or how many best tokens to report beside the chosen one's log probability (0..5).
@@ -89,6 +92,7 @@ class Request:
     end_id: int | None
     prefix_id: str | None = None
     share: str = ""
+    reuse: tuple[str, ...] | None = None
     stop: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
     logprobs: int | None = None
@@ -144,12 +148,14 @@ class Finished:
     """The answer is whole. Tokens are counted as computed, the end token and a stop string's included.
 
     `end_logprob` is the end token's, which no Delta shows; None if none ended the text or none was asked for.
+    `cached_tokens` of the prompt's were not computed again.
     """
 
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     end_logprob: float | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

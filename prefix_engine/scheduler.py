@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from prefix_engine.pages import PageAllocator, pages_for
+from prefix_engine.prompt_cache import PromptCache
 from prefix_engine.sequence import Sequence
 from prefix_engine.waiting import Waiting, cost
 
@@ -58,14 +58,11 @@ class Plan:
 class Scheduler:
     """Waiting requests by fair share, running rows by arrival."""
 
-    def __init__(
-        self, rows: int, step_tokens: int, chunk_tokens: int, pages: PageAllocator, page: int
-    ) -> None:
+    def __init__(self, rows: int, step_tokens: int, chunk_tokens: int, pages: PromptCache) -> None:
         self._rows = rows
         self._step_tokens = step_tokens
         self._chunk_tokens = chunk_tokens
         self._pages = pages
-        self._page = page
         self._queue = Waiting()
         self._served: dict[str, float] = {}
         self._active: Counter[str] = Counter()
@@ -76,10 +73,6 @@ class Scheduler:
         """Requests without a row."""
         return len(self._queue)
 
-    def fits(self, sequence: Sequence) -> bool:
-        """Whether its pages exist at all, free or not."""
-        return pages_for(sequence.slots_needed, self._page) <= self._pages.total
-
     def add(self, sequence: Sequence) -> None:
         """Queue a request behind those of its key."""
         key = sequence.request.share
@@ -88,8 +81,8 @@ class Scheduler:
         self._active[key] += 1
         self._queue.add(sequence)
 
-    def remove(self, sequence: Sequence) -> tuple[int, ...]:
-        """Take a request out, waiting or running; returns the pages that it held, now free."""
+    def remove(self, sequence: Sequence) -> None:
+        """Take a request out, waiting or running, and its pages back."""
         key = sequence.request.share
         if sequence.number in self.running:
             del self.running[sequence.number]
@@ -100,9 +93,7 @@ class Scheduler:
             del self._active[key]
         if not self._active:
             self._served.clear()
-        pages, sequence.pages = sequence.pages, ()
-        self._pages.give_back(pages)
-        return pages
+        self._pages.release(sequence)
 
     def wake(self, prefix_id: str) -> None:
         """Ask again about the requests of a prefix whose load has ended, however it did."""
@@ -142,10 +133,8 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> bool:
         """Give a row and its pages; False if there are not enough pages."""
-        pages = self._pages.take(pages_for(sequence.slots_needed, self._page))
-        if pages is None:
+        if not self._pages.claim(sequence):
             return False
-        sequence.pages = pages
         self.running[sequence.number] = sequence
         return True
 

@@ -15,7 +15,8 @@ class Sequence:
         m: positions of its prefix; 0 for the base.
         position_offset: position of text token 0.
         prefix_pages: pages of the resident prefix, shared with other rows.
-        pages: pages of its own text.
+        pages: pages of its text; it writes to those alone that hold tokens from `cached` on.
+        cached: text tokens whose keys and values it found in memory.
         computed: text tokens whose keys and values lie in `pages`.
         generated: tokens chosen so far.
         cancelled: set from any thread; read by the loop.
@@ -28,6 +29,7 @@ class Sequence:
     position_offset: int = 0
     prefix_pages: tuple[int, ...] = ()
     pages: tuple[int, ...] = ()
+    cached: int = 0
     computed: int = 0
     generated: list[int] = field(default_factory=list)
     cancelled: bool = False

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+from prefix_engine.loop import Loop
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """What goes on now, and counters since the start.
 
-    `occupancy` is decode rows a step, averaged over all steps, as a share of `rows`.
+    `pages_used` are those of rows; `pages_cached` hold texts that no row reads, and make room when it is
+    needed. `prompt_cache_hits` requests found the beginning of their prompt, `prompt_cache_tokens` in all, which
+    `prefill_tokens` does not count. `occupancy` is decode rows a step, averaged over all steps, as a share of `rows`.
     """
 
     running: int
@@ -16,12 +20,41 @@ class EngineStats:
     resident_prefixes: int
     resident_bytes: int
     pages_used: int
+    pages_cached: int
     pages_total: int
     steps: int
     generated_tokens: int
     prefill_tokens: int
+    prompt_cache_hits: int
+    prompt_cache_tokens: int
     pool_hits: int
     pool_misses: int
     pool_evictions: int
     load_seconds: float
     occupancy: float
+
+
+def stats_of(loop: Loop, waiting: int, rows: int) -> EngineStats:
+    """Read a loop without stopping it; `waiting` requests have none of its `rows`."""
+    pages, pool, cache = loop.memory.row_pages, loop.pool, loop.cache
+    cached = cache.idle
+    return EngineStats(
+        running=len(loop.scheduler.running),
+        waiting=waiting,
+        loading=pool.loading,
+        resident_prefixes=pool.resident,
+        resident_bytes=pool.resident_bytes,
+        pages_used=max(0, pages.used - cached),
+        pages_cached=cached,
+        pages_total=pages.total,
+        steps=loop.steps,
+        generated_tokens=loop.generated_tokens,
+        prefill_tokens=loop.prefill_tokens,
+        prompt_cache_hits=cache.hits,
+        prompt_cache_tokens=cache.tokens_saved,
+        pool_hits=pool.hits,
+        pool_misses=pool.misses,
+        pool_evictions=pool.evictions,
+        load_seconds=pool.load_seconds,
+        occupancy=loop.decoded_rows / max(1, loop.steps * rows),
+    )

@@ -141,5 +141,5 @@ def _first(line: _Line) -> int:
 
 
 def cost(sequence: Sequence) -> int:
-    """What a request is charged with when it starts: its prompt."""
-    return len(sequence.request.prompt)
+    """What a request is charged with when it starts: what there is to compute of its prompt."""
+    return sequence.prompt_left

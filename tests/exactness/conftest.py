@@ -13,6 +13,7 @@ class Tally:
     tokens: int = 0
     ties: int = 0
     worst: float = 0.0
+    reused: int = 0
 
     def compare(self, expected: Answer, logits, tokens) -> None:
         """Hold logits to 1e-4, and tokens to the oracle's wherever its two best differ by more than 2e-4."""
@@ -29,6 +30,10 @@ class Tally:
                 self.ties += 1
             else:
                 assert tokens[step] == expected.tokens[step]
+
+    def note_reuse(self, sink) -> None:
+        """Count the prompt tokens that were found in memory."""
+        self.reused += getattr(sink.events[-1], "cached_tokens", 0)
 
     def compare_free(self, expected: Answer, tokens) -> None:
         """Hold a free greedy run to the oracle's tokens up to its first tie."""
@@ -50,5 +55,5 @@ def pytest_terminal_summary(terminalreporter):
     if TALLY.tokens:
         terminalreporter.write_line(
             f"exactness: {TALLY.mixes} mixes, {TALLY.rows} rows, {TALLY.tokens} tokens compared with transformers and "
-            f"PEFT, {TALLY.ties} ties, largest difference of logits {TALLY.worst:.1e}"
+            f"PEFT, {TALLY.reused} prompt tokens reused, {TALLY.ties} ties, largest difference of logits {TALLY.worst:.1e}"
         )

@@ -1,7 +1,7 @@
 """Random mixes of requests, and a loop that runs them turn by turn."""
 
 import queue
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
@@ -20,10 +20,15 @@ class RowPlan:
     count: int
     arrives: int
     cancelled_after: int | None  # turns after its arrival
+    reuse: tuple[str, ...] | None = None
 
     @property
     def prefix_id(self) -> str | None:
         return f"{self.m}-{self.from_zero}-{self.variant}" if self.m else None
+
+    @property
+    def request(self) -> Request:
+        return Request(self.prompt, self.count, None, prefix_id=self.prefix_id, reuse=self.reuse)
 
     def prefix(self, base) -> Prefix | None:
         if not self.m:
@@ -32,17 +37,31 @@ class RowPlan:
         return random_prefix(base, self.m, offset=0 if self.from_zero else None, seed=seed, spread=0.5)
 
 
+def prompts(vocab: int, longest: int):
+    """Prompts of all kinds; half of them begin alike for a while, some are the same."""
+    anything = st.lists(st.integers(0, vocab - 1), min_size=1, max_size=longest).map(tuple)
+
+    def begun(voice, length, end):
+        return (*((voice * 7 + place * place) % vocab for place in range(length)), *end)
+
+    ends = st.one_of(st.just(()), st.lists(st.integers(0, vocab - 1), max_size=8))
+    return st.one_of(anything, st.builds(begun, st.integers(0, 1), st.sampled_from([1, 17, 33, 50]), ends))
+
+
 def row_plans(vocab: int, *, longest_m: int = 512, longest_prompt: int = 40, most: int = 6):
-    lengths = st.one_of(st.just(0), st.integers(1, 12), st.integers(1, 40), st.integers(1, longest_m))
+    lengths = st.one_of(
+        st.just(0), st.just(10), st.integers(1, 12), st.integers(1, 40), st.integers(1, longest_m)
+    )
     return st.builds(
         RowPlan,
         m=lengths,
         from_zero=st.booleans(),
         variant=st.integers(0, 2),
-        prompt=st.lists(st.integers(0, vocab - 1), min_size=1, max_size=longest_prompt).map(tuple),
+        prompt=prompts(vocab, longest_prompt),
         count=st.integers(1, most),
         arrives=st.integers(0, 12),
         cancelled_after=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 10)),
+        reuse=st.sampled_from([None, ("acme", "alice"), ("acme", "alice"), ("acme", "bob")]),
     )
 
 
@@ -93,9 +112,7 @@ def run(
     rows = []
     for number, plan in enumerate(plans):
         sampling = samplings[number] if samplings else Sampling()
-        request = Request(
-            plan.prompt, plan.count, None, prefix_id=plan.prefix_id, share=str(number % 3), sampling=sampling
-        )
+        request = replace(plan.request, share=str(number % 3), sampling=sampling)
         if before:
             before(request, number)
         rows.append((request, Collected(), Sequence(number, request, sampling.seed or 0)))
@@ -115,8 +132,17 @@ def run(
     finally:
         loop.pool.stop()
     assert all(sink.ended for _, sink, _ in rows), "a request never ended"
-    assert loop.memory.row_pages.used == 0
+    assert loop.memory.row_pages.used == loop.cache.idle
+    loop.cache.clear()
+    assert texts_are_zero(loop)
     return [(request, sink) for request, sink, _ in rows]
+
+
+def texts_are_zero(loop) -> bool:
+    pages = loop.memory.row_pages
+    end = (1 + pages.total) * loop.memory.page
+    tensors = (*loop.memory.keys, *loop.memory.values)
+    return pages.used == 0 and not any(bool(tensor[:, :end].any()) for tensor in tensors)
 
 
 def forced(base, plans, config, answers):

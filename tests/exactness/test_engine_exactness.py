@@ -55,6 +55,7 @@ def test_every_row_of_a_mix_has_the_logits_and_tokens_that_it_has_alone_in_trans
         tally.compare(expected, logits, tokens)
     for expected, (_, sink) in zip(answers, run(base, plans, config, None), strict=True):
         tally.compare_free(expected, sink.tokens)
+        tally.note_reuse(sink)
 
 
 @both

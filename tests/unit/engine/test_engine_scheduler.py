@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefix_engine.pages import PageAllocator, pages_for
+from prefix_engine.prompt_cache import PromptCache
 from prefix_engine.request import Request
 from prefix_engine.scheduler import Readiness, Scheduler
 from prefix_engine.sequence import Sequence
@@ -49,7 +50,8 @@ class Machine:
     def __init__(self, rows, step_tokens, chunk, pages):
         self.rows, self.step_tokens, self.chunk = rows, step_tokens, chunk
         self.allocator = PageAllocator(range(pages))
-        self.scheduler = Scheduler(rows, step_tokens, chunk, self.allocator, PAGE)
+        pages = PromptCache(self.allocator, PAGE, lambda _: None, keep_s=0)
+        self.scheduler = Scheduler(rows, step_tokens, chunk, pages)
         self.finished = []
 
     def step(self, readiness=ready):

@@ -1,0 +1,209 @@
+"""Keys and values of texts that are kept for the same caller's next request. Plain Python: knows pages by
+number, never touches their content.
+
+A kept page is found by whom it is for (`Request.reuse`), by its prefix version, and by every token from the
+text's first to the page's last: the tokens themselves are compared, so nothing can collide. Only pages that
+are full are kept, and only of rows whose logits were finite. A page that no row reads is as good as free:
+the one that was used longest ago makes room first, the end of a text before its beginning.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
+
+from prefix_engine.pages import PageAllocator, pages_for
+from prefix_engine.request import Request
+from prefix_engine.sequence import Sequence
+
+_Key = tuple[tuple[str, ...], str | None]  # Request.reuse and prefix_id
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """One page behind its `parent`; a root, which has none, stands before the first page of all texts of a key."""
+
+    key: _Key
+    parent: "_Kept | None" = None
+    tokens: tuple[int, ...] = ()
+    page: int = 0
+    readers: int = 0
+    idle_since: float = 0.0
+    dropped: bool = False
+    children: dict[tuple[int, ...], "_Kept"] = field(default_factory=dict)
+
+
+class PromptCache:
+    """Gives rows their pages, and keeps some of them when a row ends.
+
+    Args:
+        pages: whose pages these are.
+        page: positions of each.
+        zero: erases the content of pages; called before they become free.
+        keep_s: seconds that a page is kept after its last reader; 0 keeps none.
+    """
+
+    def __init__(
+        self, pages: PageAllocator, page: int, zero: Callable[[Collection[int]], None], keep_s: float
+    ) -> None:
+        self._pages, self._page, self._zero, self._keep_s = pages, page, zero, keep_s
+        self._now = 0.0
+        self._roots: dict[_Key, _Kept] = {}
+        self._prefixes: Counter[str | None] = Counter()  # of the roots
+        self._paths: dict[int, list[_Kept]] = {}  # by row: what it reads, or has given
+        # Every page behind one of these, if it is kept, stands before it: its readers read this one too.
+        self._idle: OrderedDict[_Kept, None] = OrderedDict()
+        self._gone: set[str] = set()
+        self.hits = self.tokens_saved = 0
+
+    @property
+    def idle(self) -> int:
+        """Kept pages that no row reads: they count as free."""
+        return len(self._idle)
+
+    def holds(self, prefix_id: str) -> bool:
+        """Whether a text behind this prefix is kept; may be asked from any thread."""
+        return prefix_id in self._prefixes
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether a row's pages exist at all, free or not."""
+        return pages_for(sequence.slots_needed, self._page) <= self._pages.total
+
+    def claim(self, sequence: Sequence) -> bool:
+        """Give a row its pages, those first that hold the beginning of its prompt; False if there are too few."""
+        path = self._found(sequence.request)
+        for kept in path:
+            self._read(kept)
+        own = self._take(pages_for(sequence.slots_needed, self._page) - len(path))
+        if own is None:
+            self._unread(path)
+            return False
+        self._paths[sequence.number] = path
+        sequence.pages = (*(kept.page for kept in path), *own)
+        sequence.computed = sequence.cached = len(path) * self._page
+        self.hits += bool(path)
+        self.tokens_saved += sequence.cached
+        return True
+
+    def keep(self, sequence: Sequence) -> None:
+        """Let others read the full pages that a row has computed; its logits must have been finite."""
+        request, path = sequence.request, self._paths[sequence.number]
+        full = sequence.computed // self._page
+        if request.reuse is None or not self._keep_s or full <= len(path):
+            return
+        if not self._gone.isdisjoint(request.reuse) or (path and path[-1].dropped):
+            return
+        key = (request.reuse, request.prefix_id)
+        behind = path[-1] if path else self._root(key)
+        tokens = (*request.prompt, *sequence.generated)
+        for at in range(len(path), full):
+            of_page = tokens[at * self._page : (at + 1) * self._page]
+            kept = behind.children.get(of_page)
+            if kept is None:
+                kept = behind.children[of_page] = _Kept(key, behind, of_page, sequence.pages[at])
+            self._read(kept)  # where another row was first, this row's own page goes when it ends
+            path.append(kept)
+            behind = kept
+
+    def release(self, sequence: Sequence) -> None:
+        """Take a row's pages back, if it has any; what is not kept is zeroed."""
+        path = self._paths.pop(sequence.number, [])
+        kept = {one.page for one in path}
+        self._free([page for page in sequence.pages if page not in kept])
+        sequence.pages = ()
+        self._unread(path)
+
+    def expire(self, now: float) -> None:
+        """Zero what nobody has read for `keep_s`; `now` is the time until the next call."""
+        self._now = now
+        old = takewhile(lambda kept: kept.idle_since + self._keep_s <= now, self._idle)
+        self._evict(list(old))
+
+    def drop(self, prefix_ids: Collection[str | None]) -> None:
+        """Zero what stands behind these prefixes; a page that a row still reads, when it ends."""
+        self._drop([key for key in self._roots if key[1] in prefix_ids])
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Zero what is kept for one of these ids of `Request.reuse`, and keep nothing for it any more."""
+        self._gone.update(ids)
+        self._drop([key for key in self._roots if not self._gone.isdisjoint(key[0])])
+
+    def clear(self) -> None:
+        """Zero everything that no row reads, the rest when its rows end."""
+        self._drop(list(self._roots))
+
+    def _found(self, request: Request) -> list[_Kept]:
+        """The pages that hold the beginning of a prompt, in their order."""
+        # Scores of the prompt need its hidden states, and its first answer needs the last token's.
+        scored = request.echo and request.logprobs is not None
+        most = 0 if scored else (len(request.prompt) - 1) // self._page
+        path: list[_Kept] = []
+        kept = None if request.reuse is None else self._roots.get((request.reuse, request.prefix_id))
+        for at in range(most):
+            kept = kept and kept.children.get(request.prompt[at * self._page : (at + 1) * self._page])
+            if kept is None:
+                break
+            path.append(kept)
+        return path
+
+    def _root(self, key: _Key) -> _Kept:
+        if key not in self._roots:
+            self._roots[key] = _Kept(key)
+            self._prefixes[key[1]] += 1
+        return self._roots[key]
+
+    def _uproot(self, key: _Key) -> _Kept:
+        self._prefixes[key[1]] -= 1
+        if not self._prefixes[key[1]]:
+            del self._prefixes[key[1]]
+        return self._roots.pop(key)
+
+    def _read(self, kept: _Kept) -> None:
+        kept.readers += 1
+        self._idle.pop(kept, None)
+
+    def _unread(self, path: list[_Kept]) -> None:
+        for kept in reversed(path):
+            kept.readers -= 1
+            if kept.readers:
+                continue
+            if kept.dropped:
+                self._free([kept.page])
+            else:
+                kept.idle_since = self._now
+                self._idle[kept] = None
+
+    def _take(self, count: int) -> tuple[int, ...] | None:
+        lacking = count - self._pages.free
+        if lacking > len(self._idle):
+            return None
+        self._evict(list(islice(self._idle, max(0, lacking))))
+        return self._pages.take(count)
+
+    def _evict(self, first: list[_Kept]) -> None:
+        """Zero and free the first of the idle pages."""
+        for kept in first:
+            del self._idle[kept]
+            if kept.parent is not None:
+                del kept.parent.children[kept.tokens]
+                if kept.parent.parent is None and not kept.parent.children:
+                    self._uproot(kept.key)
+        self._free([kept.page for kept in first])
+
+    def _drop(self, keys: Iterable[_Key]) -> None:
+        unread: list[int] = []
+        for key in keys:
+            left = list(self._uproot(key).children.values())
+            while left:
+                kept = left.pop()
+                left += kept.children.values()
+                kept.dropped = True
+                if kept in self._idle:
+                    del self._idle[kept]
+                    unread.append(kept.page)
+        self._free(unread)
+
+    def _free(self, pages: Collection[int]) -> None:
+        if pages:
+            self._zero(pages)
+            self._pages.give_back(pages)

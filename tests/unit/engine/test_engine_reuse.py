@@ -1,0 +1,202 @@
+"""Who finds whose texts in an engine, and what is left of them; with real threads and a tiny base."""
+
+import threading
+
+import pytest
+
+from prefix_engine import Engine, EngineConfig, Request
+from prefix_engine.testing import Collected, random_prefix, tiny_base
+
+BASE = tiny_base(positions=512)
+PROMPT = tuple(range(100))
+ALICE, BOB = ("acme", "alice"), ("acme", "bob")
+
+
+@pytest.fixture
+def engine():
+    """Makes started engines and closes them."""
+    made = []
+
+    def make(**limits):
+        limits = {"kv_bytes": 8 << 20, "pool_bytes": 1 << 20, **limits}
+        one = Engine(BASE, EngineConfig(**limits), lambda _: random_prefix(BASE, 10, offset=0, spread=0.5))
+        one.start()
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def submit(engine, prefix_id=None, reuse=ALICE, prompt=PROMPT, tokens=8, **settings):
+    sink = Collected()
+    request = Request(prompt, tokens, None, prefix_id=prefix_id, reuse=reuse, **settings)
+    return sink, engine.submit(request, sink)
+
+
+def cached(engine, *args, **settings):
+    return submit(engine, *args, **settings)[0].wait().cached_tokens
+
+
+def zeroed(engine):
+    memory = engine._loop.memory
+    texts = (1 + memory.row_pages.total) * memory.page
+    return not any(bool(tensor[:, :texts].any()) for tensor in (*memory.keys, *memory.values))
+
+
+def test_a_repeated_prompt_is_reused_and_counted(engine):
+    one = engine()
+    first, _ = submit(one, "p", share="a")
+    first.wait()
+    second, _ = submit(one, "p", share="b")
+    assert second.wait().cached_tokens == 96
+    assert second.tokens == first.tokens
+    stats = one.stats()
+    assert (stats.prompt_cache_hits, stats.prompt_cache_tokens, stats.prefill_tokens) == (1, 96, 104)
+    assert stats.pages_used == 0
+    assert stats.pages_cached == 6
+
+
+def test_a_request_finds_what_another_is_still_answering(engine):
+    one = engine()
+    started = threading.Event()
+    sink = Collected(lambda _: started.set())
+    one.submit(Request(PROMPT, 400, None, reuse=ALICE), sink)
+    started.wait(30)
+    assert cached(one) == 96
+    assert not sink.ended
+
+
+@pytest.mark.parametrize("prefix_id", [None, "task"])
+def test_the_same_prompt_of_another_user_of_the_same_prefix_finds_nothing(engine, prefix_id):
+    one = engine()
+    assert cached(one, prefix_id) == 0
+    assert cached(one, prefix_id, BOB) == 0
+    assert cached(one, prefix_id, None) == 0
+    assert cached(one, prefix_id) == cached(one, prefix_id, BOB) == 96
+
+
+def test_prefixes_and_the_base_share_no_text(engine):
+    one = engine()
+    assert [cached(one, prefix_id) for prefix_id in ("p", "q", None, "p", "q", None)] == [0, 0, 0, 96, 96, 96]
+
+
+def test_a_revoked_prefix_leaves_no_text_and_no_page(engine):
+    one = engine()
+    for reuse in (ALICE, BOB):
+        cached(one, "p", reuse)
+    running, _ = submit(one, "p", tokens=400)
+    assert one.holds({"p"}) == {"p"}
+    one.revoke({"p"})
+    assert running.wait().code == "revoked"
+    assert one.holds({"p"}) == set()
+    assert one.stats().pages_cached == 0
+    assert zeroed(one)
+
+
+def test_who_is_forgotten_leaves_no_text_behind_any_prefix(engine):
+    one = engine()
+    for prefix_id in (None, "task"):
+        cached(one, prefix_id)
+    one.forget({"alice"})
+    assert one.stats().pages_cached == 0
+    assert zeroed(one)
+    assert [cached(one), cached(one)] == [0, 0]
+    assert zeroed(one)
+
+
+def test_forgetting_one_keeps_the_others_and_a_tenant_takes_all_of_it(engine):
+    one = engine()
+    for reuse in (ALICE, BOB, ("other", "alice2")):
+        cached(one, reuse=reuse)
+    one.forget({"bob"})
+    assert [cached(one, reuse=reuse) for reuse in (ALICE, BOB, ("other", "alice2"))] == [96, 0, 96]
+    one.forget({"acme"})
+    assert [cached(one, reuse=reuse) for reuse in (ALICE, BOB, ("other", "alice2"))] == [0, 0, 96]
+
+
+def test_a_running_row_of_who_is_forgotten_leaves_nothing_when_it_ends(engine):
+    one = engine()
+    cached(one)
+    started = threading.Event()
+    sink = Collected(lambda _: started.set())
+    one.submit(Request(PROMPT, 300, None, reuse=ALICE), sink)
+    started.wait(30)
+    one.forget({"alice"})
+    assert sink.wait().cached_tokens == 96
+    assert one.drain(5)
+    assert one.stats().pages_cached == 0
+    assert zeroed(one)
+
+
+def test_an_evicted_prefix_keeps_its_texts_since_a_version_never_changes(engine):
+    one = engine(pool_bytes=1)
+    assert cached(one, "p") == 0
+    cached(one, "q")
+    assert one.stats().pool_evictions == 1
+    assert cached(one, "p") == 96
+    one.revoke({"p", "q"})
+    assert zeroed(one)
+
+
+def test_a_cancelled_prompt_leaves_nothing(engine):
+    one = engine(chunk_tokens=1)
+    sink, generation = submit(one)
+    generation.cancel()
+    assert sink.wait().code == "cancelled"
+    assert one.drain(5)
+    assert one.stats().pages_cached == 0
+
+
+def test_kept_texts_make_room_for_whoever_needs_it(engine):
+    one = engine(kv_bytes=40 * 16 * 2 * 2 * 2 * 8 * 4, rows=4)
+    for number in range(30):
+        sinks = [submit(one, prompt=(number, i, *PROMPT), tokens=20, reuse=(str(i),))[0] for i in range(4)]
+        assert {sink.wait().reason for sink in sinks} == {"length"}
+    stats = one.stats()
+    assert 0 < stats.pages_cached <= stats.pages_total <= 40
+
+
+def test_kept_texts_are_zeroed_after_their_time_also_when_nothing_else_happens(engine):
+    one = engine(prompt_cache_s=0.2)
+    cached(one)
+    done = threading.Event()
+    for _ in range(600):
+        if one.stats().pages_cached == 0:
+            done.set()
+            break
+        threading.Event().wait(0.1)
+    assert done.is_set()
+    assert zeroed(one)
+
+
+def test_it_can_be_switched_off(engine):
+    one = engine(prompt_cache_s=0)
+    assert cached(one) == cached(one) == 0
+    assert zeroed(one)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_a_time_that_is_none_is_refused(seconds):
+    with pytest.raises(ValueError, match="prompt_cache_s"):
+        EngineConfig(prompt_cache_s=seconds)
+
+
+def test_a_scored_prompt_is_computed_whole_and_all_its_scores_come(engine):
+    one = engine()
+    cached(one)
+    sink, _ = submit(one, echo=True, logprobs=1, tokens=2)
+    assert sink.wait().cached_tokens == 0
+    assert all(info.logprob is not None for info in sink.infos[1:])
+    echoed, _ = submit(one, echo=True, tokens=2)
+    assert echoed.wait().cached_tokens == 96
+    assert echoed.tokens == sink.tokens
+
+
+def test_closing_leaves_nothing(engine):
+    one = engine()
+    cached(one)
+    one.close()
+    assert zeroed(one)
+    one.forget({"alice"})
