@@ -75,6 +75,7 @@ class Running:
             "PREFIX_PORT": str(port),
             "PREFIX_METRICS_PORT": "0",
             "PREFIX_BASE_MODEL": base_model,
+            "PREFIX_PROMPT_CACHE_SECONDS": "0",  # the same prompts come again; computing is measured
         }
         more = {f"PREFIX_{name.upper()}": value for name, value in settings.items()}
         self.url = f"http://127.0.0.1:{port}"

@@ -105,6 +105,7 @@ class Answer:
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": self._cached()},
         }
 
     def counts(self) -> tuple[int, int]:
@@ -116,6 +117,12 @@ class Answer:
             else:
                 generated += max(0, len(row.tokens) - row.echoed)
         return self.plan.prompt_tokens, generated
+
+    def _cached(self) -> int:
+        """Prompt tokens that no row computed, of the rows that have finished."""
+        found = [0 if row.finished is None else row.finished.cached_tokens for row in self.rows]
+        each = self.plan.each  # rows of one prompt, whose tokens count once
+        return sum(min(found[start : start + each]) for start in range(0, len(found), each))
 
     def _chosen(self) -> list[Row]:
         each, wanted = self.plan.each, self.plan.body.n or 1

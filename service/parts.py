@@ -14,6 +14,7 @@ from service.admission import Admission
 from service.connections import Connections
 from service.meter import Meter
 from service.residency import Residency
+from service.reuse import Reuse
 from service.revocation import Revocation
 from service.settings import ServiceSettings
 from service.telemetry import Telemetry
@@ -38,6 +39,7 @@ class Parts:
     tickets: Tickets
     connections: Connections
     residency: Residency
+    reuse: Reuse
     revocation: Revocation
     admission: Admission
     meter: Meter
@@ -54,6 +56,7 @@ class Parts:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         tickets, connections, telemetry, meter = Tickets(), Connections(), Telemetry(), Meter(store)
+        reuse = Reuse()
 
         def in_use(version_ids: set[str]) -> set[str]:
             return engine.holds(version_ids) | tickets.in_use()
@@ -70,7 +73,8 @@ class Parts:
             tickets=tickets,
             connections=connections,
             residency=residency,
-            revocation=Revocation(store, engine, residency, tickets, connections),
+            reuse=reuse,
+            revocation=Revocation(store, engine, residency, reuse, tickets, connections),
             admission=Admission(engine, tickets),
             meter=meter,
             upkeep=Upkeep(store, meter),

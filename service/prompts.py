@@ -37,7 +37,14 @@ class Plan:
         return sum(request.max_tokens for request in self.requests)
 
 
-def plan(base: Base, body: CompletionBody, resolved: Resolved | None, share: str, deadline: float) -> Plan:
+def plan(
+    base: Base,
+    body: CompletionBody,
+    resolved: Resolved | None,
+    share: str,
+    reuse: tuple[str, ...],
+    deadline: float,
+) -> Plan:
     """Read a body.
 
     Args:
@@ -45,6 +52,7 @@ def plan(base: Base, body: CompletionBody, resolved: Resolved | None, share: str
         body: what was asked.
         resolved: the version that the name means, or None for the base model.
         share: whose fair share it is.
+        reuse: for whom its prompts may be reused.
         deadline: on `time.monotonic`'s scale.
 
     Raises:
@@ -71,7 +79,7 @@ def plan(base: Base, body: CompletionBody, resolved: Resolved | None, share: str
     for i, prompt in enumerate(prompts):
         _check(base, body, prompt, most, offset)
         requests += [
-            _request(body, prompt, most, end_id, resolved, share, deadline, i * each + j, each, bias)
+            _request(body, prompt, most, end_id, resolved, share, reuse, deadline, i * each + j, each, bias)
             for j in range(each)
         ]
     return Plan(body, resolved, tuple(requests), each, sum(map(len, prompts)))
@@ -134,6 +142,7 @@ def _request(
     end_id: int,
     resolved: Resolved | None,
     share: str,
+    reuse: tuple[str, ...],
     deadline: float,
     row: int,
     each: int,
@@ -149,6 +158,7 @@ def _request(
         end_id=end_id,
         prefix_id=None if resolved is None else resolved.version_id,
         share=share,
+        reuse=reuse,
         stop=stop,
         sampling=_sampling(body, row, bias),
         logprobs=logprobs,

@@ -18,6 +18,7 @@ from prefix_store.errors import FeedGap
 from prefix_store.rows import Change
 from service.connections import Connections
 from service.residency import Residency
+from service.reuse import Reuse
 from service.tickets import Ticket, Tickets
 
 log = structlog.get_logger("service")
@@ -38,10 +39,11 @@ class Revocation:
         store: Store,
         engine: Engine,
         residency: Residency,
+        reuse: Reuse,
         tickets: Tickets,
         connections: Connections,
     ) -> None:
-        self._store, self._engine, self._residency = store, engine, residency
+        self._store, self._engine, self._residency, self._reuse = store, engine, residency, reuse
         self._tickets, self._connections = tickets, connections
         self._process_id = ""
         self._read_to = self._acted_to = 0
@@ -160,10 +162,12 @@ class Revocation:
     def _stop_what_is_gone(self, changes: Sequence[Change]) -> None:
         gone: set[str] = set()
         versions: set[str] = set()
+        callers: set[str] = set()
         for change in changes:
             if change.kind == "owner_erased":
                 gone.add(change.owner_id or change.tenant_id)
                 versions |= self._residency.of_owner(change.tenant_id, change.owner_id)
+                callers |= self._reuse.ended(change.tenant_id, change.owner_id)
             elif change.kind == "version_gone" and change.version_id is not None:
                 versions.add(change.version_id)
         if not gone and not versions:
@@ -173,6 +177,8 @@ class Revocation:
         versions |= {ticket.version_id for ticket in tickets if ticket.version_id is not None}
         if versions:
             self._engine.revoke(versions)
+        if callers:
+            self._engine.forget(callers)
         self._end(tickets)
         self._residency.forget(versions)
         log.info("revocation.done", requests=len(tickets), versions=len(versions))

@@ -25,6 +25,7 @@ class ServiceSettings(BaseSettings):
         kernels: `native` (compiled, CPU), `torch`, or `auto`: native where there is a C compiler.
         weights: `fp32`, or `int8`: faster, not exact.
         kv: `fp32`, or `bf16`: half the memory, not exact.
+        prompt_cache_seconds: how long a prompt's keys and values wait for its caller's next request; 0 keeps none.
         deadline_seconds: a request that is not done after this fails; a request may ask for less.
         stall_seconds: a client that takes nothing of its answer for so long is cut off.
         drain_seconds: how long running requests may go on after SIGTERM.
@@ -49,6 +50,7 @@ class ServiceSettings(BaseSettings):
     kernels: Literal["auto", "native", "torch"] = "auto"
     weights: Literal["fp32", "int8"] = "fp32"
     kv: Literal["fp32", "bf16"] = "fp32"
+    prompt_cache_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     deadline_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     stall_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     drain_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
@@ -65,4 +67,5 @@ class ServiceSettings(BaseSettings):
             kernels=self.kernels,
             weights=self.weights,
             kv=self.kv,
+            prompt_cache_s=self.prompt_cache_seconds,
         )

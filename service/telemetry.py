@@ -111,6 +111,7 @@ class _State(Collector):
         "resident_prefixes",
         "resident_bytes",
         "pages_used",
+        "pages_cached",
         "pages_total",
         "occupancy",
     )
@@ -118,6 +119,8 @@ class _State(Collector):
         "steps",
         "generated_tokens",
         "prefill_tokens",
+        "prompt_cache_hits",
+        "prompt_cache_tokens",
         "pool_hits",
         "pool_misses",
         "pool_evictions",

@@ -140,6 +140,8 @@ class TimedSink:
 def engine_config(settings: dict[str, Any]) -> EngineConfig:
     """An EngineConfig of these settings; `shared_reads` is a switch of the bench's own.
 
+    Prompts that come again with each round are computed again, unless the settings say otherwise.
+
     Raises:
         Missing: the engine has no such setting.
     """
@@ -148,7 +150,7 @@ def engine_config(settings: dict[str, Any]) -> EngineConfig:
     unknown = settings.keys() - {field.name for field in fields(EngineConfig)}
     if unknown:
         raise Missing(f"not built: the engine has no {', '.join(unknown)}")
-    return EngineConfig(**settings)
+    return EngineConfig(**{"prompt_cache_s": 0.0, **settings})
 
 
 if __name__ == "__main__":

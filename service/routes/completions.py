@@ -35,7 +35,12 @@ EXAMPLE = {
     "choices": [
         {"index": 0, "text": "The Eagle serves French food.", "logprobs": None, "finish_reason": "stop"}
     ],
-    "usage": {"prompt_tokens": 12, "completion_tokens": 8, "total_tokens": 20},
+    "usage": {
+        "prompt_tokens": 12,
+        "completion_tokens": 8,
+        "total_tokens": 20,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    },
     "system_fingerprint": "fp_0a1b2c3d4e5f",
     "prefix_version": "alice:brand-voice@1",
 }
@@ -68,9 +73,10 @@ async def admitted(
     seconds = min(x_deadline_seconds or parts.settings.deadline_seconds, parts.settings.deadline_seconds)
     tenant, resolved, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
     headers = parts.admission.rate(tenant) | parts.admission.quota(tenant, used.tokens)
-    share = scope.tenant_id
+    share, reuse = scope.tenant_id, parts.reuse.ids(scope, body.user)
     ready = await to_thread.run_sync(
-        lambda: plan(parts.base, body, resolved, share, time.monotonic() + seconds), limiter=parts.planning
+        lambda: plan(parts.base, body, resolved, share, reuse, time.monotonic() + seconds),
+        limiter=parts.planning,
     )
     if parts.revocation.stale:
         raise ApiError(503, "overloaded", "the database cannot be followed now; try again", retry_after=1.0)

@@ -41,7 +41,12 @@ def test_a_completion_has_openais_shape_and_says_which_version_answered(alice):
     assert set(choice) == {"index", "text", "logprobs", "finish_reason"}
     assert choice["finish_reason"] == "length"
     # "hello" and the separator are tokens, the positions of the prefix are not
-    assert answer["usage"] == {"prompt_tokens": 6, "completion_tokens": 8, "total_tokens": 14}
+    assert answer["usage"] == {
+        "prompt_tokens": 6,
+        "completion_tokens": 8,
+        "total_tokens": 14,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert complete(alice, "tiny").json()["prefix_version"] is None
     assert complete(alice, "tiny").json()["usage"]["prompt_tokens"] == 5
 

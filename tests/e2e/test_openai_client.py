@@ -99,7 +99,10 @@ def test_it_generates_plain_streamed_and_many_at_once(alice, trained):
     stream = alice.completions.create(**asked, stream=True, stream_options={"include_usage": True})
     chunks = list(stream)
     assert "".join(c.choices[0].text for c in chunks if c.choices) == plain.choices[0].text
-    assert chunks[-1].usage == plain.usage
+    told = chunks[-1].usage
+    assert (told.prompt_tokens, told.total_tokens) == (plain.usage.prompt_tokens, plain.usage.total_tokens)
+    assert plain.usage.prompt_tokens_details.cached_tokens == 0
+    assert told.prompt_tokens_details.cached_tokens == (told.prompt_tokens - 1) // 16 * 16
     several = alice.completions.create(**asked | {"temperature": 1}, n=3, seed=1)
     assert [choice.index for choice in several.choices] == [0, 1, 2]
     again = alice.completions.create(**asked | {"temperature": 1}, n=3, seed=1)
