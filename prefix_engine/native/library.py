@@ -19,8 +19,8 @@ import torch
 from prefix_engine.kernels import KernelError
 
 _HERE = Path(__file__).parent
-_SOURCES = ("linear.c", "attention.c")
-_FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+_SOURCES = ("linear.c", "attention.c", "threads.c")
+_FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread")
 _WIDE = "-mprefer-vector-width=512"  # understood on x86 only
 _COMPILE_S = 300
 
@@ -93,8 +93,7 @@ def _compile(compiler: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         wide = [_WIDE] if _accepts(compiler, _WIDE) else []
-        threads = ["-fopenmp"] if _accepts(compiler, "-fopenmp") else []
-        _run([*compiler, *_FLAGS, *wide, *threads, "-shared", "-o", str(made), *sources, "-lm"])
+        _run([*compiler, *_FLAGS, *wide, "-shared", "-o", str(made), *sources, "-lm"])
         made.replace(path)
 
 

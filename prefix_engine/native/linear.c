@@ -3,6 +3,7 @@
    A packed matrix lies in panels of NR columns, [panels][k][NR], so that a tile reads it in one stream. A
    row's sums are taken in the same order whatever rows stand beside it and however many threads run: a
    row alone and the same row in a batch give the same bits. */
+#include "threads.h"
 #include "vectors.h"
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -13,20 +14,35 @@
 
 long panel_width(void) { return NR; }
 
+typedef struct {
+    const float *w;
+    long k, n, stride_k, stride_n;
+    void *out;
+    float *scales;
+    int32_t *sums;
+} Pack;
+
+static void pack_panel_f32(const void *what, long p)
+{
+    const Pack *of = what;
+    float *out = (float *)of->out + p * of->k * NR;
+    for (long i = 0; i < of->k; i++)
+        for (long j = 0; j < NR; j++) {
+            long column = p * NR + j;
+            out[i * NR + j] = column < of->n ? of->w[i * of->stride_k + column * of->stride_n] : 0.0f;
+        }
+}
+
 /* float32: w [k, n] by its strides -> out [panels][k][NR] */
 void pack_f32(const float *w, long k, long n, long stride_k, long stride_n, float *out, int threads)
 {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long p = 0; p < (n + NR - 1) / NR; p++)
-        for (long i = 0; i < k; i++)
-            for (long j = 0; j < NR; j++) {
-                long column = p * NR + j;
-                out[(p * k + i) * NR + j] = column < n ? w[i * stride_k + column * stride_n] : 0.0f;
-            }
+    Pack of = {w, k, n, stride_k, stride_n, out};
+    run_pieces(pack_panel_f32, &of, (n + NR - 1) / NR, threads);
 }
 
+/* On the way it fetches what it will read soon if it is alone, else `lines` lines of `next` for each of k. */
 INLINE void tile_f32(const int rows, const float *restrict x, long stride_x, const float *restrict b, long k,
-                     const float *bias, float *restrict c, long stride_c)
+                     const float *bias, int alone, const char *next, int lines, float *restrict c, long stride_c)
 {
     vec sums[MR][NV];
     for (int i = 0; i < rows; i++)
@@ -36,7 +52,11 @@ INLINE void tile_f32(const int rows, const float *restrict x, long stride_x, con
         vec columns[NV];
         for (int j = 0; j < NV; j++) {
             columns[j] = *(const vec *)(b + p * NR + j * VL);
-            __builtin_prefetch(b + (p + AHEAD) * NR + j * VL);
+            if (alone) __builtin_prefetch(b + (p + AHEAD) * NR + j * VL);
+        }
+        if (next) {
+            __builtin_prefetch(next + p * lines * 64);
+            if (lines > 1) __builtin_prefetch(next + (p * lines + 1) * 64);
         }
         for (int i = 0; i < rows; i++) {
             vec value = x[i * stride_x + p] - (vec){};
@@ -50,10 +70,10 @@ INLINE void tile_f32(const int rows, const float *restrict x, long stride_x, con
 }
 
 static void rows_f32(int rows, const float *x, long stride_x, const float *b, long k, const float *bias,
-                     float *c, long stride_c)
+                     int alone, const char *next, int lines, float *c, long stride_c)
 {
     switch (rows) {
-#define ROWS(z) case z: tile_f32(z, x, stride_x, b, k, bias, c, stride_c); break;
+#define ROWS(z) case z: tile_f32(z, x, stride_x, b, k, bias, alone, next, lines, c, stride_c); break;
     ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 #if MR == 8
     ROWS(5) ROWS(6) ROWS(7) ROWS(8)
@@ -70,30 +90,84 @@ INLINE void finish(float *c, const float *add, int columns, int gelu)
         for (int j = 0; j < columns; j++) c[j] += add[j];
 }
 
+/* Panels of one piece of work: enough pieces that threads end together, few enough to be worth the call. */
+static long together(long panels, int threads)
+{
+    long some = panels / (threads * 6);
+    return some < 1 ? 1 : some > 8 ? 8 : some;
+}
+
+typedef struct {
+    const float *x, *packed, *bias, *add;
+    float *out;
+    long m, k, n, panels, together;
+    int gelu;
+} ProductF32;
+
+/* While the tiles of a block are computed, the block behind it in memory is fetched, a share by each tile, so
+   that memory and arithmetic work at the same time. One tile alone fetches what it is about to read. */
+static void panels_f32(const void *what, long piece)
+{
+    const ProductF32 *of = what;
+    long m = of->m, k = of->k, n = of->n, last = (piece + 1) * of->together;
+    long tiles = (m + MR - 1) / MR;
+    int lines = tiles > 2 ? 1 : 2;
+    for (long p = piece * of->together; p < last && p < of->panels; p++) {
+        int columns = n - p * NR < NR ? (int)(n - p * NR) : NR;
+        for (long from = 0; from < k; from += KC) {
+            long depth = k - from < KC ? k - from : KC;
+            const float *b = of->packed + (p * k + from) * NR, *start = from ? 0 : of->bias + p * NR;
+            const char *next = (const char *)(b + depth * NR);
+            for (long i = 0; i < m; i += MR) {
+                int rows = m - i < MR ? (int)(m - i) : MR;
+                float *c = of->out + i * n + p * NR, edge[MR * NR];
+                int whole = columns == NR, fetched = i / MR * lines;
+                const char *share = tiles < 2 || fetched > 2 ? 0 : next + fetched * depth * 64;
+                if (!whole && from)
+                    for (int r = 0; r < rows; r++) memcpy(edge + r * NR, c + r * n, columns * 4);
+                rows_f32(rows, of->x + i * k + from, k, b, depth, start, tiles < 2, share, lines,
+                         whole ? c : edge, whole ? n : NR);
+                for (int r = 0; r < rows; r++) {
+                    if (!whole) memcpy(c + r * n, edge + r * NR, columns * 4);
+                    if (from + depth == k)
+                        finish(c + r * n, of->add ? of->add + (i + r) * n + p * NR : 0, columns, of->gelu);
+                }
+            }
+        }
+    }
+}
+
 /* out [m, n] = x [m, k] @ w + bias, then gelu, then + add [m, n]; bias [panels * NR], padded with zeros. */
 void linear_f32(const float *x, long m, long k, const float *packed, long n, const float *bias, int gelu,
                 const float *add, float *out, int threads)
 {
-#pragma omp parallel for schedule(dynamic, 2) num_threads(threads)
-    for (long p = 0; p < (n + NR - 1) / NR; p++) {
-        int columns = n - p * NR < NR ? (int)(n - p * NR) : NR;
-        for (long from = 0; from < k; from += KC) {
-            long depth = k - from < KC ? k - from : KC;
-            const float *b = packed + (p * k + from) * NR, *start = from ? 0 : bias + p * NR;
-            for (long i = 0; i < m; i += MR) {
-                int rows = m - i < MR ? (int)(m - i) : MR;
-                float *c = out + i * n + p * NR, edge[MR * NR];
-                int whole = columns == NR;
-                if (!whole && from)
-                    for (int r = 0; r < rows; r++) memcpy(edge + r * NR, c + r * n, columns * 4);
-                rows_f32(rows, x + i * k + from, k, b, depth, start, whole ? c : edge, whole ? n : NR);
-                for (int r = 0; r < rows; r++) {
-                    if (!whole) memcpy(c + r * n, edge + r * NR, columns * 4);
-                    if (from + depth == k)
-                        finish(c + r * n, add ? add + (i + r) * n + p * NR : 0, columns, gelu);
-                }
-            }
+    long panels = (n + NR - 1) / NR, some = together(panels, threads);
+    ProductF32 of = {x, packed, bias, add, out, m, k, n, panels, some, gelu};
+    run_pieces(panels_f32, &of, (panels + some - 1) / some, threads);
+}
+
+static void pack_panel_i8(const void *what, long p)
+{
+    const Pack *of = what;
+    long k4 = (of->k + 3) / 4;
+    int8_t *out = (int8_t *)of->out + p * k4 * NR * 4;
+    for (long j = 0; j < NR; j++) {
+        const float *w = of->w + (p * NR + j) * of->stride_n;
+        long k = p * NR + j < of->n ? of->k : 0;
+        float most = 0.0f;
+        for (long i = 0; i < k; i++) {
+            float size = fabsf(w[i * of->stride_k]);
+            most = size > most ? size : most;
         }
+        float scale = most > 0.0f ? most / 127.0f : 1.0f;
+        int32_t sum = 0;
+        for (long i = 0; i < k4 * 4; i++) {
+            int8_t q = i < k ? (int8_t)rintf(w[i * of->stride_k] / scale) : 0;
+            sum += q;
+            out[(i / 4 * NR + j) * 4 + i % 4] = q;
+        }
+        of->scales[p * NR + j] = scale;
+        of->sums[p * NR + j] = sum * 128;
     }
 }
 
@@ -101,27 +175,8 @@ void linear_f32(const float *x, long m, long k, const float *packed, long n, con
 void pack_i8(const float *w, long k, long n, long stride_k, long stride_n, int8_t *out, float *scales,
              int32_t *sums, int threads)
 {
-    long k4 = (k + 3) / 4;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long p = 0; p < (n + NR - 1) / NR; p++)
-        for (long j = 0; j < NR; j++) {
-            long column = p * NR + j;
-            float most = 0.0f;
-            for (long i = 0; column < n && i < k; i++) {
-                float size = fabsf(w[i * stride_k + column * stride_n]);
-                most = size > most ? size : most;
-            }
-            float scale = most > 0.0f ? most / 127.0f : 1.0f;
-            int32_t sum = 0;
-            for (long i = 0; i < k4 * 4; i++) {
-                int8_t q = 0;
-                if (column < n && i < k) q = (int8_t)rintf(w[i * stride_k + column * stride_n] / scale);
-                sum += q;
-                out[((p * k4 + i / 4) * NR + j) * 4 + i % 4] = q;
-            }
-            scales[column] = scale;
-            sums[column] = sum * 128;
-        }
+    Pack of = {w, k, n, stride_k, stride_n, out, scales, sums};
+    run_pieces(pack_panel_i8, &of, (n + NR - 1) / NR, threads);
 }
 
 /* One scale for each row, so that no row sees how large another is: x [m, k] -> q [m, k4 * 4] around 128.
@@ -142,7 +197,7 @@ INLINE void quantise(const float *x, long k, uint8_t *q, float *scale)
 }
 
 INLINE void tile_i8(const int rows, const uint8_t *restrict q, long stride_q, const int8_t *restrict b, long k4,
-                    int32_t *restrict sums)
+                    int alone, const int8_t *next, int lines, int32_t *restrict sums)
 {
 #if defined(__AVX512VNNI__)
     __m512i total[MR][NV];
@@ -152,7 +207,11 @@ INLINE void tile_i8(const int rows, const uint8_t *restrict q, long stride_q, co
         __m512i columns[NV];
         for (int j = 0; j < NV; j++) {
             columns[j] = _mm512_loadu_si512(b + (p * NR + j * VL) * 4);
-            __builtin_prefetch(b + ((p + AHEAD) * NR + j * VL) * 4);
+            if (alone) __builtin_prefetch(b + ((p + AHEAD) * NR + j * VL) * 4);
+        }
+        if (next) {
+            __builtin_prefetch(next + p * lines * 64);
+            if (lines > 1) __builtin_prefetch(next + (p * lines + 1) * 64);
         }
         for (int i = 0; i < rows; i++) {
             int32_t four;
@@ -173,15 +232,60 @@ INLINE void tile_i8(const int rows, const uint8_t *restrict q, long stride_q, co
 #endif
 }
 
-static void rows_i8(int rows, const uint8_t *q, long stride_q, const int8_t *b, long k4, int32_t *sums)
+static void rows_i8(int rows, const uint8_t *q, long stride_q, const int8_t *b, long k4, int alone,
+                    const int8_t *next, int lines, int32_t *sums)
 {
     switch (rows) {
 #undef ROWS
-#define ROWS(z) case z: tile_i8(z, q, stride_q, b, k4, sums); break;
+#define ROWS(z) case z: tile_i8(z, q, stride_q, b, k4, alone, next, lines, sums); break;
     ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 #if MR == 8
     ROWS(5) ROWS(6) ROWS(7) ROWS(8)
 #endif
+    }
+}
+
+typedef struct {
+    const float *x, *scales, *bias, *add;
+    const int8_t *packed;
+    const int32_t *sums;
+    float *out, *row_scales;
+    uint8_t *q;
+    long m, k, k4, n, panels, together;
+    int gelu;
+} ProductI8;
+
+static void quantise_rows(const void *what, long piece)
+{
+    const ProductI8 *of = what;
+    for (long i = piece * MR; i < piece * MR + MR && i < of->m; i++)
+        quantise(of->x + i * of->k, of->k, of->q + i * of->k4 * 4, of->row_scales + i);
+}
+
+/* As panels_f32. */
+static void panels_i8(const void *what, long piece)
+{
+    const ProductI8 *of = what;
+    long m = of->m, k4 = of->k4, n = of->n, last = (piece + 1) * of->together;
+    long tiles = (m + MR - 1) / MR;
+    int lines = tiles > 2 ? 1 : 2;
+    for (long p = piece * of->together; p < last && p < of->panels; p++) {
+        int columns = n - p * NR < NR ? (int)(n - p * NR) : NR;
+        const int8_t *b = of->packed + p * k4 * NR * 4;
+        for (long i = 0; i < m; i += MR) {
+            int rows = m - i < MR ? (int)(m - i) : MR, fetched = i / MR * lines;
+            const int8_t *share = tiles < 2 || fetched > 2 ? 0 : b + (k4 * NR * 4) + fetched * k4 * 64;
+            int32_t totals[MR * NR];
+            rows_i8(rows, of->q + i * k4 * 4, k4 * 4, b, k4, tiles < 2, share, lines, totals);
+            for (int r = 0; r < rows; r++) {
+                float line[NR], scale = of->row_scales[i + r];
+                for (int j = 0; j < NR; j++)
+                    line[j] = (float)(totals[r * NR + j] - of->sums[p * NR + j]) * (scale * of->scales[p * NR + j]) +
+                              of->bias[p * NR + j];
+                finish(line, of->add ? of->add + (i + r) * n + p * NR : 0, columns, of->gelu);
+                memcpy(of->out + (i + r) * n + p * NR, line, columns * 4);
+            }
+        }
     }
 }
 
@@ -190,27 +294,9 @@ void linear_i8(const float *x, long m, long k, const int8_t *packed, const float
                long n, const float *bias, int gelu, const float *add, uint8_t *q, float *row_scales, float *out,
                int threads)
 {
-    long k4 = (k + 3) / 4;
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-        for (long i = 0; i < m; i++) quantise(x + i * k, k, q + i * k4 * 4, row_scales + i);
-#pragma omp for schedule(dynamic, 2)
-        for (long p = 0; p < (n + NR - 1) / NR; p++) {
-            int columns = n - p * NR < NR ? (int)(n - p * NR) : NR;
-            for (long i = 0; i < m; i += MR) {
-                int rows = m - i < MR ? (int)(m - i) : MR;
-                int32_t totals[MR * NR];
-                rows_i8(rows, q + i * k4 * 4, k4 * 4, packed + p * k4 * NR * 4, k4, totals);
-                for (int r = 0; r < rows; r++) {
-                    float line[NR], scale = row_scales[i + r];
-                    for (int j = 0; j < NR; j++)
-                        line[j] = (float)(totals[r * NR + j] - sums[p * NR + j]) * (scale * scales[p * NR + j]) +
-                                  bias[p * NR + j];
-                    finish(line, add ? add + (i + r) * n + p * NR : 0, columns, gelu);
-                    memcpy(out + (i + r) * n + p * NR, line, columns * 4);
-                }
-            }
-        }
-    }
+    long panels = (n + NR - 1) / NR, some = together(panels, threads);
+    ProductI8 of = {x,   scales, bias, add,        packed, sums, out, row_scales,
+                    q,   m,      k,    (k + 3) / 4, n,      panels, some, gelu};
+    run_pieces(quantise_rows, &of, (m + MR - 1) / MR, m > 2 * MR ? threads : 1);
+    run_pieces(panels_i8, &of, (panels + some - 1) / some, threads);
 }
