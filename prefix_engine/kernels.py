@@ -10,6 +10,7 @@ from prefix_engine.attention import StepAttention
 from prefix_engine.gpt2 import MakeLinear, PlainLinear
 from prefix_engine.kv import PagedMemory
 from prefix_engine.quantised import QuantisedLinear
+from prefix_engine.sampling import best_of
 from prefix_engine.scheduler import Plan
 from prefix_engine.sequence import Sequence
 
@@ -40,6 +41,9 @@ class Kernels(Protocol):
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """Attention of one step over this memory."""
 
+    def best(self, logits: Tensor) -> list[tuple[int, bool]]:
+        """See `sampling.Best`."""
+
 
 class TorchKernels:
     """Torch's own operations: everywhere, and what the compiled kernels are tested against."""
@@ -53,6 +57,10 @@ class TorchKernels:
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """See `Kernels`."""
         return StepAttention(memory, plan)
+
+    def best(self, logits: Tensor) -> list[tuple[int, bool]]:
+        """See `Kernels`."""
+        return best_of(logits)
 
 
 def kernels_for(name: str, device: torch.device) -> Kernels:

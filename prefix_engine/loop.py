@@ -69,7 +69,7 @@ class Loop:
         self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache)
         self.pool = PrefixPool(self._base, self.memory, loader, config.load_threads, deliver)
         network = network_of(base, kernels.linear(config.weights))
-        self._runner = Runner(network, kernels, self.memory, sampler or RowSampler())
+        self._runner = Runner(network, kernels, self.memory, sampler or RowSampler(kernels.best))
         self._rows: dict[int, Row] = {}
         self.steps = self.generated_tokens = self.prefill_tokens = self.decoded_rows = 0
 

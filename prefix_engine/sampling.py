@@ -1,7 +1,7 @@
 """The choice of the next token, row by row: a row's choice depends on its own logits and generator alone."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,31 +40,41 @@ class Sampler(Protocol):
         """Drop what is kept for a row that ended."""
 
 
+# Logits [n, vocab] -> for each row the first of its largest, and whether all of them are finite.
+Best = Callable[[Tensor], list[tuple[int, bool]]]
+
+
+def best_of(logits: Tensor) -> list[tuple[int, bool]]:
+    """See `Best`."""
+    finite = logits.sum(dim=1).isfinite().tolist()  # far cheaper than a look at each
+    return list(zip(logits.argmax(dim=1).tolist(), finite, strict=True))
+
+
 @dataclass(slots=True)
 class RowSampler:
     """Greedy rows are taken together; each other row draws once a token from its own generator."""
 
+    best: Best = best_of
     _generators: dict[int, torch.Generator] = field(default_factory=dict)
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
         """See `Sampler`. Scores are of the raw logits, before penalties, bias and temperature."""
-        finite = logits.sum(dim=1).isfinite().tolist()  # far cheaper than a look at each
-        asked = [i for i, s in enumerate(sequences) if s.request.logprobs is not None and finite[i]]
-        raw = {i: torch.log_softmax(logits[i], 0) for i in asked}
-        for i, sequence in enumerate(sequences):
-            if sequence.request.sampling.adjusts:
-                adjust(logits[i], sequence)
-        tokens: list[int] = logits.argmax(dim=1).tolist()
-        picks: list[Pick] = []
-        for i, sequence in enumerate(sequences):
-            if not finite[i]:
-                picks.append(Pick(None))
-                continue
-            if sequence.request.sampling.temperature > 0:
-                tokens[i] = draw(logits[i], sequence.request.sampling, self._generator(sequence))
-            count = sequence.request.logprobs
-            picks.append(Pick(tokens[i], None if count is None else score_of(raw[i], tokens[i], count)))
-        return picks
+        best = self.best(logits)
+        return [self._pick(logits[i], sequence, *best[i]) for i, sequence in enumerate(sequences)]
+
+    def _pick(self, logits: Tensor, sequence: Sequence, token: int, finite: bool) -> Pick:
+        """One row's pick; `token` is the best of its raw logits."""
+        if not finite:
+            return Pick(None)
+        sampling, count = sequence.request.sampling, sequence.request.logprobs
+        raw = None if count is None else torch.log_softmax(logits, 0)
+        if sampling.adjusts:
+            adjust(logits, sequence)
+        if sampling.temperature > 0:
+            token = draw(logits, sampling, self._generator(sequence))
+        elif sampling.adjusts:
+            token = int(logits.argmax())
+        return Pick(token, None if raw is None or count is None else score_of(raw, token, count))
 
     def forget(self, sequence: Sequence) -> None:
         """See `Sampler`."""

@@ -36,3 +36,12 @@ class NativeKernels:
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """See `kernels.Kernels`."""
         return PagedAttention(self._library, memory, plan, torch.get_num_threads())
+
+    def best(self, logits: Tensor) -> list[tuple[int, bool]]:
+        """See `kernels.Kernels`."""
+        logits = logits.contiguous()
+        found = torch.empty(len(logits), 2, dtype=torch.int64)
+        self._library.best_of_rows(
+            logits.data_ptr(), *logits.shape, found.data_ptr(), torch.get_num_threads()
+        )
+        return [(token, bool(finite)) for token, finite in found.tolist()]

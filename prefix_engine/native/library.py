@@ -19,8 +19,16 @@ import torch
 from prefix_engine.kernels import KernelError
 
 _HERE = Path(__file__).parent
-_SOURCES = ("linear.c", "attention.c", "threads.c")
-_FLAGS = ("-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread")
+_SOURCES = ("linear.c", "attention.c", "best.c", "threads.c")
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp-simd",
+    "-pthread",
+)
 _WIDE = "-mprefer-vector-width=512"  # understood on x86 only
 _COMPILE_S = 300
 
@@ -33,6 +41,7 @@ _ARGUMENTS = {
         *(_POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _LONG, _POINTER, _INT),
         *(_POINTER, _POINTER, _POINTER, _POINTER, _INT),
     ),
+    "best_of_rows": (_POINTER, _LONG, _LONG, _POINTER, _INT),
     "attend": (
         *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),
         *(_POINTER, _POINTER, _LONG, _POINTER, _LONG, _INT),

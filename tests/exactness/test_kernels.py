@@ -196,3 +196,21 @@ def test_a_failing_compiler_says_what_it_said(monkeypatch, tmp_path):
             kernels_for("native", torch.device("cpu"))
     finally:
         library.load.cache_clear()
+
+
+@both
+@settings(max_examples=150, deadline=None)
+@given(chance=st.data(), rows=st.integers(1, 9), columns=st.sampled_from([1, 5, 255, 256, 257, 1000]))
+def test_the_best_of_a_row_is_the_first_of_its_largest(kernels, chance, rows, columns):
+    numbers = drawn(chance.draw(st.integers(0, 9)), rows, columns).round(
+        decimals=chance.draw(st.integers(0, 3))
+    )
+    odd = {}
+    for row in range(rows):
+        odd[row] = chance.draw(st.sampled_from([None, None, float("nan"), float("inf"), -float("inf")]))
+        if odd[row] is not None:
+            numbers[row, chance.draw(st.integers(0, columns - 1))] = odd[row]
+    for row, (token, finite) in enumerate(KERNELS[kernels].best(numbers)):
+        assert finite == (odd[row] is None)
+        assert 0 <= token < columns
+        assert not finite or token == numbers[row].tolist().index(numbers[row].max().item())
