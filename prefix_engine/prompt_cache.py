@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
+from prefix_engine.beginnings import Beginnings
 from prefix_engine.pages import PageAllocator, pages_for
 from prefix_engine.request import Request
 from prefix_engine.sequence import Sequence
@@ -53,6 +54,7 @@ class PromptCache:
         self._paths: dict[int, list[_Kept]] = {}  # by row: what it reads, or has given
         # Every page behind one of these, if it is kept, stands before it: its readers read this one too.
         self._idle: OrderedDict[_Kept, None] = OrderedDict()
+        self._beginnings = Beginnings(page)
         self._gone: set[str] = set()
         self.hits = self.tokens_saved = 0
 
@@ -69,6 +71,13 @@ class PromptCache:
         """Whether a row's pages exist at all, free or not."""
         return pages_for(sequence.slots_needed, self._page) <= self._pages.total
 
+    def awaits(self, sequence: Sequence) -> bool:
+        """Whether a request should wait, because a row computes the same prompt or half of it."""
+        most = self._most(sequence.request)
+        return most > 0 and self._beginnings.awaited(
+            sequence.request, len(self._found(sequence.request)), most
+        )
+
     def claim(self, sequence: Sequence) -> bool:
         """Give a row its pages, those first that hold the beginning of its prompt; False if there are too few."""
         path = self._found(sequence.request)
@@ -79,6 +88,8 @@ class PromptCache:
             self._unread(path)
             return False
         self._paths[sequence.number] = path
+        if self._keeps(sequence.request):
+            self._beginnings.add(sequence)
         sequence.pages = (*(kept.page for kept in path), *own)
         sequence.computed = sequence.cached = len(path) * self._page
         self.hits += bool(path)
@@ -89,11 +100,9 @@ class PromptCache:
         """Let others read the full pages that a row has computed; its logits must have been finite."""
         request, path = sequence.request, self._paths[sequence.number]
         full = sequence.computed // self._page
-        if request.reuse is None or not self._keep_s or full <= len(path):
+        if full <= len(path) or not self._keeps(request) or (path and path[-1].dropped):
             return
-        if not self._gone.isdisjoint(request.reuse) or (path and path[-1].dropped):
-            return
-        key = (request.reuse, request.prefix_id)
+        key = (request.reuse or (), request.prefix_id)
         behind = path[-1] if path else self._root(key)
         tokens = (*request.prompt, *sequence.generated)
         for at in range(len(path), full):
@@ -108,6 +117,7 @@ class PromptCache:
     def release(self, sequence: Sequence) -> None:
         """Take a row's pages back, if it has any; what is not kept is zeroed."""
         path = self._paths.pop(sequence.number, [])
+        self._beginnings.remove(sequence)
         kept = {one.page for one in path}
         self._free([page for page in sequence.pages if page not in kept])
         sequence.pages = ()
@@ -132,19 +142,27 @@ class PromptCache:
         """Zero everything that no row reads, the rest when its rows end."""
         self._drop(list(self._roots))
 
+    def _keeps(self, request: Request) -> bool:
+        """Whether others may read what this request computes, once it has a token."""
+        kept = request.reuse is not None and self._gone.isdisjoint(request.reuse)
+        return kept and self._keep_s > 0 and request.max_tokens > 0
+
     def _found(self, request: Request) -> list[_Kept]:
         """The pages that hold the beginning of a prompt, in their order."""
-        # Scores of the prompt need its hidden states, and its first answer needs the last token's.
-        scored = request.echo and request.logprobs is not None
-        most = 0 if scored else (len(request.prompt) - 1) // self._page
         path: list[_Kept] = []
         kept = None if request.reuse is None else self._roots.get((request.reuse, request.prefix_id))
-        for at in range(most):
+        for at in range(self._most(request)):
             kept = kept and kept.children.get(request.prompt[at * self._page : (at + 1) * self._page])
             if kept is None:
                 break
             path.append(kept)
         return path
+
+    def _most(self, request: Request) -> int:
+        """Pages of a prompt that need not be computed."""
+        # Scores of the prompt need its hidden states, and its first answer needs the last token's.
+        scored = request.echo and request.logprobs is not None
+        return 0 if scored or request.reuse is None else (len(request.prompt) - 1) // self._page
 
     def _root(self, key: _Key) -> _Kept:
         if key not in self._roots:

@@ -76,7 +76,8 @@ class Request:
         max_tokens: most tokens to generate; 0 with `echo` only scores the prompt.
         end_id: token that ends the text, not part of it; None for none.
         prefix_id: what the engine's loader is asked for; None is the base model.
-        share: key of the fair share; requests of one key are served in order.
+        share: key of the fair share; requests of one key are served in order, but for those
+            that wait for a prompt which another computes.
         reuse: ids of whoever it is from, which `Engine.forget` takes. Requests with the same ids and the same
             prefix may use each other's keys and values of equal beginnings, and notice it by the time that
             they take; None uses none and leaves none.

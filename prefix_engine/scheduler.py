@@ -104,7 +104,8 @@ class Scheduler:
 
         `readiness` is asked about each request passed, and may start the load of its prefix. A request
         that is ready but finds no row or no pages ends the admission, so that small requests cannot
-        starve a large one; up to `look_ahead` requests are asked about even so.
+        starve a large one; up to `look_ahead` requests are asked about even so. One that awaits another's
+        prompt lets others pass.
         """
         admitted: list[Sequence] = []
         aside: list[tuple[Sequence, bool]] = []
@@ -121,7 +122,7 @@ class Scheduler:
                 cold = state is Readiness.COLD
                 walk.loads = walk.loads and not cold
                 aside.append((sequence, cold))
-            elif not full:
+            elif not full and not self._pages.awaits(sequence):
                 full = not self._start(sequence)
                 admitted += [] if full else [sequence]
         for sequence, cold in aside:

@@ -142,6 +142,39 @@ def test_a_conversation_finds_its_earlier_answers(kernels, tally):
 
 
 @both
+def test_a_prompt_is_found_while_its_row_still_answers(kernels, tally):
+    plan = RowPlan(0, True, 0, tuple(range(40)), 6, 0, None, ("acme", "alice"))
+    mix = Mix([plan], EngineConfig(kv_bytes=400 * PAGE_BYTES, kernels=kernels))
+    first = mix.add(plan)
+    mix.turn(2)
+    second = mix.add(plan)
+    mix.turn(1)
+    assert not first[2].ended
+    assert second[3].pages[:2] == first[3].pages[:2]
+    mix.finish()
+    for row in (first, second):
+        mix.check(row, tally)
+    mix.close()
+
+
+@both
+def test_a_prompt_cancelled_half_way_is_not_kept_and_who_waited_for_it_computes_it(kernels, tally):
+    plan = RowPlan(0, True, 0, tuple(range(40)), 6, 0, None, ("acme", "alice"))
+    mix = Mix([plan], EngineConfig(kv_bytes=400 * PAGE_BYTES, kernels=kernels, chunk_tokens=1))
+    first, second, third = (mix.add(plan) for _ in range(3))
+    mix.turn(35)
+    assert mix.loop.scheduler.running == {0: first[3]}
+    first[3].cancelled = True
+    mix.turn(1)
+    assert mix.loop.cache.idle == 0
+    mix.finish()
+    for row in (second, third):
+        mix.check(row, tally)
+    assert [row[2].events[-1].cached_tokens for row in (second, third)] == [0, 32]
+    mix.close()
+
+
+@both
 def test_what_a_row_that_is_not_finite_computed_is_not_kept(kernels):
     plans = [RowPlan(20, True, 0, tuple(range(40)), 6, 0, None, ("acme", name)) for name in ("alice", "bob")]
     mix = Mix(plans, EngineConfig(kv_bytes=400 * PAGE_BYTES, kernels=kernels, chunk_tokens=1))

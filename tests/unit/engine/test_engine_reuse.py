@@ -58,14 +58,12 @@ def test_a_repeated_prompt_is_reused_and_counted(engine):
     assert stats.pages_cached == 6
 
 
-def test_a_request_finds_what_another_is_still_answering(engine):
-    one = engine()
-    started = threading.Event()
-    sink = Collected(lambda _: started.set())
-    one.submit(Request(PROMPT, 400, None, reuse=ALICE), sink)
-    started.wait(30)
-    assert cached(one) == 96
-    assert not sink.ended
+def test_rows_of_one_prompt_that_come_together_compute_it_once(engine):
+    one = engine(step_tokens=64, chunk_tokens=16)
+    sinks = [submit(one)[0] for _ in range(8)]
+    assert sorted(sink.wait().cached_tokens for sink in sinks) == [0, *[96] * 7]
+    assert len({sink.tokens for sink in sinks}) == 1
+    assert one.stats().prefill_tokens == 100 + 7 * 4
 
 
 @pytest.mark.parametrize("prefix_id", [None, "task"])
@@ -138,15 +136,6 @@ def test_an_evicted_prefix_keeps_its_texts_since_a_version_never_changes(engine)
     assert cached(one, "p") == 96
     one.revoke({"p", "q"})
     assert zeroed(one)
-
-
-def test_a_cancelled_prompt_leaves_nothing(engine):
-    one = engine(chunk_tokens=1)
-    sink, generation = submit(one)
-    generation.cancel()
-    assert sink.wait().code == "cancelled"
-    assert one.drain(5)
-    assert one.stats().pages_cached == 0
 
 
 def test_kept_texts_make_room_for_whoever_needs_it(engine):

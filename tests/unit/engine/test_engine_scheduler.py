@@ -21,6 +21,7 @@ class Job:
     prompt: int
     tokens: int
     arrives: int
+    caller: str | None  # who may reuse it; all prompts begin alike
     loads_for: int  # steps until its prefix is there; 0 is a base row
     leaves_after: int | None  # steps after its arrival
 
@@ -31,13 +32,15 @@ jobs = st.builds(
     prompt=st.integers(1, 30),
     tokens=st.integers(0, 6),
     arrives=st.integers(0, 15),
+    caller=st.sampled_from([None, "x", "y"]),
     loads_for=st.sampled_from([0, 0, 1, 5]),
     leaves_after=st.one_of(st.none(), st.none(), st.integers(0, 10)),
 )
 
 
-def sequence(number, share="a", prompt=3, tokens=2, prefix_id=None):
-    return Sequence(number, Request((1,) * prompt, tokens, None, prefix_id=prefix_id, share=share))
+def sequence(number, share="a", prompt=3, tokens=2, prefix_id=None, reuse=None):
+    request = Request((1,) * prompt, tokens, None, prefix_id=prefix_id, share=share, reuse=reuse)
+    return Sequence(number, request)
 
 
 def ready(_):
@@ -47,11 +50,11 @@ def ready(_):
 class Machine:
     """Carries out a scheduler's plans without a model, and checks each of them."""
 
-    def __init__(self, rows, step_tokens, chunk, pages):
-        self.rows, self.step_tokens, self.chunk = rows, step_tokens, chunk
+    def __init__(self, rows, step_tokens, chunk, pages, keep_s=0):
+        self.rows, self.step_tokens, self.chunk, self.keep_s = rows, step_tokens, chunk, keep_s
         self.allocator = PageAllocator(range(pages))
-        pages = PromptCache(self.allocator, PAGE, lambda _: None, keep_s=0)
-        self.scheduler = Scheduler(rows, step_tokens, chunk, pages)
+        self.cache = PromptCache(self.allocator, PAGE, lambda _: None, keep_s)
+        self.scheduler = Scheduler(rows, step_tokens, chunk, self.cache)
         self.finished = []
 
     def step(self, readiness=ready):
@@ -62,6 +65,7 @@ class Machine:
         for s in [*plan.decode, *(c.sequence for c in plan.chunks if c.ends_prompt)]:
             if s.request.max_tokens:
                 s.generated.append(0)
+                self.cache.keep(s)
             if len(s.generated) >= s.request.max_tokens:
                 self.end(s)
                 self.finished.append(s.number)
@@ -76,7 +80,8 @@ class Machine:
             assert 0 < chunk.stop - chunk.start <= self.chunk
             assert chunk.start == chunk.sequence.computed
         held = [page for s in running for page in s.pages]
-        assert len(held) == len(set(held)) == self.allocator.used
+        if not self.keep_s:
+            assert len(held) == len(set(held)) == self.allocator.used
         for s in running:
             assert len(s.pages) == pages_for(s.slots_needed, PAGE)
         assert plan.tokens or not running
@@ -92,11 +97,19 @@ class Machine:
     st.integers(0, 20),
     st.integers(1, 10),
     st.integers(9, 30),
+    st.sampled_from([0, 1]),
 )
-def test_budgets_hold_rows_decode_every_step_and_every_request_ends(jobs, rows, spare, chunk, pages):
-    machine = Machine(rows, rows + spare, chunk, pages)
+def test_budgets_hold_rows_decode_every_step_and_every_request_ends(jobs, rows, spare, chunk, pages, keep_s):
+    machine = Machine(rows, rows + spare, chunk, pages, keep_s)
     sequences = [
-        sequence(i, job.share, job.prompt, job.tokens, "p" if job.loads_for else None)
+        sequence(
+            i,
+            job.share,
+            job.prompt,
+            job.tokens,
+            "p" if job.loads_for else None,
+            job.caller and (job.caller,),
+        )
         for i, job in enumerate(jobs)
     ]
     left = set()
@@ -122,7 +135,8 @@ def test_budgets_hold_rows_decode_every_step_and_every_request_ends(jobs, rows, 
             )
         )
     assert sorted([*machine.finished, *left]) == list(range(len(jobs)))
-    assert machine.allocator.used == 0
+    assert machine.allocator.used == machine.cache.idle
+    assert keep_s or not machine.cache.idle
     assert machine.scheduler.waiting == 0
 
 
@@ -316,6 +330,20 @@ def test_without_room_for_a_prefix_no_other_prefix_is_asked_about():
 
     assert [s.number for s in machine.scheduler.admit(no_room, look_ahead=4)] == [2000]
     assert asked == [0, 2000]
+
+
+def test_one_that_awaits_anothers_prompt_lets_others_pass_and_is_charged_for_what_it_computes():
+    machine = Machine(4, 8, 4, 100, keep_s=1)
+    for number in range(3):
+        machine.scheduler.add(sequence(number, "twins", prompt=17, reuse=("x",)))
+    machine.scheduler.add(sequence(3, "other", prompt=17))
+    machine.step()
+    assert set(machine.scheduler.running) == {0, 3}
+    assert machine.scheduler._served == {"twins": 17, "other": 17}
+    for _ in range(20):
+        machine.step()
+    assert sorted(machine.finished) == [0, 1, 2, 3]
+    assert machine.cache.tokens_saved == 2 * 16
 
 
 def test_a_large_request_is_not_starved_by_small_ones_that_would_fit():

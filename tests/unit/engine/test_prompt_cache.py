@@ -176,6 +176,42 @@ def test_what_a_row_adds_to_a_dropped_text_is_not_kept(memory):
     assert not any(memory.written.values())
 
 
+@pytest.mark.parametrize(
+    ("prompt", "settings", "waits"),
+    [
+        (range(9), {}, True),
+        (range(12), {}, True),
+        ([0, 1, 2, 3, 4, 9, 9, 9, 9], {}, True),  # 4 pages of its own, 2 of them alike
+        ([0, 1, 2, 3, 9, 9, 9, 9, 9, 9, 9], {}, False),
+        ([0, 1, 2], {}, False),  # it is done sooner by itself
+        ([9, *range(9)], {}, False),
+        (range(9), {"reuse": BOB}, False),
+        (range(9), {"reuse": None}, False),
+        (range(9), {"prefix_id": None}, False),
+        (range(9), {"echo": True, "logprobs": 0}, False),
+    ],
+)
+def test_a_request_waits_for_whoever_computes_half_of_its_prompt_and_no_longer(
+    memory, prompt, settings, waits
+):
+    first, second = row(1, range(9)), row(2, prompt, **settings)
+    assert not memory.cache.awaits(second)
+    assert memory.cache.claim(first)
+    assert memory.cache.awaits(second) == waits
+    memory.answer(first)
+    assert not memory.cache.awaits(second)
+    assert not memory.cache._beginnings._rows
+
+
+@pytest.mark.parametrize(
+    "settings", [{"reuse": BOB}, {"reuse": None}, {"tokens": 0, "echo": True}], ids=["gone", "none", "scored"]
+)
+def test_nobody_waits_for_a_prompt_that_will_not_be_kept(memory, settings):
+    memory.cache.forget({"bob"})
+    assert memory.cache.claim(row(1, range(9), **settings))
+    assert not memory.cache.awaits(row(2, range(9), **settings))
+
+
 def test_it_knows_behind_which_prefixes_texts_are_kept(memory):
     for reuse in (ALICE, BOB):
         memory.serve(row(1, range(9), reuse=reuse))
