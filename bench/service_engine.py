@@ -32,7 +32,7 @@ def _engine(pipe: Connection, base_model: str, m: int) -> None:
     from service.settings import ServiceSettings  # noqa: PLC0415
 
     base = load_base(base_model, "cpu")
-    config = ServiceSettings().engine_config()
+    config = ServiceSettings(prompt_cache_seconds=0).engine_config()
     engine = Engine(
         base, config, lambda name: random_prefix(base, m, offset=0, seed=crc32(name.encode()), spread=0.5)
     )

@@ -48,7 +48,7 @@ def _ragged(run: Run, engine: Process) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _gap(run: Run, engine: Process) -> tuple[Row, dict[str, Any]]:
-    count, prompt, new, long = (4, 8, 24, 60) if run.quick else (32, 64, 64, 900)
+    count, prompt, new, long = (4, 8, 600, 60) if run.quick else (32, 64, 64, 900)
     streams, arriving = uniform(count, prompt, new, m=10), uniform(1, long, 4, m=10)
     turn = partial(engine.ask, "arrival", workload=streams, arriving=arriving.lengths[0], after=8)
     found = run.referee.alternate({"arrival": turn}, 1 if run.quick else 3)["arrival"]

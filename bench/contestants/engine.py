@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoTokenizer, GPT2LMHeadModel  # noqa: F401 - a base imports them; so does who only imports
 
 from bench.contestant import Missing, Stopwatch, serve
-from bench.contestants.engine_clock import ModelClock, read_apart
+from bench.contestants.engine_clock import ModelClock, at_once, read_apart
 from bench.contestants.tensors import prefix_tensor
 from bench.workload import Workload, uniform
 from prefix_engine import Engine, EngineConfig, Failed, Prefix, Request, load_base
@@ -33,7 +33,7 @@ class Contestant:
         requests = self._requests(workload)
         pages: list[int] = []
         watch = Stopwatch()
-        sinks = [self._submit(request, watch) for request in requests]
+        sinks = self._submit_all(requests, watch)
         while not sinks[-1].collected.ended:
             pages.append(self._engine.stats().pages_used)
             time.sleep(0.05)
@@ -51,7 +51,7 @@ class Contestant:
     def margins(self, workload: Workload) -> dict[str, Any]:
         """Nats between the best two tokens at each place of each text."""
         requests = [replace(request, logprobs=2) for request in self._requests(workload)]
-        sinks = [self._submit(request, Stopwatch()) for request in requests]
+        sinks = self._submit_all(requests, Stopwatch())
         for sink in sinks:
             sink.wait()
         tops = [[info.top for info in sink.collected.infos] for sink in sinks]
@@ -61,7 +61,7 @@ class Contestant:
         """Median seconds of a decode step, and of it beside the model and argmax."""
         requests = self._requests(workload)
         watch = Stopwatch()
-        sinks = [self._submit(request, watch) for request in requests]
+        sinks = self._submit_all(requests, watch)
         self._clock.start()
         for sink in sinks:
             sink.wait()
@@ -71,7 +71,7 @@ class Contestant:
         """Let a prompt of `arriving` tokens come when every stream has `after` tokens; `times` as of `run`."""
         late = self._requests(uniform(1, arriving, 4, m=workload.m))[0]
         watch = Stopwatch()
-        sinks = [self._submit(request, watch) for request in self._requests(workload)]
+        sinks = self._submit_all(self._requests(workload), watch)
         while min(len(sink.times) for sink in sinks) < after:
             time.sleep(0.001)
         came = watch()
@@ -98,6 +98,10 @@ class Contestant:
             )
             for number, prompt in enumerate(workload.prompts(self._base.config.vocab))
         ]
+
+    def _submit_all(self, requests: list[Request], watch: Stopwatch) -> list["TimedSink"]:
+        with at_once(self._engine):
+            return [self._submit(request, watch) for request in requests]
 
     def _submit(self, request: Request, watch: Stopwatch) -> "TimedSink":
         sink = TimedSink(watch)

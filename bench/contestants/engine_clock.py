@@ -1,15 +1,17 @@
-"""The only place where the bench looks inside the engine: a clock around the model, and shared reads off."""
+"""The only place where the bench looks inside the engine: a clock around the model, requests at once, shared reads off."""
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from bench.contestant import Missing
-from prefix_engine import loop, runner
+from prefix_engine import Engine, loop, runner
 from prefix_engine.sampling import Pick, RowSampler
 from prefix_engine.sequence import Sequence
 
@@ -87,6 +89,17 @@ class _TimedSampler(RowSampler):
         picks = super().pick(logits, sequences)
         self._ended(len(sequences), argmax_s)
         return picks
+
+
+@contextmanager
+def at_once(engine: Engine) -> Iterator[None]:
+    """Have the engine see all requests that are submitted in the block in one step, however busy the machine is."""
+    gate = threading.Event()
+    engine._post(gate.wait)  # noqa: SLF001 - done by the loop's thread, which then takes in what was posted behind it
+    try:
+        yield
+    finally:
+        gate.set()
 
 
 def read_apart() -> None:
