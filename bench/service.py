@@ -4,6 +4,7 @@ Run: python -m bench.service [--quick] [--rows sweep,fair,cold,registry] [--base
 """
 
 import argparse
+import math
 import os
 import tempfile
 import time
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.model import model_folder
+from bench.referee import LIMIT, Referee
 from bench.results import choose_rows, folder, keep
 from bench.service_cold import cold
 from bench.service_fair import fair
 from bench.service_registry import registry
-from bench.service_run import LIGHT, QUICK, M, ServiceRun, Sizes
+from bench.service_run import LIGHT, PATIENT_S, QUICK, M, ServiceRun, Sizes
 from bench.service_site import Running, found
 from bench.service_sweep import saturated, sweep, table
 from bench.table import HEAD, Row
@@ -26,12 +28,14 @@ Section = Callable[[ServiceRun], tuple[list[Row], dict[str, Any]]]
 
 
 def loads(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
-    """Saturated, then swept; one service for both."""
-    with Running(run.folder, run.base_model, deadline_seconds=str(run.sizes.deadline_s)) as service:
+    """Saturated by a service that refuses nothing, then swept on one whose deadline makes it refuse."""
+    with Running(run.folder, run.base_model, deadline_seconds=PATIENT_S) as service:
         rows, full = saturated(run, service)
+    deadline = max(run.sizes.deadline_s, 1.5 * run.sizes.under_way / run.capacity)
+    with Running(run.folder, run.base_model, deadline_seconds=str(deadline)) as service:
         more, swept = sweep(run, service, full["prefills"])
     run.say(table(swept["points"]))
-    return rows + more, {"saturated": full, "sweep": swept}
+    return rows + more, {"saturated": full, "sweep": swept | {"deadline": deadline}}
 
 
 SECTIONS: dict[str, Section] = {"sweep": loads, "fair": fair, "cold": cold, "registry": registry}
@@ -51,7 +55,8 @@ def main() -> None:
         base = load_base(base_model, "cpu")
         each = sizes.prefixes // 8
         tenants = found(Path(data), base, [each] * 8 + [1] * (LIGHT + 1), M)
-        run = ServiceRun(sizes, Path(data), base_model, tenants)
+        referee = Referee(math.inf if args.quick else LIMIT)
+        run = ServiceRun(sizes, Path(data), base_model, tenants, referee)
         del base
         run.say(f"== {sizes.prefixes} prefixes published: {time.perf_counter() - began:.0f} s")
         for name in args.rows:
@@ -62,7 +67,10 @@ def main() -> None:
             lines += keep(out, f"service-{name}", rows, raw, seconds)
             run.say(f"== {name}: {seconds:.0f} s")
     print("\n".join(lines))
-    print(f"\n{time.perf_counter() - began:.0f} s in all, {base_model.rpartition('/')[2]}")
+    print(
+        f"\n{time.perf_counter() - began:.0f} s in all, {base_model.rpartition('/')[2]}; {referee.turns} saturated "
+        f"rounds, {referee.rejected} rejected as disturbed and repeated, {referee.kept_disturbed} kept though disturbed"
+    )
     if args.quick:
         print("--quick shows that the bench works; its figures mean nothing")
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from bench.service_run import LIGHT, ServiceRun
+from bench.service_run import LIGHT, PATIENT_S, ServiceRun, capacity
 from bench.service_site import Running
 from bench.table import Row
 from service.cli import bench_load
@@ -15,15 +15,14 @@ from service.cli.bench_report import percentile
 
 LOAD = 0.5  # of the capacity: what the light tenants and one more of their kind ask for together
 _RAMP_S = 4.0  # for the heavy tenant to fill the batch
-_PATIENT_S = "300"
 
 
 def fair(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
     """The same requests of the light tenants with the heavy one held and let loose, in turn."""
     outcomes: dict[str, list[Outcome]] = {"held": [], "loose": []}
-    with Running(run.folder, run.base_model, deadline_seconds=_PATIENT_S) as service:
-        capacity = run.capacity or _capacity(run, service)
-        rate = LOAD * capacity / (LIGHT + 1)
+    with Running(run.folder, run.base_model, deadline_seconds=PATIENT_S) as service:
+        full = run.capacity or _capacity(run, service)
+        rate = LOAD * full / (LIGHT + 1)
         for turn in range(run.sizes.fair_rounds):
             for name, found in outcomes.items():
                 found.extend(asyncio.run(_turn(run, service.url, rate, turn, loose=name == "loose")))
@@ -32,7 +31,7 @@ def fair(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
                 )
         alone = _alone(run, service)
     got = {name: _got(found) for name, found in outcomes.items()} | {"solo": _got(alone)}
-    raw = {"capacity": capacity, "load": LOAD, "rate_of_a_light_tenant": rate, **got}
+    raw = {"capacity": full, "load": LOAD, "rate_of_a_light_tenant": rate, **got}
     rows = [
         _row(run, got, "first_token", "time to first token"),
         _row(run, got, "per_token", "time per token"),
@@ -79,9 +78,8 @@ def _alone(run: ServiceRun, service: Running) -> list[Outcome]:
 
 def _capacity(run: ServiceRun, service: Running) -> float:
     """Requests a second of the saturated service."""
-    asks = itertools.islice(run.asks(seed=0), run.sizes.under_way)
-    outcomes, seconds = bench_load.run(service.url, asks, concurrency=run.sizes.under_way)
-    return len(outcomes) / seconds
+    asks = itertools.islice(run.asks(seed=0), 2 * run.sizes.under_way)
+    return capacity(*bench_load.run(service.url, asks, concurrency=run.sizes.under_way))
 
 
 def _got(outcomes: list[Outcome]) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import heapq
 import itertools
 import random
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.referee import Referee
 from bench.service_site import Tenant
 from service.cli.bench_asks import draw, popularity
-from service.cli.bench_load import Ask
+from service.cli.bench_load import Ask, Outcome
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Sizes:
         loads: multiples of the capacity.
         load_s: seconds of each load.
         long_load_s: seconds of the load of which percentiles are promised.
-        deadline_s: of the service, so that overload is refused rather than queued without end.
+        deadline_s: least of the service that is swept, so that overload is refused rather than queued without end.
         fair_s: seconds of each turn with the heavy tenant.
         fair_rounds: of both kinds of turn.
         heavy: streams of the heavy tenant.
@@ -41,10 +43,10 @@ class Sizes:
     prompt: tuple[int, int] = (20, 400)
     output: tuple[int, int] = (10, 100)
     under_way: int = 48
-    saturated_s: float = 15.0
+    saturated_s: float = 18.0
     rounds: int = 3
     loads: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.2, 2.0, 3.0)
-    load_s: float = 25.0
+    load_s: float = 22.0
     long_load_s: float = 75.0
     deadline_s: float = 20.0
     fair_s: float = 30.0
@@ -68,17 +70,18 @@ QUICK = Sizes(
     load_s=1.5,
     long_load_s=2.0,
     deadline_s=5.0,
-    fair_s=1.5,
+    fair_s=3.0,
     fair_rounds=1,
     heavy=8,
     cold=3,
     crowd=4,
-    window_s=0.2,
+    window_s=0.1,
     registered=(10, 300),
     resolves=40,
 )
 M = 10
 LIGHT = 20
+PATIENT_S = "300"  # a deadline that no request of a saturated service reaches
 
 
 @dataclass
@@ -90,6 +93,7 @@ class ServiceRun:
         folder: of the store.
         base_model: what the service loads.
         tenants: with their prefixes; the first ones ask the most.
+        referee: of the saturated rounds; under other loads a disturbance shows as what it does to the answers.
         capacity: requests a second that the saturated service answered; 0 until it was measured.
     """
 
@@ -97,6 +101,7 @@ class ServiceRun:
     folder: Path
     base_model: str
     tenants: Sequence[Tenant]
+    referee: Referee
     capacity: float = 0.0
 
     def say(self, line: str) -> None:
@@ -137,3 +142,15 @@ class ServiceRun:
             api_key=tenant.key,
             label=tenant.name,
         )
+
+
+def capacity(outcomes: Sequence[Outcome], seconds: float) -> float:
+    """Requests a second that a saturated service answers: counted by tokens, until nobody waits to be sent.
+
+    What comes after the last request was sent is left out, for the batch then runs empty.
+    """
+    start, stop = min(o.began + o.seconds for o in outcomes), max(o.began for o in outcomes)
+    if stop - start < 0.2 * seconds:  # too few requests for that
+        return len(outcomes) / seconds
+    came = sum(start <= o.began + piece <= stop for o in outcomes for piece in o.pieces[:-1])
+    return came / (stop - start) / statistics.fmean(len(o.pieces) - 1 for o in outcomes)

@@ -4,11 +4,12 @@ import itertools
 import os
 import statistics
 from collections import Counter
+from functools import partial
 from typing import Any
 
-from bench.service_child import Neighbour
+from bench.service_child import Child, Neighbour
 from bench.service_engine import bare_engine, between, said
-from bench.service_run import M, ServiceRun
+from bench.service_run import M, ServiceRun, capacity
 from bench.service_site import Running, own_cpu_seconds
 from bench.table import Row
 from service.cli import bench_load
@@ -30,11 +31,8 @@ def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, A
     with bare_engine(run.base_model, M) as engine:
         for turn in range(sizes.rounds + 1):
             asks = list(itertools.islice(run.asks(seed=turn), count))
-            found = _turn(run, service, asks)
-            with Neighbour(found["client_cores"]) as neighbour:
-                bare = engine.ask("run", said(asks), sizes.under_way)
-                found["neighbour_cores"] = neighbour.cores()
-            found["engine"] = bare["tokens"] / bare["seconds"]
+            both = partial(_round, run, service, engine, asks)
+            found = run.referee.undisturbed(both) if turn else both()
             run.say(f"  turn {turn or 'warm-up'}: {', '.join(f'{k} {v:.2f}' for k, v in found.items())}")
             run.capacity = found.pop("capacity")
             count = max(sizes.under_way, int(run.capacity * sizes.saturated_s))
@@ -56,6 +54,15 @@ def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, A
     return [row], every | {"capacity": run.capacity, "prefills": prefills}
 
 
+def _round(run: ServiceRun, service: Running, engine: Child, asks: list[Ask]) -> dict[str, float]:
+    """The service, then the engine beside somebody who is as busy as the load generator was."""
+    found = _turn(run, service, asks)
+    with Neighbour(found["client_cores"]) as neighbour:
+        bare = engine.ask("run", said(asks), run.sizes.under_way)
+        found["neighbour_cores"] = neighbour.cores()
+    return found | {"engine": bare["tokens"] / bare["seconds"]}
+
+
 def _turn(run: ServiceRun, service: Running, asks: list[Ask]) -> dict[str, float]:
     """Tokens and requests a second of the saturated service, and the processor time that both sides took."""
     own, theirs = own_cpu_seconds(), service.cpu_seconds()
@@ -67,7 +74,7 @@ def _turn(run: ServiceRun, service: Running, asks: list[Ask]) -> dict[str, float
         "service": sum(outcome.tokens for outcome in outcomes) / seconds,
         "client_cores": (own_cpu_seconds() - own) / seconds,
         "service_cores": (service.cpu_seconds() - theirs) / seconds,
-        "capacity": len(asks) / seconds,
+        "capacity": capacity(outcomes, seconds),
     }
 
 

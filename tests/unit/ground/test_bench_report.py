@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import report, results
+from bench.process import ROOT
 from bench.table import HEAD, Row
 
 FAST = Row("W1 fp32 against PEFT one by one", "310 tok/s", "PEFT one by one 38 tok/s", 8.1, at_least=8)
@@ -81,3 +82,9 @@ def test_rows_are_chosen_by_names_that_exist(chosen):
             results.names(",".join(chosen), known)
     else:
         assert results.names(",".join(chosen), known) == tuple(name for name in chosen if name)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/performance.md"])
+def test_the_documents_have_places_for_tables_that_can_be_filled(document, tmp_path):
+    kept(tmp_path, contest=[FAST])
+    assert FAST.markdown() in report.written((ROOT / document).read_text(), tmp_path)

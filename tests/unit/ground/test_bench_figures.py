@@ -1,0 +1,81 @@
+"""The bench's arithmetic: verdicts, paces, lower bounds and capacity come out of figures as they should."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import bound, pace
+from bench.service_engine import between
+from bench.service_run import capacity
+from bench.table import Row
+from bench.workload import SHAPES
+from service.cli.bench_load import Ask, Outcome
+
+MACHINE = bound.Machine(read=27e9, peak={"fp32": 310e9, "int8": 1100e9})
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        (Row("faster", "", "", 8.0, at_least=8), "hit"),
+        (Row("faster", "", "", 7.99, at_least=8), "**missed**"),
+        (Row("shorter", "", "", 1.1, at_most=1.1), "hit"),
+        (Row("shorter", "", "", 1.11, at_most=1.1), "**missed**"),
+        (Row("told", "", "", 3.0), "reported"),
+        (Row("absent", "", "", None, at_least=8), "not measured"),
+    ],
+)
+def test_a_verdict_is_what_the_target_makes_of_the_figure(row, verdict):
+    assert row.verdict == verdict
+    assert row.markdown().endswith(f"| {verdict} |")
+
+
+@given(
+    st.integers(1, 64),
+    st.integers(1, 1000),
+    st.sampled_from(["fp32", "int8"]),
+    st.sampled_from(["fp32", "bf16"]),
+)
+def test_no_step_is_bounded_below_what_reading_its_bytes_takes(rows, cached, weights, kv):
+    shape = SHAPES["124m"]
+    seconds = bound.step_s(shape, MACHINE, rows, cached, weights, kv)
+    read = bound.matrix_weights(shape) * bound.WEIGHT_BYTES[weights]
+    read += rows * cached * bound.kv_values(shape) * bound.KV_BYTES[kv]
+    assert seconds >= read / MACHINE.read * 0.999
+    assert bound.step_s(shape, MACHINE, rows + 1, cached, weights, kv) > seconds
+    assert bound.step_s(shape, MACHINE, rows, cached + 1, weights, kv) > seconds
+
+
+@given(st.integers(1, 8), st.integers(3, 30), st.floats(0.001, 0.2))
+def test_the_pace_of_a_batch_is_the_time_between_its_steps(rows, tokens, step):
+    times = [[(place + row) * step for place in range(tokens + 8)] for row in range(rows)]  # one joins a step
+    assert pace.step_s(times) == pytest.approx(step)
+    assert pace.longest_gap_s(times, 0, times[0][-1]) == pytest.approx(step)
+
+
+@given(st.integers(2, 40), st.integers(2, 60), st.floats(0.5, 20))
+def test_capacity_is_the_rate_while_as_many_are_always_under_way(under_way, tokens, seconds):
+    """Slots that begin one after another, each with one request behind the other."""
+    outcomes = [
+        Outcome(
+            Ask("p", (1,), tokens),
+            began=(turn + slot / under_way) * seconds,
+            seconds=seconds,
+            pieces=[(place + 1) / (tokens + 1) * seconds for place in range(tokens + 1)],
+        )
+        for slot in range(under_way)
+        for turn in range(6)
+    ]
+    assert capacity(outcomes, 7 * seconds) == pytest.approx(under_way / seconds, rel=0.15)
+
+
+def test_too_few_requests_to_keep_the_service_full_are_counted_whole():
+    outcomes = [Outcome(Ask("p", (1,), 2), began=0, seconds=4, pieces=[1.0, 2.0, 4.0]) for _ in range(8)]
+    assert capacity(outcomes, 4) == 2
+
+
+def test_a_prefill_between_two_measured_lengths_lies_between_them():
+    known = {20: 0.1, 120: 0.3, 220: 0.5}
+    assert between(known, 70) == pytest.approx(0.2)
+    assert between(known, 220) == pytest.approx(0.5)
+    assert between(known, 440) == pytest.approx(1.0)
