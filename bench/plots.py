@@ -113,9 +113,11 @@ def contest(contest: Raw) -> Figure:
     """Tokens a second of everybody who took part in W1."""
     speeds = {name: given for name, given in contest["W1"]["tokens_s"].items() if given}
     names = sorted(speeds, key=lambda name: statistics.median(speeds[name]))
-    figure, (axes,) = _figure(1, height=1.4 + 0.32 * len(names))
+    figure, (axes,) = _figure(1, height=1.6 + 0.32 * len(names))
     for ours, label in ((True, "this engine, with prefixes"), (False, "others; prefixes where they can")):
         shown = [name for name in names if name.startswith("engine") == ours]
+        if not shown:
+            continue
         middles = [statistics.median(speeds[name]) for name in shown]
         places = [names.index(name) for name in shown]
         bars = axes.barh(places, middles, color=OURS if ours else PEER, label=label)
@@ -124,7 +126,7 @@ def contest(contest: Raw) -> Figure:
     axes.set(xlabel="generated tokens/s, median of the rounds", xlim=(0, None))
     axes.margins(x=0.1)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     return _finished(figure, "W1: 32 requests at once, 64 + 32 tokens")
 
 
