@@ -111,10 +111,12 @@ INLINE void transpose(vec *rows)
 #endif
 }
 
-/* One query over the positions at `rows`, count <= BLOCK; dim is a multiple of VL. */
+/* One query over the positions at `rows`, count <= BLOCK; dim is a multiple of VL. What is read after them is
+   fetched into the level-2 cache meanwhile: the first level would not hold both. */
 INLINE void one_query(Mix *mix, const float *query, const char *k, const char *v, const long *rows, long count,
-                      const long dim, const int bf16)
+                      const long *next, const long dim, const int bf16)
 {
+    long size = dim * (bf16 ? 2 : 4);
     float scores[BLOCK];
     for (int part = 0; part < BLOCK; part += VL) {
         vec sums[VL], score = {};
@@ -127,6 +129,7 @@ INLINE void one_query(Mix *mix, const float *query, const char *k, const char *v
             sums[j] = *(const vec *)query * numbers(k + rows[part + j], 0, bf16);
             for (long d = VL; d < dim; d += VL)
                 sums[j] += *(const vec *)(query + d) * numbers(k + rows[part + j], d, bf16);
+            for (long at = 0; at < size; at += 64) __builtin_prefetch(k + next[part + j] + at, 0, 2);
         }
         transpose(sums);
 #pragma GCC unroll 16
@@ -136,12 +139,14 @@ INLINE void one_query(Mix *mix, const float *query, const char *k, const char *v
     for (long j = count; j < BLOCK; j++) scores[j] = -INFINITY;
     weigh(mix, scores, dim);
     for (long d = 0; d < dim; d += VL * PAIR) {
-        vec sums[PAIR];
+        vec sums[PAIR] = {};
         for (int i = 0; i < PAIR && d + i * VL < dim; i++) sums[i] = *(vec *)(mix->sums + d + i * VL);
         for (long j = 0; j < count; j++) {
             vec weight = scores[j] - (vec){};
             for (int i = 0; i < PAIR && d + i * VL < dim; i++)
                 sums[i] += weight * numbers(v + rows[j], d + i * VL, bf16);
+            if (!d)
+                for (long at = 0; at < size; at += 64) __builtin_prefetch(v + next[j] + at, 0, 2);
         }
         for (int i = 0; i < PAIR && d + i * VL < dim; i++) *(vec *)(mix->sums + d + i * VL) = sums[i];
     }
@@ -209,9 +214,37 @@ INLINE void some_queries(Mix *mixes, const float *queries, const long *counts, c
         }
 }
 
+/* What does most of the work is compiled for GPT-2's head_dim in both formats, and once for any other. */
+#define FOR_EACH_KIND(call)                                                                                            \
+    if (dim == 64 && !bf16) call(64, 0);                                                                               \
+    else if (dim == 64) call(64, 1);                                                                                   \
+    else call(dim, bf16)
+
+static void ask_one(Mix *mix, const float *query, const char *k, const char *v, const long *rows, long count,
+                    const long *next, long dim, int bf16)
+{
+#define ASK(known_dim, known_bf16) one_query(mix, query, k, v, rows, count, next, known_dim, known_bf16)
+    FOR_EACH_KIND(ASK);
+}
+
+static void turn_block(float *keys, float *values, const char *k, const char *v, const long *rows, long count,
+                       long dim, long wide, int bf16)
+{
+#define TURN(known_dim, known_bf16)                                                                                    \
+    turn(keys, values, k, v, rows, count, known_dim, known_dim == 64 ? 64 : wide, known_bf16)
+    FOR_EACH_KIND(TURN);
+}
+
+static void ask_some(Mix *mixes, const float *queries, const long *counts, const float *keys, const float *values,
+                     long dim, long wide)
+{
+    if (dim == 64) some_queries(mixes, queries, counts, keys, values, 64, 64);
+    else some_queries(mixes, queries, counts, keys, values, dim, wide);
+}
+
 /* Where positions at..at+BLOCK-1 of a text of `length` lie in the memory of keys, and of values, in bytes; those
    behind its end lie at the last one. */
-INLINE void find(const Step *step, long head, const int64_t *table, long at, long length, long size, long *rows)
+static void find(const Step *step, long head, const int64_t *table, long at, long length, long size, long *rows)
 {
     long last = length - 1 < at + BLOCK - 1 ? length - 1 : at + BLOCK - 1, page = step->page, j = 0;
     for (long number = at / page, within = at % page; j + at <= last; number++, within = 0) {
@@ -221,25 +254,34 @@ INLINE void find(const Step *step, long head, const int64_t *table, long at, lon
     for (; j < BLOCK; j++) rows[j] = rows[j - 1];
 }
 
-/* `length` positions of the pages at `table`; limits[i] of them for query i, all of them if limits is 0. */
-INLINE void absorb(const Step *step, Mix *mixes, const float *queries, int count, long head, const int64_t *table,
-                   long length, const long *limits, const long dim, const long wide, const int bf16)
+/* `length` positions of the pages at `table`; limits[i] of them for query i, all of them if limits is 0. Those of
+   the pages at `then` are read next. */
+static void absorb(const Step *step, Mix *mixes, const float *queries, int count, long head, const int64_t *table,
+                   long length, const long *limits, const int64_t *then, long then_length, long dim, long wide,
+                   int bf16)
 {
-    long size = dim * (bf16 ? 2 : 4), rows[BLOCK];
+    long size = dim * (bf16 ? 2 : 4), places[2][BLOCK], *rows = places[0], *next = places[1];
     float keys[WIDEST * BLOCK], values[WIDEST * BLOCK];
+    if (length) find(step, head, table, 0, length, size, rows);
     for (long at = 0; at < length; at += BLOCK) {
-        long many = length - at < BLOCK ? length - at : BLOCK;
-        find(step, head, table, at, length, size, rows);
+        long many = length - at < BLOCK ? length - at : BLOCK, *last = rows;
+        if (at) {
+            rows = next;
+            next = last;
+        }
+        if (at + BLOCK < length) find(step, head, table, at + BLOCK, length, size, next);
+        else if (then_length) find(step, head, then, 0, then_length, size, next);
+        else memcpy(next, rows, sizeof places[0]);
         if (count <= FEW && dim == wide) {
             for (int i = 0; i < count; i++) {
                 long seen = limits ? limits[i] - at : many;
                 if (seen > 0)
-                    one_query(mixes + i, queries + i * wide, step->keys, step->values, rows, seen < many ? seen : many,
-                              dim, bf16);
+                    ask_one(mixes + i, queries + i * wide, step->keys, step->values, rows, seen < many ? seen : many,
+                              next, dim, bf16);
             }
             continue;
         }
-        turn(keys, values, step->keys, step->values, rows, many, dim, wide, bf16);
+        turn_block(keys, values, step->keys, step->values, rows, many, dim, wide, bf16);
         for (int first = 0; first < count; first += QUERIES) {
             long counts[QUERIES], any = 0;
             for (int i = 0; i < QUERIES; i++) {
@@ -247,13 +289,14 @@ INLINE void absorb(const Step *step, Mix *mixes, const float *queries, int count
                 counts[i] = seen < 0 ? 0 : seen < many ? seen : many;
                 any += counts[i];
             }
-            if (any) some_queries(mixes + first, queries + first * wide, counts, keys, values, dim, wide);
+            if (any) ask_some(mixes + first, queries + first * wide, counts, keys, values, dim, wide);
         }
     }
 }
 
-INLINE void task(const Step *step, const int64_t *what, long head, const long dim, const int bf16)
+static void task(const Step *step, const int64_t *what, long head)
 {
+    long dim = step->head_dim, bf16 = step->bf16;
     long first = what[0], m = what[3], limits[MOST];
     int count = (int)what[1], one_text = (int)what[4];
     long wide = (dim + VL - 1) / VL * VL;
@@ -268,15 +311,14 @@ INLINE void task(const Step *step, const int64_t *what, long head, const long di
         for (long d = 0; d < wide; d++) mixes[i].sums[d] = 0.0f;
         limits[i] = step->tokens[(first + i) * 3 + 2];
     }
-    absorb(step, mixes, queries, count, head, step->tables + what[2], m, 0, dim, wide, bf16);
-    const int64_t *tokens = step->tokens + first * 3;
-    if (one_text)
-        absorb(step, mixes, queries, count, head, step->tables + tokens[1], limits[count - 1], limits, dim, wide,
-               bf16);
-    else
-        for (int i = 0; i < count; i++)
-            absorb(step, mixes + i, queries + i * wide, 1, head, step->tables + tokens[i * 3 + 1], limits[i], 0, dim,
-                   wide, bf16);
+    const int64_t *tokens = step->tokens + first * 3, *text = step->tables + tokens[1];
+    absorb(step, mixes, queries, count, head, step->tables + what[2], m, 0, text, limits[0], dim, wide, bf16);
+    if (one_text) absorb(step, mixes, queries, count, head, text, limits[count - 1], limits, 0, 0, dim, wide, bf16);
+    for (int i = 0; i < count && !one_text; i++) {
+        const int64_t *then = i + 1 < count ? step->tables + tokens[i * 3 + 4] : 0;
+        absorb(step, mixes + i, queries + i * wide, 1, head, step->tables + tokens[i * 3 + 1], limits[i], 0, then,
+               then ? limits[i + 1] : 0, dim, wide, bf16);
+    }
     for (int i = 0; i < count; i++) {
         float *out = step->out + ((first + i) * step->heads + head) * dim;
         for (long d = 0; d < dim; d++) out[d] = mixes[i].sums[d] / mixes[i].total;
@@ -303,11 +345,7 @@ static void store(const void *what, long i)
 static void mix(const void *what, long at)
 {
     const Step *of = &((const Whole *)what)->step;
-    const int64_t *task_of = of->tasks + at / of->heads * 5;
-    long head = at % of->heads;
-    if (of->head_dim == 64 && of->bf16) task(of, task_of, head, 64, 1);
-    else if (of->head_dim == 64) task(of, task_of, head, 64, 0);
-    else task(of, task_of, head, of->head_dim, of->bf16);
+    task(of, of->tasks + at / of->heads * 5, at % of->heads);
 }
 
 /* Stores the step's n keys and values, then mixes; each (task, head) is one piece of work. */
