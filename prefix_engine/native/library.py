@@ -19,7 +19,7 @@ import torch
 from prefix_engine.kernels import KernelError
 
 _HERE = Path(__file__).parent
-_SOURCES = ("linear.c", "attention.c", "best.c", "threads.c")
+_SOURCES = ("linear.c", "linear_i8.c", "attention.c", "best.c", "threads.c")
 _FLAGS = (
     "-O3",
     "-march=native",

@@ -20,8 +20,9 @@ def three_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
-def test_products_of_callers_that_meet_have_the_bits_of_one_thread(three_threads, weights):
+def test_products_of_callers_that_meet_have_the_bits_of_one_thread(weights):
     draw = torch.Generator().manual_seed(1)
     product = NativeKernels().linear(weights)(torch.randn(200, 500, generator=draw), None)
     inputs = [torch.randn(rows, 200, generator=draw) for rows in (1, 7, 20, 40)]
