@@ -35,7 +35,7 @@ INLINE void tile_f32(const int rows, const float *restrict x, long stride_x, con
         vec columns[NV];
         for (int j = 0; j < NV; j++) {
             columns[j] = *(const vec *)(b + p * NR + j * VL);
-            if (alone) __builtin_prefetch(b + (p + AHEAD) * NR + j * VL);
+            if (alone) __builtin_prefetch(b + (p + AHEAD) * NR + j * VL, 0, 2);
         }
         if (next) {
             __builtin_prefetch(next + p * lines * 64);

@@ -65,7 +65,7 @@ INLINE void tile_i8(const int rows, const uint8_t *restrict q, long stride_q, co
         __m512i columns[NV];
         for (int j = 0; j < NV; j++) {
             columns[j] = _mm512_loadu_si512(b + (p * NR + j * VL) * 4);
-            if (alone) __builtin_prefetch(b + ((p + AHEAD) * NR + j * VL) * 4);
+            if (alone) __builtin_prefetch(b + ((p + AHEAD) * NR + j * VL) * 4, 0, 2);
         }
         if (next) {
             __builtin_prefetch(next + p * lines * 64);

@@ -5,7 +5,7 @@
 #include "threads.h"
 #include "vectors.h"
 
-#define AHEAD 8 /* rows of a panel that a tile alone fetches ahead of what it reads */
+#define AHEAD 32 /* rows of a panel that a tile alone fetches ahead of what it reads */
 
 typedef struct {
     const float *w;
