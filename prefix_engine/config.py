@@ -17,8 +17,10 @@ class EngineConfig:
         pool_bytes: memory for resident prefixes, in bytes.
         load_threads: threads that fetch prefixes beside the step loop.
         max_waiting: requests that may wait for a row before `submit` refuses.
-        kernels: what computes; `auto` is the compiled kernels where they can be had, else torch.
-        weights: format of the base's matrices. int8 is faster and not exact.
+        kernels: what computes; `auto` is CUDA graphs on CUDA, the compiled kernels on a CPU where they can
+            be had, else torch.
+        weights: format of the base's matrices. int8 (on a CPU) and bf16 (meant for CUDA) are faster and
+            not exact.
         kv: format of keys and values in memory. bf16 takes half the bytes and is not exact.
         prompt_cache_s: seconds that a text's keys and values are kept after their last use, in memory that no
             row needs, for requests of the same `reuse`; 0 keeps none.
@@ -32,8 +34,8 @@ class EngineConfig:
     pool_bytes: int = 256 << 20
     load_threads: int = 2
     max_waiting: int = 4096
-    kernels: Literal["auto", "native", "torch"] = "auto"
-    weights: Literal["fp32", "int8"] = "fp32"
+    kernels: Literal["auto", "graphs", "native", "torch"] = "auto"
+    weights: Literal["fp32", "bf16", "int8"] = "fp32"
     kv: Literal["fp32", "bf16"] = "fp32"
     prompt_cache_s: float = 300.0
 

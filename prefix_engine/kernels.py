@@ -1,4 +1,4 @@
-"""What computes a step: matrices and attention, by torch on any device or by the compiled kernels on a CPU."""
+"""What computes a step: torch on any device, with graphs on CUDA, or the compiled kernels on a CPU."""
 
 import logging
 from typing import Protocol
@@ -6,10 +6,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from prefix_engine import cuda
 from prefix_engine.attention import StepAttention
-from prefix_engine.gpt2 import MakeLinear, PlainLinear
+from prefix_engine.gpt2 import MakeLinear, Network, PlainLinear
+from prefix_engine.graphs import GraphedDecode
 from prefix_engine.kv import PagedMemory
-from prefix_engine.quantised import QuantisedLinear
+from prefix_engine.quantised import Bf16Linear, QuantisedLinear
 from prefix_engine.sampling import best_of
 from prefix_engine.scheduler import Plan
 from prefix_engine.sequence import Sequence
@@ -36,7 +38,7 @@ class Kernels(Protocol):
     name: str
 
     def linear(self, weights: str) -> MakeLinear:
-        """How a matrix is made for this format of weights, `fp32` or `int8`."""
+        """How a matrix is made for this format of weights: `fp32`, `bf16` or `int8`."""
 
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """Attention of one step over this memory."""
@@ -52,7 +54,8 @@ class TorchKernels:
 
     def linear(self, weights: str) -> MakeLinear:
         """See `Kernels`."""
-        return QuantisedLinear.of if weights == "int8" else PlainLinear
+        made: dict[str, MakeLinear] = {"int8": QuantisedLinear.of, "bf16": Bf16Linear.of}
+        return made.get(weights, PlainLinear)
 
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """See `Kernels`."""
@@ -63,22 +66,52 @@ class TorchKernels:
         return best_of(logits)
 
 
-def kernels_for(name: str, device: torch.device) -> Kernels:
-    """Choose by name: `torch`, `native`, or `auto`, which is native on a CPU with a C compiler, else torch.
+class GraphKernels(TorchKernels):
+    """Torch's operations, and steps without prompts as CUDA graphs; without the graphs on a CPU."""
+
+    name = "graphs"
+
+
+def kernels_for(name: str, device: torch.device, weights: str = "fp32") -> Kernels:
+    """Choose by name.
+
+    Args:
+        name: `torch`, `graphs`, `native`, or `auto`: graphs on CUDA, native on a CPU with a C compiler, else
+            torch.
+        device: that computes.
+        weights: format of the matrices.
 
     Raises:
-        KernelError: `native` where it cannot be had; `auto` says so in the log and goes on with torch.
+        KernelError: what was asked for cannot be had. `auto` goes on with torch where native is what is
+            lacking, and says so in the log.
     """
+    if device.type == "cuda":
+        if weights == "int8":
+            raise KernelError("int8 weights are made for a CPU; choose bf16 on CUDA")
+        cuda.exact()
+    if name == "graphs" or (name == "auto" and device.type == "cuda"):
+        return GraphKernels()
     if name == "torch" or (name == "auto" and device.type != "cpu"):
         return TorchKernels()
-    from prefix_engine.native import NativeKernels  # noqa: PLC0415 - compiles on first use
-
-    if device.type != "cpu":
-        raise KernelError(f"the native kernels run on a CPU, not on {device.type}")
     try:
-        return NativeKernels()
+        return _native(device, weights)
     except KernelError as error:
         if name == "native":
             raise
         log.warning("kernels.native_unavailable why=%s", error)
         return TorchKernels()
+
+
+def decode_for(kernels: Kernels, network: Network, memory: PagedMemory, rows: int) -> GraphedDecode | None:
+    """What computes the steps without prompts apart from all others, if these kernels do so."""
+    return GraphedDecode(network, memory, rows) if isinstance(kernels, GraphKernels) else None
+
+
+def _native(device: torch.device, weights: str) -> Kernels:
+    from prefix_engine.native import NativeKernels  # noqa: PLC0415 - compiles on first use
+
+    if device.type != "cpu":
+        raise KernelError(f"the native kernels run on a CPU, not on {device.type}")
+    if weights == "bf16":
+        raise KernelError("the native kernels have no bf16 weights; choose int8, or the torch kernels")
+    return NativeKernels()

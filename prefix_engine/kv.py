@@ -1,6 +1,7 @@
 """The memory of keys and values: tensors cut into pages, for rows and resident prefixes alike.
 
-Page 0 belongs to nobody and stays zero: block tables are padded with it. A page is zeroed when its
+Page 0 belongs to nobody and stays zero: block tables are padded with it. The last page is scrap: rows that
+only fill up a fixed shape write there, and no block table names it. A page is zeroed when its
 holder gives it back, so nothing of a deleted prefix or an ended text stays, and a NaN cannot reach the
 next holder through a masked slot (a weight of zero times NaN is NaN).
 """
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prefix_engine.base import BaseConfig
+from prefix_engine.cuda import sent
 from prefix_engine.pages import PageAllocator, pages_for
 from prefix_engine.prefix import Prefix
 
@@ -39,7 +41,8 @@ class PagedMemory:
             rows = min(rows, most_rows * pages_for(base.positions, page))
         self.row_pages = PageAllocator(range(1, 1 + rows))
         self.prefix_pages = PageAllocator(range(1 + rows, 1 + rows + prefixes))
-        shape = (base.heads, (1 + rows + prefixes) * page, base.head_dim)
+        self.scrap = 1 + rows + prefixes
+        shape = (base.heads, (self.scrap + 1) * page, base.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(base.layers)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(base.layers)]
 
@@ -50,17 +53,15 @@ class PagedMemory:
         values.index_copy_(1, slots, value.transpose(0, 1).to(values.dtype))
 
     def place(self, prefix: Prefix) -> tuple[int, ...] | None:
-        """Copy a prefix into free pages; None if there are not enough."""
+        """Copy a prefix into free pages, in one transfer to the device; None if there are not enough."""
         pages = self.prefix_pages.take(pages_for(prefix.m, self.page))
         if pages is None:
             return None
-        tensor = prefix.tensor.to(self.keys[0].device)
-        for i, page in enumerate(pages):
-            part = tensor[:, :, :, i * self.page : (i + 1) * self.page]
-            start, stop = page * self.page, page * self.page + part.shape[3]
-            for layer in range(len(self.keys)):
-                self.keys[layer][:, start:stop] = part[layer, 0]
-                self.values[layer][:, start:stop] = part[layer, 1]
+        device = self.keys[0].device
+        first = torch.tensor(pages, device=device).unsqueeze(1) * self.page
+        slots = (first + torch.arange(self.page, device=device)).view(-1)[: prefix.m]
+        for layer, (key, value) in enumerate(sent(prefix.tensor, device).transpose(2, 3)):
+            self.write(layer, slots, key, value)
         return pages
 
     def zero(self, pages: Iterable[int]) -> None:

@@ -18,8 +18,8 @@ from prefix_engine.kv import PagedMemory
 from prefix_engine.pool import Loaded, Loader, PrefixPool
 from prefix_engine.prompt_cache import PromptCache
 from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason, TokenInfo
-from prefix_engine.runner import Runner, StepResult
-from prefix_engine.sampling import Pick, RowSampler, Sampler, Score
+from prefix_engine.runner import StepResult, runner_for
+from prefix_engine.sampling import Pick, Sampler, Score
 from prefix_engine.scheduler import Plan, Readiness, Scheduler
 from prefix_engine.sequence import Sequence
 from prefix_engine.text import TextStream, token_text
@@ -54,7 +54,7 @@ class Loop:
     ) -> None:
         self._base = base.emptied()
         self._config = config
-        kernels = kernels_for(config.kernels, base.device)
+        kernels = kernels_for(config.kernels, base.device, config.weights)
         self.kernels = kernels.name
         self.memory = PagedMemory(
             base.config,
@@ -69,7 +69,7 @@ class Loop:
         self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache)
         self.pool = PrefixPool(self._base, self.memory, loader, config.load_threads, deliver)
         network = network_of(base, kernels.linear(config.weights))
-        self._runner = Runner(network, kernels, self.memory, sampler or RowSampler(kernels.best))
+        self._runner = runner_for(network, kernels, self.memory, config.rows, sampler)
         self._rows: dict[int, Row] = {}
         self.steps = self.generated_tokens = self.prefill_tokens = self.decoded_rows = 0
 

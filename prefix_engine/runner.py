@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prefix_engine.batch_sampling import BatchSampler
 from prefix_engine.gpt2 import Network, hidden_states
-from prefix_engine.kernels import Kernels
+from prefix_engine.graphs import GraphedDecode
+from prefix_engine.kernels import Kernels, decode_for
 from prefix_engine.kv import PagedMemory
-from prefix_engine.sampling import Pick, Sampler, Score, score_of
+from prefix_engine.sampling import Pick, RowSampler, Sampler, Score, score_of
 from prefix_engine.scheduler import Chunk, Plan
 from prefix_engine.sequence import Sequence
 
@@ -43,13 +45,24 @@ class StepResult:
 
 
 class Runner:
-    """The base ready to compute with, what computes, the memory and a sampler."""
+    """The base ready to compute with, what computes, the memory and a sampler.
 
-    def __init__(self, network: Network, kernels: Kernels, memory: PagedMemory, sampler: Sampler) -> None:
+    `decode`, if there is one, computes the steps in which no prompt has a part.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        kernels: Kernels,
+        memory: PagedMemory,
+        sampler: Sampler,
+        decode: GraphedDecode | None = None,
+    ) -> None:
         self._network = network
         self._kernels = kernels
         self._memory = memory
         self._sampler = sampler
+        self._decode = decode
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what is kept for a row that ended."""
@@ -57,6 +70,9 @@ class Runner:
 
     def step(self, plan: Plan) -> StepResult:
         """Compute one step; the plan's keys and values are in memory afterwards."""
+        if self._decode is not None and not plan.chunks:
+            picks = self._sampler.pick(self._decode(plan.decode), list(plan.decode))
+            return StepResult(tuple(map(Picked, plan.decode, picks)), ())
         attend = self._kernels.attention(self._memory, plan)
         tokens = [s.token(s.computed) for s in attend.order]
         places = [s.position_offset + s.computed for s in attend.order]
@@ -103,6 +119,19 @@ class Runner:
                 for row, target in zip(logprobs, targets[at : at + _SCORED_AT_ONCE], strict=True)
             ]
         return tuple(scores)
+
+
+def runner_for(
+    network: Network, kernels: Kernels, memory: PagedMemory, rows: int, sampler: Sampler | None
+) -> Runner:
+    """A runner with what these kernels decode and choose by, for steps of at most `rows` rows.
+
+    Without a sampler of the caller's, tokens are chosen row by row on a CPU, where looking at one costs
+    nothing, and over the batch on any other device.
+    """
+    if sampler is None:
+        sampler = RowSampler(kernels.best) if network.device.type == "cpu" else BatchSampler()
+    return Runner(network, kernels, memory, sampler, decode_for(kernels, network, memory, rows))
 
 
 def _starts(plan: Plan) -> list[tuple[Chunk, int]]:

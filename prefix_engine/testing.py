@@ -74,9 +74,9 @@ def tiny_base(name: str = "tiny", **shape: Any) -> Base:
     return base_over(tiny_model(**shape), name)
 
 
-def base_over(model: Any, name: str = "tiny") -> Base:
-    """A base over a transformers model, with the byte tokenizer, on the CPU."""
-    return from_transformers(name, model, SimpleNamespace(backend_tokenizer=byte_tokenizer()), "cpu")
+def base_over(model: Any, name: str = "tiny", device: str = "cpu") -> Base:
+    """A base over a transformers model, with the byte tokenizer; on the CPU, if not told."""
+    return from_transformers(name, model, SimpleNamespace(backend_tokenizer=byte_tokenizer()), device)
 
 
 def random_prefix(
@@ -106,8 +106,8 @@ class TeacherForced:
         self.seen[id(request)] = []
 
     def logits(self, request: Request) -> Tensor:
-        """Logits `[steps, vocab]` that this request saw, raw."""
-        return torch.stack(self.seen[id(request)])
+        """Logits `[steps, vocab]` that this request saw, raw, on the CPU."""
+        return torch.stack(self.seen[id(request)]).cpu()
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
         """See `sampling.Sampler`."""

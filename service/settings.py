@@ -22,8 +22,9 @@ class ServiceSettings(BaseSettings):
         step_tokens: token budget of one step.
         kv_bytes: memory for running rows' keys and values.
         pool_bytes: memory for resident prefixes.
-        kernels: `native` (compiled, CPU), `torch`, or `auto`: native where there is a C compiler.
-        weights: `fp32`, or `int8`: faster, not exact.
+        kernels: `native` (compiled, CPU), `torch`, `graphs` (CUDA graphs), or `auto`: graphs on CUDA, native on
+            a CPU where there is a C compiler, else torch.
+        weights: `fp32`; not exact: `int8` on a CPU, `bf16` for CUDA.
         kv: `fp32`, or `bf16`: half the memory, not exact.
         prompt_cache_seconds: how long a prompt's keys and values wait for its caller's next request; 0 keeps none.
         deadline_seconds: a request that is not done after this fails; a request may ask for less.
@@ -47,8 +48,8 @@ class ServiceSettings(BaseSettings):
     step_tokens: int = Field(default=512, ge=1)
     kv_bytes: int = Field(default=1 << 30, ge=1 << 20)
     pool_bytes: int = Field(default=256 << 20, ge=1 << 20)
-    kernels: Literal["auto", "native", "torch"] = "auto"
-    weights: Literal["fp32", "int8"] = "fp32"
+    kernels: Literal["auto", "graphs", "native", "torch"] = "auto"
+    weights: Literal["fp32", "bf16", "int8"] = "fp32"
     kv: Literal["fp32", "bf16"] = "fp32"
     prompt_cache_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     deadline_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=False)
