@@ -16,7 +16,14 @@ from prefix_engine import Base, Engine, EngineConfig, Prefix, Request, load_base
 from prefix_engine.testing import Collected
 from trainer_worker.rows import Encoded
 
-FORMATS = [("fp32", "fp32"), ("fp32", "bf16"), ("int8", "fp32"), ("int8", "bf16")]
+FORMATS = [
+    ("fp32", "fp32"),
+    ("fp32", "bf16"),
+    ("bf16", "fp32"),
+    ("bf16", "bf16"),
+    ("int8", "fp32"),
+    ("int8", "bf16"),
+]
 
 
 def main() -> None:
