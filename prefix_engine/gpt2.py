@@ -30,6 +30,12 @@ class Linear(Protocol):
 # weight [in, out] and bias [out], if there is one -> the matrix as it will be multiplied with
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]
 
+# Layer norm of each row: [n, width] to the same
+Norm = Callable[[Tensor], Tensor]
+
+# weight [width], bias [width], epsilon -> the layer norm
+MakeNorm = Callable[[Tensor, Tensor, float], Norm]
+
 
 @dataclass(frozen=True, slots=True)
 class PlainLinear:
@@ -46,15 +52,15 @@ class PlainLinear:
 
 
 @dataclass(frozen=True, slots=True)
-class Norm:
-    """A layer norm."""
+class PlainNorm:
+    """Torch's layer norm, differentiable; see `Norm`."""
 
     weight: Tensor
     bias: Tensor
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`[n, width]` to the same."""
+        """See `Norm`."""
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
@@ -83,26 +89,28 @@ class Network:
     head: Linear
 
 
-def network_of(base: Base, linear: MakeLinear = PlainLinear) -> Network:
-    """Make each matrix of a base by `linear`; the head is the token embedding (GPT-2 ties them)."""
+def network_of(base: Base, linear: MakeLinear = PlainLinear, norm: MakeNorm = PlainNorm) -> Network:
+    """Make each matrix of a base by `linear`, each norm by `norm`; the head is the token embedding (GPT-2 ties them)."""
     weights, eps = base.weights, base.config.layer_norm_eps
     blocks = tuple(
         Block(
-            Norm(layer.ln_1_weight, layer.ln_1_bias, eps),
+            norm(layer.ln_1_weight, layer.ln_1_bias, eps),
             linear(layer.qkv_weight, layer.qkv_bias),
             linear(layer.attention_out_weight, layer.attention_out_bias),
-            Norm(layer.ln_2_weight, layer.ln_2_bias, eps),
+            norm(layer.ln_2_weight, layer.ln_2_bias, eps),
             linear(layer.mlp_in_weight, layer.mlp_in_bias),
             linear(layer.mlp_out_weight, layer.mlp_out_bias),
         )
         for layer in weights.layers
     )
-    ln_f = Norm(weights.ln_f_weight, weights.ln_f_bias, eps)
+    ln_f = norm(weights.ln_f_weight, weights.ln_f_bias, eps)
     head = linear(weights.tokens.T, None)
     return Network(base.config, base.device, weights.tokens, weights.positions, blocks, ln_f, head)
 
 
-def hidden_states(network: Network, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+def hidden_states(
+    network: Network, tokens: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None = None
+) -> Tensor:
     """Run all blocks over packed tokens.
 
     Args:
@@ -110,14 +118,21 @@ def hidden_states(network: Network, tokens: Tensor, positions: Tensor, attend: A
         tokens: token ids `[n]`.
         positions: position of each token `[n]`; text token t of a row sits at position_offset + t.
         attend: mixes each token with what its own row may see.
+        wanted: places `[k]` of the tokens whose hidden states are asked for; None is all of them. Of the
+            others the last block computes keys and values alone.
 
     Returns:
-        Final hidden states `[n, width]`, after the last layer norm.
+        Final hidden states `[k, width]`, after the last layer norm.
     """
     config = network.config
     x = network.tokens[tokens] + network.positions[positions]
     for i, block in enumerate(network.blocks):
         qkv = block.qkv(block.ln_1(x)).view(-1, 3, config.heads, config.head_dim)
-        x = block.attention_out(attend(i, qkv).reshape(-1, config.width), add=x)
+        mixed = attend(i, qkv).reshape(-1, config.width)
+        if wanted is not None and i == len(network.blocks) - 1:
+            if not len(wanted):
+                return x[wanted]
+            x, mixed = x[wanted], mixed[wanted]
+        x = block.attention_out(mixed, add=x)
         x = block.mlp_out(block.mlp_in(block.ln_2(x), gelu=True), add=x)
     return network.ln_f(x)

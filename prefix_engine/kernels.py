@@ -1,6 +1,7 @@
 """What computes a step: torch on any device, with graphs on CUDA, or the compiled kernels on a CPU."""
 
 import logging
+from collections.abc import Sequence as Items
 from typing import Protocol
 
 import torch
@@ -8,9 +9,9 @@ from torch import Tensor
 
 from prefix_engine import cuda
 from prefix_engine.attention import StepAttention
-from prefix_engine.gpt2 import MakeLinear, Network, PlainLinear
+from prefix_engine.gpt2 import MakeLinear, MakeNorm, Network, PlainLinear, PlainNorm
 from prefix_engine.graphs import GraphedDecode
-from prefix_engine.kv import PagedMemory
+from prefix_engine.kv import PagedMemory, erase_pages
 from prefix_engine.quantised import Bf16Linear, QuantisedLinear
 from prefix_engine.sampling import best_of
 from prefix_engine.scheduler import Plan
@@ -40,8 +41,14 @@ class Kernels(Protocol):
     def linear(self, weights: str) -> MakeLinear:
         """How a matrix is made for this format of weights: `fp32`, `bf16` or `int8`."""
 
+    def norm(self) -> MakeNorm:
+        """How a layer norm is made."""
+
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """Attention of one step over this memory."""
+
+    def erase(self, memories: Items[Tensor], pages: Items[int], page: int) -> None:
+        """See `kv.Erase`."""
 
     def best(self, logits: Tensor) -> list[tuple[int, bool]]:
         """See `sampling.Best`."""
@@ -57,9 +64,17 @@ class TorchKernels:
         made: dict[str, MakeLinear] = {"int8": QuantisedLinear.of, "bf16": Bf16Linear.of}
         return made.get(weights, PlainLinear)
 
+    def norm(self) -> MakeNorm:
+        """See `Kernels`."""
+        return PlainNorm
+
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """See `Kernels`."""
         return StepAttention(memory, plan)
+
+    def erase(self, memories: Items[Tensor], pages: Items[int], page: int) -> None:
+        """See `Kernels`."""
+        erase_pages(memories, pages, page)
 
     def best(self, logits: Tensor) -> list[tuple[int, bool]]:
         """See `Kernels`."""

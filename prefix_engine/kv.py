@@ -6,7 +6,8 @@ holder gives it back, so nothing of a deleted prefix or an ended text stays, and
 next holder through a masked slot (a weight of zero times NaN is NaN).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Items
 
 import torch
 from torch import Tensor
@@ -15,6 +16,17 @@ from prefix_engine.base import BaseConfig
 from prefix_engine.cuda import sent
 from prefix_engine.pages import PageAllocator, pages_for
 from prefix_engine.prefix import Prefix
+
+# Fills the pages with these numbers, of `page` positions each, with zeros in every memory
+# `[heads, pages * page, head_dim]`.
+Erase = Callable[[Items[Tensor], Items[int], int], None]
+
+
+def erase_pages(memories: Items[Tensor], pages: Items[int], page: int) -> None:
+    """See `Erase`; by torch, on any device."""
+    where = torch.tensor(pages, device=memories[0].device)
+    for memory in memories:
+        memory.view(memory.shape[0], -1, page * memory.shape[2]).index_fill_(1, where, 0.0)
 
 
 class PagedMemory:
@@ -33,8 +45,10 @@ class PagedMemory:
         pool_bytes: int,
         most_rows: int | None = None,
         dtype: torch.dtype = torch.float32,
+        erase: Erase = erase_pages,
     ) -> None:
         self.page = page
+        self._erase = erase
         self.page_bytes = base.layers * 2 * base.heads * base.head_dim * page * dtype.itemsize
         rows, prefixes = max(1, kv_bytes // self.page_bytes), max(1, pool_bytes // self.page_bytes)
         if most_rows is not None:  # more than all rows at full length could never be used
@@ -66,10 +80,8 @@ class PagedMemory:
 
     def zero(self, pages: Iterable[int]) -> None:
         """Erase the content of pages."""
-        where = torch.tensor(list(pages), device=self.keys[0].device)
-        if len(where):
-            for tensor in (*self.keys, *self.values):
-                tensor.view(tensor.shape[0], -1, self.page * tensor.shape[2]).index_fill_(1, where, 0.0)
+        if numbers := tuple(pages):
+            self._erase((*self.keys, *self.values), numbers, self.page)
 
     def remove(self, pages: tuple[int, ...]) -> None:
         """Erase a prefix and free its pages."""

@@ -64,11 +64,12 @@ class Loop:
             config.pool_bytes,
             config.rows,
             torch.bfloat16 if config.kv == "bf16" else torch.float32,
+            kernels.erase,
         )
         self.cache = PromptCache(self.memory.row_pages, config.page, self.memory.zero, config.prompt_cache_s)
         self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache)
         self.pool = PrefixPool(self._base, self.memory, loader, config.load_threads, deliver)
-        network = network_of(base, kernels.linear(config.weights))
+        network = network_of(base, kernels.linear(config.weights), kernels.norm())
         self._runner = runner_for(network, kernels, self.memory, config.rows, sampler)
         self._rows: dict[int, Row] = {}
         self.steps = self.generated_tokens = self.prefill_tokens = self.decoded_rows = 0

@@ -15,6 +15,7 @@ from torch.nn import functional
 from prefix_engine.cuda import product
 
 _MOST = 127.0
+_TINY = 1e-30  # rows below it are zero: 127 over them would not be finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class QuantisedLinear:
         """See `gpt2.Linear`; a row that is not finite comes out as NaN, alone."""
         most = x.abs().amax(1, keepdim=True)
         finite = most.isfinite()
-        factor = torch.where(finite & (most > 0), torch.full_like(most, _MOST) / most, 0.0)
+        factor = torch.where(finite & (most > _TINY), torch.full_like(most, _MOST) / most, 0.0)
         q = torch.where(finite, x * factor, 0.0).round().to(torch.int8)
         scale = torch.where(finite, most / _MOST, torch.nan)
         y = torch._int_mm(q, self.weight).float() * (scale * self.scales)  # noqa: SLF001 - torch has no public one

@@ -4,6 +4,7 @@ Knows no queues, texts or sinks; what it returns is plain Python.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -80,32 +81,31 @@ class Runner:
             tokens += chunk.sequence.request.prompt[chunk.start : chunk.stop]
             offset = chunk.sequence.position_offset
             places += range(offset + chunk.start, offset + chunk.stop)
-        packed = torch.tensor([tokens, places], device=self._network.device)
-        hidden = hidden_states(self._network, packed[0], packed[1], attend)
-        return StepResult(self._pick(hidden, attend.order, plan), self._score(hidden, plan))
+        device = self._network.device
+        packed = torch.tensor([tokens, places], device=device)
+        rows, where, scored = _wanted(plan, attend.order)
+        wanted = None  # in a step that only decodes, every token is
+        if plan.chunks:
+            asked = chain(where, *(of_chunk for _, of_chunk in scored))
+            wanted = torch.tensor(list(asked), dtype=torch.long, device=device)
+        hidden = hidden_states(self._network, packed[0], packed[1], attend, wanted)
+        return StepResult(self._pick(hidden[: len(rows)], rows), self._score(hidden[len(rows) :], scored))
 
-    def _pick(self, hidden: Tensor, order: tuple[Sequence, ...], plan: Plan) -> tuple[Picked, ...]:
-        rows, where = list(order), list(range(len(order)))
-        for chunk, start in _starts(plan):
-            if chunk.ends_prompt and chunk.sequence.request.max_tokens:
-                rows.append(chunk.sequence)
-                where.append(start + chunk.stop - chunk.start - 1)
+    def _pick(self, hidden: Tensor, rows: list[Sequence]) -> tuple[Picked, ...]:
         if not rows:
             return ()
-        logits = self._network.head(hidden[torch.tensor(where, device=hidden.device)])
-        picks = self._sampler.pick(logits, rows)
-        return tuple(map(Picked, rows, picks))
+        return tuple(map(Picked, rows, self._sampler.pick(self._network.head(hidden), rows)))
 
-    def _score(self, hidden: Tensor, plan: Plan) -> tuple[Scored, ...]:
-        scored = []
-        for chunk, start in _starts(plan):
+    def _score(self, hidden: Tensor, scored: list[tuple[Chunk, range]]) -> tuple[Scored, ...]:
+        """Hidden states of the chunks' tokens, one chunk behind the other."""
+        found, at = [], 0
+        for chunk, places in scored:
             request = chunk.sequence.request
-            if not request.echo or request.logprobs is None:
-                continue
-            targets = request.prompt[chunk.start + 1 : chunk.stop + 1]
-            scores = self._scores(hidden[start : start + len(targets)], targets, request.logprobs)
-            scored.append(Scored(chunk.sequence, scores))
-        return tuple(scored)
+            targets = request.prompt[chunk.start + 1 : chunk.start + 1 + len(places)]
+            scores = self._scores(hidden[at : at + len(places)], targets, request.logprobs or 0)
+            found.append(Scored(chunk.sequence, scores))
+            at += len(places)
+        return tuple(found)
 
     def _scores(self, hidden: Tensor, targets: tuple[int, ...], top: int) -> tuple[Score, ...] | None:
         scores: list[Score] = []
@@ -134,10 +134,23 @@ def runner_for(
     return Runner(network, kernels, memory, sampler, decode_for(kernels, network, memory, rows))
 
 
-def _starts(plan: Plan) -> list[tuple[Chunk, int]]:
-    """Each chunk with the place of its first token among the packed ones."""
-    starts, at = [], len(plan.decode)
+def _wanted(
+    plan: Plan, order: tuple[Sequence, ...]
+) -> tuple[list[Sequence], list[int], list[tuple[Chunk, range]]]:
+    """What hidden states a step is for.
+
+    Returns:
+        Rows that get a token, the decoding ones in their order; for each the place among the packed tokens
+        behind which it stands; and chunks whose tokens are scored, each with the places that tell the next.
+    """
+    rows, where = list(order), list(range(len(order)))
+    scored, at = [], len(order)
     for chunk in plan.chunks:
-        starts.append((chunk, at))
-        at += chunk.stop - chunk.start
-    return starts
+        request, size = chunk.sequence.request, chunk.stop - chunk.start
+        if chunk.ends_prompt and request.max_tokens:
+            rows.append(chunk.sequence)
+            where.append(at + size - 1)
+        if request.echo and request.logprobs is not None:
+            scored.append((chunk, range(at, at + size - chunk.ends_prompt)))
+        at += size
+    return rows, where, scored

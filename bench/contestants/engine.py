@@ -25,7 +25,7 @@ class Contestant:
         self._base = base.emptied()
         config = engine_config(settings)
         self._page = config.page
-        self._engine = Engine(base, config, self._prefix, sampler=self._clock.sampler)
+        self._engine = Engine(base, config, self._prefix)
         self._engine.start()
 
     def run(self, workload: Workload) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.contestant import Missing
 from prefix_engine import Engine, loop, runner
-from prefix_engine.sampling import Pick, RowSampler
+from prefix_engine.sampling import Best, Pick, RowSampler
 from prefix_engine.sequence import Sequence
 
 
@@ -24,10 +24,10 @@ class ModelClock:
     """
 
     def __init__(self) -> None:
-        self.sampler = _TimedSampler(self._step)
         self._running = False
         self._model = self._last = 0.0
         self._steps: list[tuple[int, float, float]] = []
+        runner.RowSampler = self._sampler
         runner.hidden_states = self._timed(runner.hidden_states)
         make = loop.network_of
 
@@ -40,11 +40,11 @@ class ModelClock:
     def start(self) -> None:
         """Begin to keep steps."""
         self._steps.clear()
-        self._running = self.sampler.timing = True
+        self._running = True
 
     def stop(self) -> dict[str, float]:
         """Medians over the steps that had as many rows as the step before, but for the first and the last."""
-        self._running = self.sampler.timing = False
+        self._running = False
         most = max(rows for rows, _, _ in self._steps)
         full = [step for step in self._steps[1:-1] if step[0] == most][1:]
         return {
@@ -61,33 +61,30 @@ class ModelClock:
 
         return timed
 
-    def _step(self, rows: int, argmax_s: float) -> None:
-        """A step ended; argmax was taken twice in it, once for the clock alone."""
+    def _sampler(self, best: Best) -> RowSampler:
+        """The engine's own sampler with the argmax of its own kernels, which is timed as part of the model."""
+        return _ClockedSampler(self._timed(best), self._step)
+
+    def _step(self, rows: int) -> None:
         now = time.perf_counter()
         if self._running:
-            self._steps.append((rows, now - self._last - argmax_s, self._model + argmax_s))
+            self._steps.append((rows, now - self._last, self._model))
         self._model, self._last = 0.0, now
 
 
-class _TimedSampler(RowSampler):
-    """The engine's own sampler, with argmax timed apart on request."""
+class _ClockedSampler(RowSampler):
+    """Tells when a step's tokens are chosen."""
 
-    __slots__ = ("_ended", "timing")
+    __slots__ = ("_ended",)
 
-    def __init__(self, ended: Callable[[int, float], None]) -> None:
-        super().__init__()
+    def __init__(self, best: Best, ended: Callable[[int], None]) -> None:
+        super().__init__(best)
         self._ended = ended
-        self.timing = False
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
         """See `RowSampler`."""
-        argmax_s = 0.0
-        if self.timing:
-            start = time.perf_counter()
-            logits.argmax(dim=1)
-            argmax_s = time.perf_counter() - start
         picks = super().pick(logits, sequences)
-        self._ended(len(sequences), argmax_s)
+        self._ended(len(sequences))
         return picks
 
 

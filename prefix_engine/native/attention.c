@@ -5,7 +5,7 @@
 #include "queries.h"
 #include "threads.h"
 
-#define MOST 64 /* tokens of one task */
+#define MOST 128 /* tokens of one task */
 
 typedef struct {
     const float *qkv; /* [n, 3, heads, head_dim] */

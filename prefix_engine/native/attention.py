@@ -11,7 +11,7 @@ from prefix_engine.pages import pages_for
 from prefix_engine.scheduler import Chunk, Plan
 from prefix_engine.sequence import Sequence
 
-_TOGETHER = 64  # tokens of one task at most, as in attention.c
+_TOGETHER = 128  # tokens of one task at most, as in attention.c
 
 
 class PagedAttention:

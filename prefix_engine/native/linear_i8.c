@@ -37,20 +37,27 @@ void pack_i8(const float *w, long k, long n, long stride_k, long stride_n, int8_
     run_pieces(pack_panel_i8, &of, (n + NR - 1) / NR, threads);
 }
 
+#define TINY 1e-30f /* rows below it are zero: 127 over them would not be finite */
+
 /* One scale for each row, so that no row sees how large another is: x [m, k] -> q [m, k4 * 4] around 128.
    A row that is not finite gets the scale NaN and stays alone with it. */
-INLINE void quantise(const float *x, long k, uint8_t *q, float *scale)
+INLINE void quantise(const float *restrict x, long k, uint8_t *restrict q, float *scale)
 {
-    float most = 0.0f;
-    int finite = 1;
+    uint32_t largest = 0; /* sizes in the order of their bits; above any number's lie infinity's and NaN's */
     for (long i = 0; i < k; i++) {
-        float size = fabsf(x[i]);
-        finite &= size <= 3.0e38f;
-        most = size > most ? size : most;
+        uint32_t bits;
+        memcpy(&bits, x + i, 4);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
     }
-    float factor = finite && most > 0.0f ? 127.0f / most : 0.0f;
-    for (long i = 0; i < k; i++) q[i] = finite ? (uint8_t)(int32_t)(rintf(x[i] * factor) + 128.0f) : 128;
-    for (long i = k; i < (k + 3) / 4 * 4; i++) q[i] = 128;
+    int finite = largest < 0x7f800000;
+    float most, factor;
+    memcpy(&most, &largest, 4);
+    factor = finite && most > TINY ? 127.0f / most : 0.0f;
+    if (finite)
+        for (long i = 0; i < k; i++) q[i] = (uint8_t)(int32_t)(rintf(x[i] * factor) + 128.0f);
+    else memset(q, 128, k);
+    memset(q + k, 128, (k + 3) / 4 * 4 - k);
     *scale = finite ? most / 127.0f : NAN;
 }
 

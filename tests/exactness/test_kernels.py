@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefix_engine import EngineConfig, Request, Sampling
-from prefix_engine.gpt2 import PlainLinear
+from prefix_engine.gpt2 import PlainLinear, hidden_states, network_of
 from prefix_engine.kernels import KernelError, TorchKernels, kernels_for
 from prefix_engine.kv import PagedMemory
 from prefix_engine.loop import Loop
@@ -73,6 +73,66 @@ def test_a_packed_row_alone_has_the_bits_that_it_has_in_a_batch():
         whole = product(x)
         for place in range(40):
             assert torch.equal(product(x[place : place + 1])[0], whole[place])
+
+
+@both
+@pytest.mark.parametrize("small", [1e-30, 1e-38, 1e-45])
+def test_int8_takes_a_row_of_tiny_numbers_for_zero(kernels, small):
+    product = KERNELS[kernels].linear("int8")(drawn(1, 96, 130), drawn(2, 130))
+    x = torch.stack([torch.full((96,), small), drawn(3, 96)])
+    torch.testing.assert_close(product(x)[0], drawn(2, 130), rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.integers(1, 40), width=st.sampled_from([1, 3, 16, 40, 768, 1601]), spread=st.floats(1e-3, 1e3))
+def test_the_compiled_norm_equals_torchs(rows, width, spread):
+    weight, bias, x = drawn(1, width), drawn(2, width), spread * (drawn(3, rows, width) + 3 * drawn(4, rows, 1))
+    norms = [kernels.norm()(weight, bias, 1e-5)(x) for kernels in KERNELS.values()]
+    torch.testing.assert_close(*norms, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("loud", [1e30, float("nan"), float("inf"), 0.0])
+def test_a_norms_row_has_the_same_bits_alone_and_whatever_stands_beside_it(loud):
+    norm = KERNELS["native"].norm()(drawn(1, 96), drawn(2, 96), 1e-5)
+    calm = drawn(3, 33, 96)
+    for place in (0, 7, 8, 32):
+        beside = torch.full_like(calm, loud)
+        beside[place] = calm[place]
+        assert torch.equal(norm(calm)[place], norm(beside)[place])
+        assert torch.equal(norm(calm)[place], norm(calm[place : place + 1])[0])
+
+
+@both
+@settings(max_examples=40, deadline=None)
+@given(
+    chance=st.data(), page=st.sampled_from([1, 4, 16]), dtype=st.sampled_from([torch.float32, torch.bfloat16])
+)
+def test_erasing_pages_leaves_all_others(kernels, chance, page, dtype):
+    memories = [torch.ones(3, 20 * page, 8, dtype=dtype) for _ in range(2)]
+    pages = chance.draw(st.lists(st.integers(0, 19), min_size=1, unique=True))
+    KERNELS[kernels].erase(memories, pages, page)
+    for memory in memories:
+        erased = [not bool(memory[:, n * page : (n + 1) * page].any()) for n in range(20)]
+        whole = [bool((memory[:, n * page : (n + 1) * page] == 1).all()) for n in range(20)]
+        assert erased == [n in pages for n in range(20)]
+        assert whole == [n not in pages for n in range(20)]
+
+
+def test_wanted_hidden_states_have_the_bits_that_they_have_among_all():
+    base = tiny_base(layers=3)
+    tokens, places = torch.arange(7) % base.config.vocab, torch.arange(7)
+    network = network_of(base, KERNELS["native"].linear("fp32"), KERNELS["native"].norm())
+    seen = []
+
+    def attend(layer, qkv):
+        seen.append((layer, len(qkv)))
+        return qkv.sum(1)
+
+    whole = hidden_states(network, tokens, places, attend)
+    for wanted in ([0, 6], [3], [5, 5, 1], []):
+        some = hidden_states(network, tokens, places, attend, torch.tensor(wanted, dtype=torch.long))
+        assert torch.equal(some, whole[wanted])
+    assert {length for _, length in seen} == {7}  # keys and values of all tokens, in every layer
 
 
 def plans(chance, memory):
