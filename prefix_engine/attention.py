@@ -25,7 +25,7 @@ class _Group:
     start: int
     stop: int
     rows: int
-    where: Tensor  # [heads * rows * blocks], into the memory seen as [heads * pages, page * head_dim]
+    where: Tensor  # [heads * rows * blocks], see PagedMemory.blocks
     mask: Tensor  # additive; decode [1, rows, 1, slots], chunk [1, 1, tokens, slots]
 
 
@@ -37,25 +37,25 @@ class StepAttention:
 
     def __init__(self, memory: PagedMemory, plan: Plan) -> None:
         self._memory = memory
-        self._device = memory.keys[0].device
+        self._device = memory.content.device
         self.order = tuple(sorted(plan.decode, key=self._blocks))
-        self._slots = torch.tensor(self._slots_of(plan), device=self._device)
+        self._places = memory.places(torch.tensor(self._slots_of(plan), device=self._device))
         self._groups = [*self._decode_groups(), *self._chunk_groups(plan)]
         # Taken once a step: fresh memory for every layer would cost more than the copy into it.
         longest = max((len(group.where) for group in self._groups), default=0)
-        width = memory.page * memory.keys[0].shape[2]
-        self._scratch = torch.empty(2, longest, width, device=self._device, dtype=memory.keys[0].dtype)
+        width = memory.page * memory.content.shape[5]
+        self._scratch = torch.empty(2, longest, width, device=self._device, dtype=memory.content.dtype)
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Store the step's keys and values, then mix: `[n, heads, head_dim]`."""
         memory = self._memory
         query, key, value = qkv.unbind(1)
-        memory.write(layer, self._slots, key, value)
+        memory.write(layer, self._places, key, value)
         out = torch.empty_like(query)
         for group in self._groups:
             q = query[group.start : group.stop]
-            k = self._gather(memory.keys[layer], group, self._scratch[0])
-            v = self._gather(memory.values[layer], group, self._scratch[1])
+            k = self._gather(layer, 0, group)
+            v = self._gather(layer, 1, group)
             if group.rows == q.shape[0]:
                 mixed = functional.scaled_dot_product_attention(
                     q.transpose(0, 1).unsqueeze(2), k, v, attn_mask=group.mask
@@ -68,18 +68,15 @@ class StepAttention:
                 out[group.start : group.stop] = mixed[0].transpose(0, 1)
         return out
 
-    def _gather(self, tensor: Tensor, group: _Group, scratch: Tensor) -> Tensor:
-        """`[heads, rows, slots, head_dim]` of a group, in `scratch`."""
-        heads, _, head_dim = tensor.shape
-        out = scratch[: len(group.where)]
-        torch.index_select(tensor.view(-1, self._memory.page * head_dim), 0, group.where, out=out)
+    def _gather(self, layer: int, part: int, group: _Group) -> Tensor:
+        """`[heads, rows, slots, head_dim]` of a group, keys (part 0) or values (1)."""
+        heads, _, head_dim = self._memory.content.shape[3:]
+        out = self._scratch[part, : len(group.where)]
+        torch.index_select(self._memory.rows(layer, part), 0, group.where, out=out)
         return out.view(heads, group.rows, -1, head_dim).float()
 
     def _where(self, tables: list[list[int]]) -> Tensor:
-        heads, slots, _ = self._memory.keys[0].shape
-        pages = torch.tensor(tables, device=self._device).view(1, -1)
-        first = torch.arange(heads, device=self._device).view(-1, 1) * (slots // self._memory.page)
-        return (first + pages).view(-1)
+        return self._memory.blocks(torch.tensor(tables, device=self._device))
 
     def _slot(self, sequence: Sequence, place: int) -> int:
         page = self._memory.page

@@ -128,11 +128,10 @@ class FixedAttention:
     """
 
     def __init__(self, memory: PagedMemory, inputs: Inputs) -> None:
-        self._memory, self._slots = memory, inputs.slots
-        heads, slots, head_dim = memory.keys[0].shape
+        self._memory, self._places = memory, memory.places(inputs.slots)
+        heads, _, head_dim = memory.content.shape[3:]
         device = inputs.tables.device
-        first = torch.arange(heads, device=device).view(-1, 1) * (slots // memory.page)
-        self._where = (first + inputs.tables.view(1, -1)).view(-1)
+        self._where = memory.blocks(inputs.tables)
         self._shape = (heads, inputs.tables.shape[0], -1, head_dim)
         at = torch.arange(inputs.tables.shape[1] * memory.page, device=device)
         m, text, length = (field.unsqueeze(1) for field in (inputs.m, inputs.text, inputs.length))
@@ -143,16 +142,16 @@ class FixedAttention:
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Store the step's keys and values, then mix: `[rows, heads, head_dim]`."""
         query, key, value = qkv.unbind(1)
-        self._memory.write(layer, self._slots, key, value)
+        self._memory.write(layer, self._places, key, value)
         q = (query * self._scale).transpose(0, 1).unsqueeze(2)
-        scores = q @ self._gathered(self._memory.keys[layer]).transpose(2, 3)
+        scores = q @ self._gathered(layer, 0).transpose(2, 3)
         shares = scores.masked_fill_(self._hidden, -math.inf).softmax(3)
-        return (shares @ self._gathered(self._memory.values[layer])).squeeze(2).transpose(0, 1)
+        return (shares @ self._gathered(layer, 1)).squeeze(2).transpose(0, 1)
 
-    def _gathered(self, tensor: Tensor) -> Tensor:
-        """`[heads, rows, slots, head_dim]` of the tables, in float32."""
-        pages = tensor.view(-1, self._memory.page * tensor.shape[2])
-        return pages.index_select(0, self._where).view(self._shape).float()
+    def _gathered(self, layer: int, part: int) -> Tensor:
+        """`[heads, rows, slots, head_dim]` of the tables, in float32; keys (part 0) or values (1)."""
+        rows = self._memory.rows(layer, part)
+        return rows.index_select(0, self._where).view(self._shape).float()
 
 
 def _sizes(most: int, wanted: list[int]) -> list[int]:

@@ -1,7 +1,6 @@
 """What computes a step: torch on any device, with graphs on CUDA, or the compiled kernels on a CPU."""
 
 import logging
-from collections.abc import Sequence as Items
 from typing import Protocol
 
 import torch
@@ -11,7 +10,7 @@ from prefix_engine import cuda
 from prefix_engine.attention import StepAttention
 from prefix_engine.gpt2 import MakeLinear, MakeNorm, Network, PlainLinear, PlainNorm
 from prefix_engine.graphs import GraphedDecode
-from prefix_engine.kv import PagedMemory, erase_pages
+from prefix_engine.kv import PagedMemory
 from prefix_engine.quantised import Bf16Linear, QuantisedLinear
 from prefix_engine.sampling import best_of
 from prefix_engine.scheduler import Plan
@@ -47,9 +46,6 @@ class Kernels(Protocol):
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """Attention of one step over this memory."""
 
-    def erase(self, memories: Items[Tensor], pages: Items[int], page: int) -> None:
-        """See `kv.Erase`."""
-
     def best(self, logits: Tensor) -> list[tuple[int, bool]]:
         """See `sampling.Best`."""
 
@@ -71,10 +67,6 @@ class TorchKernels:
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """See `Kernels`."""
         return StepAttention(memory, plan)
-
-    def erase(self, memories: Items[Tensor], pages: Items[int], page: int) -> None:
-        """See `Kernels`."""
-        erase_pages(memories, pages, page)
 
     def best(self, logits: Tensor) -> list[tuple[int, bool]]:
         """See `Kernels`."""

@@ -1,39 +1,35 @@
-"""The memory of keys and values: tensors cut into pages, for rows and resident prefixes alike.
+"""The memory of keys and values: one tensor cut into pages, for rows and resident prefixes alike.
 
-Page 0 belongs to nobody and stays zero: block tables are padded with it. The last page is scrap: rows that
-only fill up a fixed shape write there, and no block table names it. A page is zeroed when its
-holder gives it back, so nothing of a deleted prefix or an ended text stays, and a NaN cannot reach the
-next holder through a masked slot (a weight of zero times NaN is NaN).
+A page is one run of memory with the keys and values of all layers and heads, so that what rows use lies
+dense, in few huge pages of the system. Page 0 belongs to nobody and stays zero: block tables are padded with
+it. The last page is scrap: rows that only fill up a fixed shape write there, and no block table names it. A
+page is zeroed when its holder gives it back, so nothing of a deleted prefix or an ended text stays, and a NaN
+cannot reach the next holder through a masked slot (a weight of zero times NaN is NaN).
 """
 
-from collections.abc import Callable, Iterable
-from collections.abc import Sequence as Items
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from prefix_engine import huge
 from prefix_engine.base import BaseConfig
 from prefix_engine.cuda import sent
 from prefix_engine.pages import PageAllocator, pages_for
 from prefix_engine.prefix import Prefix
 
-# Fills the pages with these numbers, of `page` positions each, with zeros in every memory
-# `[heads, pages * page, head_dim]`.
-Erase = Callable[[Items[Tensor], Items[int], int], None]
-
-
-def erase_pages(memories: Items[Tensor], pages: Items[int], page: int) -> None:
-    """See `Erase`; by torch, on any device."""
-    where = torch.tensor(pages, device=memories[0].device)
-    for memory in memories:
-        memory.view(memory.shape[0], -1, page * memory.shape[2]).index_fill_(1, where, 0.0)
-
 
 class PagedMemory:
-    """Keys and values of all layers, each `[heads, pages * page, head_dim]`, float32 or bfloat16.
+    """Keys and values, float32 or bfloat16; slot s is position `s % page` of page `s // page`.
 
     `row_pages` are for the texts of running rows, `prefix_pages` for resident prefixes; both index the
-    same tensors, so one block table reaches them.
+    same tensor, so one block table reaches them.
+
+    Attributes:
+        content: `[pages, layers, 2, heads, page, head_dim]`.
+        keys: of each layer, a view `[pages, heads, page, head_dim]`.
+        values: the same.
+        stride: rows of `[page, head_dim]` in one page.
     """
 
     def __init__(
@@ -45,10 +41,8 @@ class PagedMemory:
         pool_bytes: int,
         most_rows: int | None = None,
         dtype: torch.dtype = torch.float32,
-        erase: Erase = erase_pages,
     ) -> None:
         self.page = page
-        self._erase = erase
         self.page_bytes = base.layers * 2 * base.heads * base.head_dim * page * dtype.itemsize
         rows, prefixes = max(1, kv_bytes // self.page_bytes), max(1, pool_bytes // self.page_bytes)
         if most_rows is not None:  # more than all rows at full length could never be used
@@ -56,32 +50,53 @@ class PagedMemory:
         self.row_pages = PageAllocator(range(1, 1 + rows))
         self.prefix_pages = PageAllocator(range(1 + rows, 1 + rows + prefixes))
         self.scrap = 1 + rows + prefixes
-        shape = (base.heads, (self.scrap + 1) * page, base.head_dim)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(base.layers)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(base.layers)]
+        shape = (self.scrap + 1, base.layers, 2, base.heads, page, base.head_dim)
+        on_cpu = device.type == "cpu"
+        self.content = huge.zeros(shape, dtype) if on_cpu else torch.zeros(shape, device=device, dtype=dtype)
+        self.keys = [self.content[:, layer, 0] for layer in range(base.layers)]
+        self.values = [self.content[:, layer, 1] for layer in range(base.layers)]
+        self.stride = base.layers * 2 * base.heads
 
-    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store key and value `[n, heads, head_dim]` at `slots` `[n]`."""
-        keys, values = self.keys[layer], self.values[layer]
-        keys.index_copy_(1, slots, key.transpose(0, 1).to(keys.dtype))
-        values.index_copy_(1, slots, value.transpose(0, 1).to(values.dtype))
+    def blocks(self, tables: Tensor) -> Tensor:
+        """Which rows of `rows` the pages `[rows, blocks]` are: `[heads * rows * blocks]`."""
+        heads = torch.arange(self.content.shape[3], device=tables.device).view(-1, 1)
+        return (tables.view(1, -1) * self.stride + heads).view(-1)
+
+    def rows(self, layer: int, part: int) -> Tensor:
+        """Keys (part 0) or values (1) of a layer as `blocks` numbers them: `[*, page * head_dim]`."""
+        whole = self.content.view(-1, self.page * self.content.shape[5])
+        return whole[(2 * layer + part) * self.content.shape[3] :]
+
+    def places(self, slots: Tensor) -> Tensor:
+        """Where `write` puts what belongs to `slots` `[n]`: `[n * heads]`."""
+        heads = torch.arange(self.content.shape[3], device=slots.device)
+        page = slots // self.page * self.stride
+        return ((page[:, None] + heads) * self.page + (slots % self.page)[:, None]).view(-1)
+
+    def write(self, layer: int, places: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store key and value `[n, heads, head_dim]` of the slots that `places` was made of."""
+        head_dim = self.content.shape[5]
+        for part, numbers in enumerate((key, value)):
+            rows = self.rows(layer, part).view(-1, head_dim)
+            rows.index_copy_(0, places, numbers.reshape(-1, head_dim).to(rows.dtype))
 
     def place(self, prefix: Prefix) -> tuple[int, ...] | None:
         """Copy a prefix into free pages, in one transfer to the device; None if there are not enough."""
         pages = self.prefix_pages.take(pages_for(prefix.m, self.page))
         if pages is None:
             return None
-        device = self.keys[0].device
+        device = self.content.device
         first = torch.tensor(pages, device=device).unsqueeze(1) * self.page
         slots = (first + torch.arange(self.page, device=device)).view(-1)[: prefix.m]
+        places = self.places(slots)
         for layer, (key, value) in enumerate(sent(prefix.tensor, device).transpose(2, 3)):
-            self.write(layer, slots, key, value)
+            self.write(layer, places, key, value)
         return pages
 
     def zero(self, pages: Iterable[int]) -> None:
         """Erase the content of pages."""
-        if numbers := tuple(pages):
-            self._erase((*self.keys, *self.values), numbers, self.page)
+        for page in pages:
+            self.content[page].zero_()
 
     def remove(self, pages: tuple[int, ...]) -> None:
         """Erase a prefix and free its pages."""

@@ -64,7 +64,6 @@ class Loop:
             config.pool_bytes,
             config.rows,
             torch.bfloat16 if config.kv == "bf16" else torch.float32,
-            kernels.erase,
         )
         self.cache = PromptCache(self.memory.row_pages, config.page, self.memory.zero, config.prompt_cache_s)
         self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache)

@@ -89,6 +89,11 @@ def random_prefix(
     return Prefix(tensor, m if offset is None else offset, base.fingerprint)
 
 
+def by_slot(tensor: Tensor) -> Tensor:
+    """Keys or values of a layer in the order of their slots, as a copy: `[heads, slots, head_dim]`."""
+    return tensor.transpose(0, 1).flatten(1, 2)
+
+
 class TeacherForced:
     """A sampler that gives each request the tokens it was told, and keeps the logits it saw.
 

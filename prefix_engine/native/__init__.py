@@ -1,12 +1,12 @@
 """The compiled kernels: packed products and attention over pages, on a CPU."""
 
-from collections.abc import Sequence as Items
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from prefix_engine.gpt2 import MakeLinear, MakeNorm
+from prefix_engine.huge import Arena
 from prefix_engine.kernels import StepAttend
 from prefix_engine.kv import PagedMemory
 from prefix_engine.native.attention import PagedAttention
@@ -30,10 +30,10 @@ class NativeKernels:
 
     def linear(self, weights: str) -> MakeLinear:
         """See `kernels.Kernels`."""
-        made = PackedInt8 if weights == "int8" else PackedLinear
+        made, arena = PackedInt8 if weights == "int8" else PackedLinear, Arena()
 
         def make(weight: Tensor, bias: Tensor | None) -> PackedInt8 | PackedLinear:
-            return made(self._library, weight, bias)
+            return made(self._library, arena, weight, bias)
 
         return make
 
@@ -44,23 +44,6 @@ class NativeKernels:
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """See `kernels.Kernels`."""
         return PagedAttention(self._library, memory, plan, torch.get_num_threads())
-
-    def erase(self, memories: Items[Tensor], pages: Items[int], page: int) -> None:
-        """See `kernels.Kernels`."""
-        addresses = torch.tensor([memory.data_ptr() for memory in memories])
-        numbers = torch.tensor(pages)
-        heads, slots, head_dim = memories[0].shape
-        row = head_dim * memories[0].element_size()
-        self._library.erase_pages(
-            addresses.data_ptr(),
-            len(memories),
-            heads,
-            slots * row,
-            numbers.data_ptr(),
-            len(pages),
-            page * row,
-            torch.get_num_threads(),
-        )
 
     def best(self, logits: Tensor) -> list[tuple[int, bool]]:
         """See `kernels.Kernels`."""

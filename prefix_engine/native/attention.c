@@ -1,6 +1,7 @@
 /* Attention of one step over paged keys and values.
 
-   Memory of a layer is [heads, slots, head_dim], float32 or bfloat16. A page is `page` slots of every head.
+   A page holds `page` slots of every head of every layer, [stride, page, head_dim], float32 or bfloat16; this
+   layer's keys are the `heads` first of the stride from `keys` on, its values from `values` on.
    What each packed token may see is a prefix (m positions of its pages) and a text (its own pages). */
 #include "queries.h"
 #include "threads.h"
@@ -11,7 +12,7 @@ typedef struct {
     const float *qkv; /* [n, 3, heads, head_dim] */
     float *out;       /* [n, heads, head_dim] */
     char *keys, *values;
-    long slots, heads, head_dim, page, bf16;
+    long stride, heads, head_dim, page, bf16;
     const int64_t *tables;  /* page numbers of prefixes and texts, one list after the other */
     const int64_t *tokens;  /* [n, 3]: slot of its key and value, place of its text in tables, its text's length */
     const int64_t *tasks;   /* [count, 5]: first token, tokens, place of the prefix in tables, m, one text */
@@ -37,7 +38,7 @@ static void find(const Step *step, long head, const int64_t *table, long at, lon
 {
     long last = length - 1 < at + BLOCK - 1 ? length - 1 : at + BLOCK - 1, page = step->page, j = 0;
     for (long number = at / page, within = at % page; j + at <= last; number++, within = 0) {
-        long place = (head * step->slots + table[number] * page + within) * size;
+        long place = ((table[number] * step->stride + head) * page + within) * size;
         for (; within < page && j + at <= last; within++, place += size) rows[j++] = place;
     }
     for (; j < BLOCK; j++) rows[j] = rows[j - 1];
@@ -123,9 +124,10 @@ static void store(const void *what, long i)
 {
     const Step *of = &((const Whole *)what)->step;
     long size = of->head_dim * (of->bf16 ? 2 : 4);
+    long number = of->tokens[i * 3] / of->page, within = of->tokens[i * 3] % of->page;
     for (long head = 0; head < of->heads; head++) {
         const float *key = of->qkv + ((i * 3 + 1) * of->heads + head) * of->head_dim;
-        long place = (head * of->slots + of->tokens[i * 3]) * size;
+        long place = ((number * of->stride + head) * of->page + within) * size;
         keep(of->keys + place, key, of->head_dim, of->bf16);
         keep(of->values + place, key + of->heads * of->head_dim, of->head_dim, of->bf16);
     }
@@ -138,11 +140,11 @@ static void mix(const void *what, long at)
 }
 
 /* Stores the step's n keys and values, then mixes; each (task, head) is one piece of work. */
-void attend(const float *qkv, float *out, char *keys, char *values, long slots, long heads, long head_dim, long page,
+void attend(const float *qkv, float *out, char *keys, char *values, long stride, long heads, long head_dim, long page,
             int bf16, const int64_t *tables, const int64_t *tokens, long n, const int64_t *tasks, long count,
             int threads)
 {
-    Whole of = {{qkv, out, keys, values, slots, heads, head_dim, page, bf16, tables, tokens, tasks}, n, count};
+    Whole of = {{qkv, out, keys, values, stride, heads, head_dim, page, bf16, tables, tokens, tasks}, n, count};
     run_pieces(store, &of, n, n > 8 ? threads : 1);
     run_pieces(mix, &of, count * heads, threads);
 }

@@ -43,7 +43,7 @@ class PagedAttention:
             out.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
-            keys.shape[1],
+            self._memory.stride,
             heads,
             head_dim,
             self._memory.page,

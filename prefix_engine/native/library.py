@@ -19,7 +19,7 @@ import torch
 from prefix_engine.kernels import KernelError
 
 _HERE = Path(__file__).parent
-_SOURCES = ("linear.c", "linear_i8.c", "attention.c", "best.c", "norm.c", "pages.c", "threads.c")
+_SOURCES = ("linear.c", "linear_i8.c", "attention.c", "best.c", "norm.c", "threads.c")
 _FLAGS = (
     "-O3",
     "-march=native",
@@ -42,7 +42,6 @@ _ARGUMENTS = {
         *(_POINTER, _POINTER, _POINTER, _POINTER, _INT),
     ),
     "norm_f32": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, ctypes.c_float, _POINTER, _INT),
-    "erase_pages": (_POINTER, _LONG, _LONG, _LONG, _POINTER, _LONG, _LONG, _INT),
     "best_of_rows": (_POINTER, _LONG, _LONG, _POINTER, _INT),
     "attend": (
         *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),

@@ -5,17 +5,19 @@ import ctypes
 import torch
 from torch import Tensor
 
+from prefix_engine.huge import Arena
+
 
 class PackedLinear:
     """A matrix in float32, `[panels, in, panel_width]`."""
 
-    def __init__(self, library: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, library: ctypes.CDLL, arena: Arena, weight: Tensor, bias: Tensor | None) -> None:
         """Pack weight `[in, out]`; it is not kept."""
         self._library = library
         self._inputs, self._outputs = weight.shape
         panels, width = _panels(library, self._outputs)
         self._bias = _padded(bias, panels * width)
-        self._packed = torch.empty(panels, self._inputs, width)
+        self._packed = arena.zeros(panels, self._inputs, width)
         self._threads = torch.get_num_threads
         library.pack_f32(*_matrix(weight), self._packed.data_ptr(), self._threads())
 
@@ -41,14 +43,14 @@ class PackedLinear:
 class PackedInt8:
     """A matrix in int8, `[panels, in / 4, panel_width, 4]`, with one scale a column."""
 
-    def __init__(self, library: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, library: ctypes.CDLL, arena: Arena, weight: Tensor, bias: Tensor | None) -> None:
         """Round and pack weight `[in, out]`; it is not kept."""
         self._library = library
         self._inputs, self._outputs = weight.shape
         panels, width = _panels(library, self._outputs)
         self._bias = _padded(bias, panels * width)
         self._fours = -(-self._inputs // 4)
-        self._packed = torch.empty(panels, self._fours, width, 4, dtype=torch.int8)
+        self._packed = arena.zeros(panels, self._fours, width, 4, dtype=torch.int8)
         self._scales = torch.empty(panels * width)
         self._sums = torch.empty(panels * width, dtype=torch.int32)
         self._threads = torch.get_num_threads

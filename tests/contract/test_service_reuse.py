@@ -35,8 +35,7 @@ def left(service):
     engine = service.parts.engine
     assert engine.stats().running == 0
     memory = engine._loop.memory
-    end = (1 + memory.row_pages.total) * memory.page
-    zero = not any(bool(tensor[:, :end].any()) for tensor in (*memory.keys, *memory.values))
+    zero = not bool(memory.content[: 1 + memory.row_pages.total].any())
     return engine.stats().pages_cached, zero
 
 

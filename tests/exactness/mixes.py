@@ -140,9 +140,7 @@ def run(
 
 def texts_are_zero(loop) -> bool:
     pages = loop.memory.row_pages
-    end = (1 + pages.total) * loop.memory.page
-    tensors = (*loop.memory.keys, *loop.memory.values)
-    return pages.used == 0 and not any(bool(tensor[:, :end].any()) for tensor in tensors)
+    return pages.used == 0 and not bool(loop.memory.content[: 1 + pages.total].any())
 
 
 def forced(base, plans, config, answers):

@@ -22,7 +22,7 @@ from prefix_engine.kernels import GraphKernels
 from prefix_engine.kv import PagedMemory
 from prefix_engine.scheduler import Plan
 from prefix_engine.sequence import Sequence
-from prefix_engine.testing import base_over, random_prefix, tiny_base, tiny_model
+from prefix_engine.testing import base_over, by_slot, random_prefix, tiny_base, tiny_model
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # PEFT asks transformers by the old name
@@ -101,10 +101,9 @@ def drawn(seed, *shape):
 def memory_of(dtype=torch.float32, *, page=16, device="cpu"):
     """Full of numbers but for page 0, as if every page had had a holder."""
     memory = PagedMemory(BASE.config, torch.device(device), page, 1 << 21, 1 << 20, 64, dtype)
-    for i, tensor in enumerate((*memory.keys, *memory.values)):
-        if device == "cpu":
-            tensor.copy_(drawn(i, *tensor.shape))
-        tensor[:, :page] = 0
+    if device == "cpu":
+        memory.content.copy_(drawn(0, *memory.content.shape))
+    memory.content[0] = 0
     return memory
 
 
@@ -147,18 +146,18 @@ def test_a_step_of_fixed_shape_equals_the_ordinary_one_and_writes_nothing_else(l
         ordinary = network.head(hidden_states(network, tokens, places, attend))
     where = [attend.order.index(row) for row in rows]
     torch.testing.assert_close(logits, ordinary[where], rtol=1e-5, atol=1e-5)
-    scrap = memory.scrap * page
-    for mine, other in zip((*memory.keys, *memory.values), (*same.keys, *same.values), strict=True):
-        # Both computed the new keys and values, so these are equal within rounding; all others to the bit.
-        torch.testing.assert_close(mine[:, :scrap], other[:, :scrap], rtol=1e-2, atol=1e-5)
-        assert not mine[:, :page].any()
+    # Both computed the new keys and values, so these are equal within rounding; all others to the bit.
+    torch.testing.assert_close(
+        memory.content[: memory.scrap], same.content[: memory.scrap], rtol=1e-2, atol=1e-5
+    )
+    assert not memory.content[0].any()
     untouched = memory_of(dtype, page=page)
     written = {row.pages[row.computed // page] * page + row.computed % page for row in rows}
-    kept = torch.tensor([slot for slot in range(scrap) if slot not in written])
+    kept = torch.tensor([slot for slot in range(memory.scrap * page) if slot not in written])
     for mine, before in zip(
         (*memory.keys, *memory.values), (*untouched.keys, *untouched.values), strict=True
     ):
-        assert torch.equal(mine[:, kept], before[:, kept])
+        assert torch.equal(by_slot(mine)[:, kept], by_slot(before)[:, kept])
 
 
 @settings(max_examples=30, deadline=None)
@@ -184,10 +183,10 @@ def test_a_step_is_the_same_however_often_it_runs():
     network = network_of(BASE)
     with torch.inference_mode():
         first = decode_step(network, memory, Inputs.of(flat, bucket))
-        keys = [tensor.clone() for tensor in (*memory.keys, *memory.values)]
+        before = memory.content.clone()
         for _ in range(3):
             assert torch.equal(decode_step(network, memory, Inputs.of(flat, bucket)), first)
-        assert all(map(torch.equal, keys, (*memory.keys, *memory.values)))
+        assert torch.equal(memory.content, before)
 
 
 @pytest.mark.parametrize("loud", [1e30, float("nan"), float("inf")])
@@ -198,9 +197,7 @@ def test_a_neighbours_broken_keys_reach_no_bit_of_another_row(loud):
     for memory in (calm, beside):
         rows = rows_of(memory, [30, 5, 70, 12, 44], prefixes=(0,))
         if memory is beside:
-            for page in rows[2].pages:
-                for tensor in (*memory.keys, *memory.values):
-                    tensor[:, page * 16 : (page + 1) * 16] = loud
+            memory.content[list(rows[2].pages)] = loud
         with torch.inference_mode():
             picked.append(GraphedDecode(network, memory, 8)(rows).clone())
     others = [0, 1, 3, 4]
@@ -282,7 +279,7 @@ def test_a_prefix_lies_in_its_pages_as_it_came(dtype):
     slots = [page * 16 + i for page in pages for i in range(16)]
     for layer, (key, value) in enumerate(prefix.tensor.to(dtype)):
         for tensor, part in ((memory.keys[layer], key), (memory.values[layer], value)):
-            assert torch.equal(tensor[:, slots[:37]], part)
-            assert not tensor[:, slots[37:]].any()
+            assert torch.equal(by_slot(tensor)[:, slots[:37]], part)
+            assert not by_slot(tensor)[:, slots[37:]].any()
     memory.remove(pages)
-    assert not any(tensor.any() for tensor in (*memory.keys, *memory.values))
+    assert not memory.content.any()

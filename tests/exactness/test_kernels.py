@@ -86,7 +86,11 @@ def test_int8_takes_a_row_of_tiny_numbers_for_zero(kernels, small):
 @settings(max_examples=100, deadline=None)
 @given(rows=st.integers(1, 40), width=st.sampled_from([1, 3, 16, 40, 768, 1601]), spread=st.floats(1e-3, 1e3))
 def test_the_compiled_norm_equals_torchs(rows, width, spread):
-    weight, bias, x = drawn(1, width), drawn(2, width), spread * (drawn(3, rows, width) + 3 * drawn(4, rows, 1))
+    weight, bias, x = (
+        drawn(1, width),
+        drawn(2, width),
+        spread * (drawn(3, rows, width) + 3 * drawn(4, rows, 1)),
+    )
     norms = [kernels.norm()(weight, bias, 1e-5)(x) for kernels in KERNELS.values()]
     torch.testing.assert_close(*norms, rtol=1e-4, atol=1e-4)
 
@@ -100,22 +104,6 @@ def test_a_norms_row_has_the_same_bits_alone_and_whatever_stands_beside_it(loud)
         beside[place] = calm[place]
         assert torch.equal(norm(calm)[place], norm(beside)[place])
         assert torch.equal(norm(calm)[place], norm(calm[place : place + 1])[0])
-
-
-@both
-@settings(max_examples=40, deadline=None)
-@given(
-    chance=st.data(), page=st.sampled_from([1, 4, 16]), dtype=st.sampled_from([torch.float32, torch.bfloat16])
-)
-def test_erasing_pages_leaves_all_others(kernels, chance, page, dtype):
-    memories = [torch.ones(3, 20 * page, 8, dtype=dtype) for _ in range(2)]
-    pages = chance.draw(st.lists(st.integers(0, 19), min_size=1, unique=True))
-    KERNELS[kernels].erase(memories, pages, page)
-    for memory in memories:
-        erased = [not bool(memory[:, n * page : (n + 1) * page].any()) for n in range(20)]
-        whole = [bool((memory[:, n * page : (n + 1) * page] == 1).all()) for n in range(20)]
-        assert erased == [n in pages for n in range(20)]
-        assert whole == [n not in pages for n in range(20)]
 
 
 def test_wanted_hidden_states_have_the_bits_that_they_have_among_all():

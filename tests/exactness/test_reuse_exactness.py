@@ -184,7 +184,7 @@ def test_what_a_row_that_is_not_finite_computed_is_not_kept(kernels):
     while (resident := mix.loop.pool.get(plans[0].prefix_id)) is None:
         mix.turn(1)
     for values in mix.loop.memory.values:
-        values[:, resident.pages[0] * 16] = float("nan")
+        values[resident.pages[0], :, 0] = float("nan")
     mix.finish()
     assert [sink.events[-1].code for sink in sinks] == ["non_finite"] * 2
     assert mix.loop.memory.row_pages.used == 0

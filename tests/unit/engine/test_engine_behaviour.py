@@ -64,8 +64,7 @@ def wait_for(condition, timeout_s=120.0):
 
 
 def pages_are_zero(engine):
-    memory = engine._loop.memory
-    return not any(bool(tensor.any()) for tensor in (*memory.keys, *memory.values))
+    return not bool(engine._loop.memory.content.any())
 
 
 def test_a_text_is_generated_and_counted(engine):

@@ -8,7 +8,7 @@ from prefix_engine.kv import PagedMemory
 from prefix_engine.pool import LoadError, PrefixPool
 from prefix_engine.prefix import Prefix
 from prefix_engine.scheduler import Readiness
-from prefix_engine.testing import random_prefix, tiny_base
+from prefix_engine.testing import by_slot, random_prefix, tiny_base
 
 BASE = tiny_base()
 PAGE = 4
@@ -33,8 +33,7 @@ class Bench:
         return self.pool.ensure(prefix_id, ())
 
     def nonzero_pages(self):
-        pages = self.memory.keys[0].view(BASE.config.heads, -1, PAGE * BASE.config.head_dim)
-        return {page for page in range(pages.shape[1]) if bool(pages[:, page].any())}
+        return {page for page, content in enumerate(self.memory.content) if bool(content.any())}
 
 
 def load(prefix_id):
@@ -54,9 +53,10 @@ def test_a_prefix_lies_in_pages_as_it_was_loaded(bench):
     resident, tensor = bench.pool.get("a-6"), load("a-6").tensor
     slots = [page * PAGE + i for page in resident.pages for i in range(PAGE)]
     for layer in range(BASE.config.layers):
-        assert torch.equal(bench.memory.keys[layer][:, slots[:6]], tensor[layer, 0])
-        assert torch.equal(bench.memory.values[layer][:, slots[:6]], tensor[layer, 1])
-        assert not bench.memory.keys[layer][:, slots[6:]].any()
+        keys, values = by_slot(bench.memory.keys[layer]), by_slot(bench.memory.values[layer])
+        assert torch.equal(keys[:, slots[:6]], tensor[layer, 0])
+        assert torch.equal(values[:, slots[:6]], tensor[layer, 1])
+        assert not keys[:, slots[6:]].any()
 
 
 def test_the_least_recently_used_prefix_makes_room(bench):

@@ -41,8 +41,7 @@ def cached(engine, *args, **settings):
 
 def zeroed(engine):
     memory = engine._loop.memory
-    texts = (1 + memory.row_pages.total) * memory.page
-    return not any(bool(tensor[:, :texts].any()) for tensor in (*memory.keys, *memory.values))
+    return not bool(memory.content[: 1 + memory.row_pages.total].any())
 
 
 def test_a_repeated_prompt_is_reused_and_counted(engine):
