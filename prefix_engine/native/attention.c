@@ -6,7 +6,8 @@
 #include "queries.h"
 #include "threads.h"
 
-#define MOST 128 /* tokens of one task */
+#define MOST 128   /* tokens of one task */
+#define TOGETHER 4 /* heads of one piece of work at most */
 
 typedef struct {
     const float *qkv; /* [n, 3, heads, head_dim] */
@@ -44,11 +45,15 @@ static void find(const Step *step, long head, const int64_t *table, long at, lon
     for (; j < BLOCK; j++) rows[j] = rows[j - 1];
 }
 
-/* `length` positions of the pages at `table`; limits[i] of them for query i, all of them if limits is 0. Those of
-   the pages at `then` are read next. */
+/* What is read next: `length` positions of the pages at `table`, nothing if that is 0. */
+typedef struct {
+    const int64_t *table;
+    long length, head;
+} Then;
+
+/* `length` positions of the pages at `table`; limits[i] of them for query i, all of them if limits is 0. */
 static void absorb(const Step *step, Mix *mixes, const float *queries, int count, long head, const int64_t *table,
-                   long length, const long *limits, const int64_t *then, long then_length, long dim, long wide,
-                   int bf16)
+                   long length, const long *limits, Then then, long dim, long wide, int bf16)
 {
     long size = dim * (bf16 ? 2 : 4), places[2][BLOCK], *rows = places[0], *next = places[1];
     float keys[WIDEST * BLOCK], values[WIDEST * BLOCK];
@@ -60,7 +65,7 @@ static void absorb(const Step *step, Mix *mixes, const float *queries, int count
             next = last;
         }
         if (at + BLOCK < length) find(step, head, table, at + BLOCK, length, size, next);
-        else if (then_length) find(step, head, then, 0, then_length, size, next);
+        else if (then.length) find(step, then.head, then.table, 0, then.length, size, next);
         else memcpy(next, rows, sizeof places[0]);
         if (count <= FEW && dim == wide) {
             for (int i = 0; i < count; i++) {
@@ -84,7 +89,8 @@ static void absorb(const Step *step, Mix *mixes, const float *queries, int count
     }
 }
 
-static void task(const Step *step, const int64_t *what, long head)
+/* One head of a task; `more` if the next head follows at once. */
+static void task(const Step *step, const int64_t *what, long head, int more)
 {
     long dim = step->head_dim, bf16 = step->bf16;
     long first = what[0], m = what[3], limits[MOST];
@@ -101,13 +107,19 @@ static void task(const Step *step, const int64_t *what, long head)
         for (long d = 0; d < wide; d++) mixes[i].sums[d] = 0.0f;
         limits[i] = step->tokens[(first + i) * 3 + 2];
     }
-    const int64_t *tokens = step->tokens + first * 3, *text = step->tables + tokens[1];
-    absorb(step, mixes, queries, count, head, step->tables + what[2], m, 0, text, limits[0], dim, wide, bf16);
-    if (one_text) absorb(step, mixes, queries, count, head, text, limits[count - 1], limits, 0, 0, dim, wide, bf16);
+    const int64_t *tokens = step->tokens + first * 3, *prefix = step->tables + what[2];
+    Then text = {step->tables + tokens[1], limits[0], head}, after = {0, 0, 0};
+    if (more) {
+        Then prefix_after = {prefix, m, head + 1}, text_after = {text.table, text.length, head + 1};
+        after = m ? prefix_after : text_after;
+    }
+    absorb(step, mixes, queries, count, head, prefix, m, 0, text, dim, wide, bf16);
+    if (one_text) absorb(step, mixes, queries, count, head, text.table, limits[count - 1], limits, after, dim, wide, bf16);
     for (int i = 0; i < count && !one_text; i++) {
-        const int64_t *then = i + 1 < count ? step->tables + tokens[i * 3 + 4] : 0;
-        absorb(step, mixes + i, queries + i * wide, 1, head, step->tables + tokens[i * 3 + 1], limits[i], 0, then,
-               then ? limits[i + 1] : 0, dim, wide, bf16);
+        Then next = after;
+        if (i + 1 < count) next = (Then){step->tables + tokens[i * 3 + 4], limits[i + 1], head};
+        absorb(step, mixes + i, queries + i * wide, 1, head, step->tables + tokens[i * 3 + 1], limits[i], 0, next, dim,
+               wide, bf16);
     }
     for (int i = 0; i < count; i++) {
         float *out = step->out + ((first + i) * step->heads + head) * dim;
@@ -117,7 +129,7 @@ static void task(const Step *step, const int64_t *what, long head)
 
 typedef struct {
     Step step;
-    long n, count;
+    long n, count, together; /* heads of one piece of work */
 } Whole;
 
 static void store(const void *what, long i)
@@ -135,16 +147,20 @@ static void store(const void *what, long i)
 
 static void mix(const void *what, long at)
 {
-    const Step *of = &((const Whole *)what)->step;
-    task(of, of->tasks + at / of->heads * 5, at % of->heads);
+    const Whole *of = what;
+    long pieces = (of->step.heads + of->together - 1) / of->together, head = at % pieces * of->together;
+    long last = head + of->together < of->step.heads ? head + of->together : of->step.heads;
+    for (; head < last; head++) task(&of->step, of->step.tasks + at / pieces * 5, head, head + 1 < last);
 }
 
-/* Stores the step's n keys and values, then mixes; each (task, head) is one piece of work. */
+/* Stores the step's n keys and values, then mixes; a piece of work is some heads of one task, of which the first
+   positions of each are fetched while the one before ends. */
 void attend(const float *qkv, float *out, char *keys, char *values, long stride, long heads, long head_dim, long page,
             int bf16, const int64_t *tables, const int64_t *tokens, long n, const int64_t *tasks, long count,
             int threads)
 {
-    Whole of = {{qkv, out, keys, values, stride, heads, head_dim, page, bf16, tables, tokens, tasks}, n, count};
+    long most = count * heads / (threads * 8), some = most < 1 ? 1 : most > TOGETHER ? TOGETHER : most;
+    Whole of = {{qkv, out, keys, values, stride, heads, head_dim, page, bf16, tables, tokens, tasks}, n, count, some};
     run_pieces(store, &of, n, n > 8 ? threads : 1);
-    run_pieces(mix, &of, count * heads, threads);
+    run_pieces(mix, &of, count * ((heads + some - 1) / some), threads);
 }
