@@ -1,6 +1,7 @@
 """A decode step: against its lower bound, and what of it is not the model."""
 
 import statistics
+from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from bench.workload import Workload, uniform
 
 M, PROMPT, NEW = 10, 86, 64  # rows attend to 128 positions on the way
 TARGETS = {1: 95, 8: 75, 32: 75, 64: 80}
+PARTS = ("products", "head", "attention", "norms", "argmax", "rest", "beside")
 FORMATS = {"int8": ("int8", "fp32"), "int8, KV bf16": ("int8", "bf16")}
 
 
@@ -22,6 +24,7 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
     """Both, in one run with the machine's own figures."""
     sizes = (1, 2) if run.quick else tuple(TARGETS)
     machines = [machine.measure(quick=run.quick)]
+    others: dict[str, Process] = {}
     with ExitStack() as stack:
         engine = stack.enter_context(run.engine("steps", rows=64))
         turns = {str(rows): partial(engine.ask, "run", workload=_workload(rows)) for rows in sizes}
@@ -31,14 +34,16 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
             except (Missing, ContestantError) as error:
                 run.say(f"  {name}: {error}")
                 continue
+            others[name] = other
             turns[f"{sizes[-2]} {name}"] = partial(other.ask, "run", workload=_workload(sizes[-2]))
         answers = run.referee.alternate(turns, 1 if run.quick else 3)
-        shares = _shares(run, engine, (sizes[-2], sizes[0]))
+        parts = {"fp32": _parts(run, engine, (sizes[-2], sizes[0]))}
+        parts |= {name: _parts(run, other, sizes[-2:-1]) for name, other in others.items()}
     machines.append(machine.measure(quick=run.quick))
     found = machine.best_of(machines)
     steps = {name: _against_bound(run, found, name, given) for name, given in answers.items()}
-    raw = {"machine": {"read": found.read, "peak": found.peak}, "steps": steps, "shares": shares}
-    return _rows(steps, found) + _share_rows(shares, sizes), raw
+    raw = {"machine": {"read": found.read, "peak": found.peak}, "steps": steps, "parts": parts}
+    return _rows(steps, found) + _part_rows(parts, sizes), raw
 
 
 def _workload(rows: int) -> Workload:
@@ -89,21 +94,31 @@ def _rows(steps: dict[str, dict[str, float]], found: bound.Machine) -> list[Row]
     return rows
 
 
-def _shares(run: Run, engine: Process, sizes: tuple[int, int]) -> dict[str, dict[str, float]]:
-    """Seconds of a step, and of it outside the model and argmax; the engine is asked with its clock in."""
-    shares = {}
+def _parts(run: Run, engine: Process, sizes: Iterable[int]) -> dict[str, dict[str, float]]:
+    """Seconds of a step by part; the engine is asked with its clock in."""
+    parts = {}
     for rows in dict.fromkeys(sizes):
-        turn = partial(engine.ask, "overhead", workload=_workload(rows))
+        turn = partial(engine.ask, "parts", workload=_workload(rows))
         turn()
         found = [run.referee.undisturbed(turn) for _ in range(1 if run.quick else 3)]
-        shares[str(rows)] = {
-            key: statistics.median(answer[key] for answer in found) for key in ("step", "beside")
-        }
-    return shares
+        parts[str(rows)] = {name: statistics.median(answer[name] for answer in found) for name in found[0]}
+    return parts
 
 
-def _share_rows(shares: dict[str, dict[str, float]], sizes: tuple[int, ...]) -> list[Row]:
-    many, one = shares[str(sizes[-2])], shares[str(sizes[0])]
+def _part_rows(kinds: dict[str, dict[str, dict[str, float]]], sizes: tuple[int, ...]) -> list[Row]:
+    """Where a step's time goes, and what of it is not the model's."""
+    many, one = kinds["fp32"][str(sizes[-2])], kinds["fp32"][str(sizes[0])]
+    rows = [
+        Row(
+            f"where a decode step's time goes, {kind}, batch {size}",
+            f"{found['step'] * 1e3:.1f} ms",
+            ", ".join(f"{name} {found[name] * 1e3:.2f} ms" for name in PARTS),
+            100 * (found["products"] + found["head"]) / found["step"],
+            unit="% in products",
+        )
+        for kind, by_size in kinds.items()
+        for size, found in by_size.items()
+    ]
     what = "scheduler, sampling without argmax, Python"
     return [
         Row(
@@ -122,4 +137,5 @@ def _share_rows(shares: dict[str, dict[str, float]], sizes: tuple[int, ...]) -> 
             at_most=1,
             unit=" ms",
         ),
+        *rows,
     ]

@@ -57,8 +57,8 @@ class Contestant:
         tops = [[info.top for info in sink.collected.infos] for sink in sinks]
         return {"margins": [[best[2] - second[2] for best, second in text] for text in tops]}
 
-    def overhead(self, workload: Workload) -> dict[str, Any]:
-        """Median seconds of a decode step, and of it beside the model and argmax."""
+    def parts(self, workload: Workload) -> dict[str, Any]:
+        """Median seconds of a decode step by part; see `ModelClock.stop`."""
         requests = self._requests(workload)
         watch = Stopwatch()
         sinks = self._submit_all(requests, watch)

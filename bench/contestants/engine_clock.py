@@ -3,6 +3,7 @@
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,29 +13,33 @@ from torch import Tensor
 
 from bench.contestant import Missing
 from prefix_engine import Engine, loop, runner
+from prefix_engine.gpt2 import Block, Network
 from prefix_engine.sampling import Best, Pick, RowSampler
 from prefix_engine.sequence import Sequence
 
 
 class ModelClock:
-    """Splits the time of decode steps into the model with argmax and what is beside it.
+    """Splits the time of decode steps into the parts of the model, argmax among them, and what is beside it.
 
-    To be made before the engine; idle but for one check a step until `start`. A step lasts from the end
+    To be made before the engine; idle but for one check a call until `start`. A step lasts from the end
     of one choice of tokens to the end of the next, so nothing between two steps is forgotten.
     """
 
     def __init__(self) -> None:
         self._running = False
-        self._model = self._last = 0.0
-        self._steps: list[tuple[int, float, float]] = []
+        self._last = 0.0
+        self._spent: Counter[str] = Counter()
+        self._steps: list[tuple[int, float, dict[str, float]]] = []
         runner.RowSampler = self._sampler
-        runner.hidden_states = self._timed(runner.hidden_states)
-        make = loop.network_of
+        hidden, make = runner.hidden_states, loop.network_of
+
+        def hidden_states(network: Any, tokens: Any, positions: Any, attend: Any, wanted: Any) -> Tensor:
+            return hidden(network, tokens, positions, self._timed("attention", attend), wanted)
 
         def network_of(*args: Any) -> Any:
-            network = make(*args)
-            return replace(network, head=self._timed(network.head))
+            return self._clocked(make(*args))
 
+        runner.hidden_states = self._timed("model", hidden_states)
         loop.network_of = network_of
 
     def start(self) -> None:
@@ -43,33 +48,59 @@ class ModelClock:
         self._running = True
 
     def stop(self) -> dict[str, float]:
-        """Medians over the steps that had as many rows as the step before, but for the first and the last."""
+        """Medians over the steps that had as many rows as the step before, but for the first and the last.
+
+        Of the whole step, of what is beside the model, and of each part of the model.
+        """
         self._running = False
         most = max(rows for rows, _, _ in self._steps)
-        full = [step for step in self._steps[1:-1] if step[0] == most][1:]
-        return {
-            "step": statistics.median(wall for _, wall, _ in full),
-            "beside": statistics.median(wall - model for _, wall, model in full),
-        }
+        full = [_split(wall, spent) for rows, wall, spent in self._steps[1:-1] if rows == most][1:]
+        return {part: statistics.median(step[part] for step in full) for part in full[0]}
 
-    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _clocked(self, network: Network) -> Network:
+        linears, norms = ("qkv", "attention_out", "mlp_in", "mlp_out"), ("ln_1", "ln_2")
+        names = dict.fromkeys(linears, "products") | dict.fromkeys(norms, "norms")
+
+        def clocked(block: Block) -> Block:
+            return replace(
+                block, **{name: self._timed(part, getattr(block, name)) for name, part in names.items()}
+            )
+
+        return replace(
+            network,
+            blocks=tuple(map(clocked, network.blocks)),
+            ln_f=self._timed("norms", network.ln_f),
+            head=self._timed("head", network.head),
+        )
+
+    def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **more: Any) -> Any:
+            if not self._running:
+                return function(*args, **more)
             start = time.perf_counter()
             answer = function(*args, **more)
-            self._model += time.perf_counter() - start
+            self._spent[part] += time.perf_counter() - start
             return answer
 
         return timed
 
     def _sampler(self, best: Best) -> RowSampler:
         """The engine's own sampler with the argmax of its own kernels, which is timed as part of the model."""
-        return _ClockedSampler(self._timed(best), self._step)
+        return _ClockedSampler(self._timed("argmax", best), self._step)
 
     def _step(self, rows: int) -> None:
         now = time.perf_counter()
         if self._running:
-            self._steps.append((rows, now - self._last, self._model))
-        self._model, self._last = 0.0, now
+            self._steps.append((rows, now - self._last, dict(self._spent)))
+        self._spent.clear()
+        self._last = now
+
+
+def _split(wall: float, spent: dict[str, float]) -> dict[str, float]:
+    """Seconds of one step by part; "rest" are embeddings, residual views and calls within the model."""
+    parts = {part: spent[part] for part in ("products", "attention", "norms", "head", "argmax")}
+    rest = spent["model"] - sum(spent[part] for part in ("products", "attention", "norms"))
+    return {"step": wall, **parts, "rest": rest, "beside": wall - rest - sum(parts.values())}
 
 
 class _ClockedSampler(RowSampler):
