@@ -12,7 +12,7 @@ from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.litter import note
 from prefix_store.names import new_id, prefix_name
 from prefix_store.scope import Owner
-from prefix_store.tables import LIVE, checkpoints, job_events, jobs, owners, prefixes
+from prefix_store.tables import LIVE, checkpoints, job_events, jobs, owners, prefixes, tenants
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 OPEN: tuple[JobStatus, ...] = ("queued", "running")
@@ -75,13 +75,17 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job held by one worker until its lease runs out; `attempt` is the fence and never comes twice."""
+    """A job held by one worker until its lease runs out; `attempt` is the fence and never comes twice.
+
+    `joint`: others' jobs may be trained in its process.
+    """
 
     job_id: str
     attempt: int
     owner: Owner
     job: Job
     prefix_id: str
+    joint: bool = False
 
 
 def job_of(row: Row[Any]) -> Job:
@@ -174,6 +178,12 @@ def drop_checkpoint(connection: Connection, row: Row[Any]) -> None:
     note(connection, [Place(row.tenant_id, row.owner_id, object_id) for object_id in gone.all()])
 
 
+def may_join() -> ColumnElement[bool]:
+    """A job may be trained in one process with others': its tenant lets it, and no such process died with it."""
+    lets = exists().where(tenants.c.id == jobs.c.tenant_id, tenants.c.joint_training)
+    return lets & (jobs.c.company == "open")
+
+
 def next_job(max_attempts: int) -> Select[Any]:
     """Id of the job to be claimed next, locked: of the tenant with the fewest running, then the oldest."""
     job, other = jobs.alias("job"), jobs.alias("other")
@@ -194,9 +204,8 @@ def next_job(max_attempts: int) -> Select[Any]:
         owners.c.tenant_id == job.c.tenant_id, owners.c.owner_id == job.c.owner_id, owners.c.state == LIVE
     )
     ready = (job.c.status == "queued") & (job.c.run_at <= db_now())
-    expired = (
-        (job.c.status == "running") & (job.c.lease_until <= db_now()) & (job.c.crashes + 1 < max_attempts)
-    )
+    spared = (job.c.company == "joint") | (job.c.crashes + 1 < max_attempts)
+    expired = (job.c.status == "running") & (job.c.lease_until <= db_now()) & spared
     free = (ready | expired, ~busy.exists(), alive.exists())
     order = (load, job.c.run_at, job.c.seq)
     return select(job.c.id).where(*free).order_by(*order).limit(1).with_for_update(skip_locked=True, of=job)

@@ -8,14 +8,23 @@ may jump.
 
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, Update, case, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, Update, case, false, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
 from prefix_store.errors import Corrupt, LeaseLost, NotFound
-from prefix_store.job_rows import Claim, add_event, drop_checkpoint, held, job_of, joined_jobs, next_job
+from prefix_store.job_rows import (
+    Claim,
+    add_event,
+    drop_checkpoint,
+    held,
+    job_of,
+    joined_jobs,
+    may_join,
+    next_job,
+)
 from prefix_store.litter import clear
 from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
@@ -34,16 +43,24 @@ class Leases:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def claim(self, worker: str) -> Claim | None:
+    def claim(self, worker: str, seating: Literal["alone", "first", "beside"] = "alone") -> Claim | None:
         """Take the next job: of the tenant with the fewest running, then the oldest; None if there is none.
 
-        A running job whose lease ran out is taken again; after `max_attempts` crashes it fails instead.
+        A running job whose lease ran out is taken again; after `max_attempts` crashes it fails instead. What
+        a process dies of while it trains several jobs is none's fault: each is then tried again alone, and
+        only crashes there count.
+
+        Args:
+            worker: that takes it.
+            seating: `alone`, the job gets a process of its own; `first`, a process where others may join it,
+                if its tenant lets it; `beside`, it is to be trained beside others, and if the next job may
+                not, none is taken: nobody is overtaken.
         """
         for _ in range(_COLLISIONS):
             try:
                 with self._core.database.write() as connection:
                     self._give_up_crashed(connection)
-                    row = connection.execute(self._take(worker)).first()
+                    row = connection.execute(self._take(worker, seating)).first()
                     return None if row is None else self._claimed(connection, row)
             except IntegrityError:  # another worker took another job of this prefix at the same moment
                 continue
@@ -198,11 +215,19 @@ class Leases:
     def release(self, claim: Claim, *, crashed: bool = False, delay_seconds: float = 0.0) -> None:
         """Give the job back to the queue, to be claimed again after `delay_seconds`; its checkpoint stays.
 
-        `crashed` counts against `max_attempts` (the child died); without it the worker, not the job, is the
-        reason (shutting down). If the job was cancelled meanwhile it stays so.
+        `crashed` counts against `max_attempts` (the child died) unless others were trained in the same process,
+        and then the job is next trained alone; without it the worker, not the job, is the reason (shutting
+        down). If the job was cancelled meanwhile it stays so.
         """
-        more = 1 if crashed else 0
-        values = {"status": "queued", "lease_until": 0.0, "run_at": db_now() + delay_seconds}
+        joint = jobs.c.company == "joint"
+        more = case((joint, 0), else_=1) if crashed else 0
+        company = case((joint, "alone" if crashed else "open"), else_=jobs.c.company)
+        values = {
+            "status": "queued",
+            "lease_until": 0.0,
+            "run_at": db_now() + delay_seconds,
+            "company": company,
+        }
         statement = update(jobs).where(*held(claim)).values(crashes=jobs.c.crashes + more, **values)
         with self._core.database.write() as connection:
             row = connection.execute(statement.returning(jobs)).first()
@@ -212,16 +237,20 @@ class Leases:
                 self._give_up(connection, row)
         clear(self._core)
 
-    def _take(self, worker: str) -> Update:
+    def _take(self, worker: str, seating: Literal["alone", "first", "beside"]) -> Update:
         """One statement, both dialects: choose, lock, take."""
         expired = jobs.c.status == "running"  # else it was queued
+        joint = jobs.c.company == "joint"  # the process that it was trained in with others is gone
+        together = false() if seating == "alone" else may_join()
+        chosen = next_job(self._core.settings.max_attempts).scalar_subquery()
         return (
             update(jobs)
-            .where(jobs.c.id == next_job(self._core.settings.max_attempts).scalar_subquery())
+            .where(jobs.c.id == chosen, together if seating == "beside" else true())
             .values(
                 status="running",
                 attempt=jobs.c.attempt + 1,
-                crashes=jobs.c.crashes + case((expired, 1), else_=0),
+                crashes=jobs.c.crashes + case((expired & ~joint, 1), else_=0),
+                company=case((joint, "alone"), (together, "joint"), else_=jobs.c.company),
                 worker=worker,
                 lease_until=db_now() + self._core.settings.lease_seconds,
                 started_at=func.coalesce(jobs.c.started_at, db_now()),
@@ -234,12 +263,14 @@ class Leases:
         add_event(connection, row, "info", "message", f"Fine-tuning job started{again}")
         mine = (jobs.c.tenant_id == row.tenant_id, jobs.c.id == row.id)
         job = job_of(connection.execute(joined_jobs().where(*mine)).one())
-        return Claim(row.id, row.attempt, job.owner, job, row.prefix_id)
+        return Claim(row.id, row.attempt, job.owner, job, row.prefix_id, row.company == "joint")
 
     def _give_up_crashed(self, connection: Connection) -> None:
         expired = (jobs.c.status == "running", jobs.c.lease_until <= db_now())
         last = jobs.c.crashes + 1 >= self._core.settings.max_attempts
-        statement = select(jobs).where(*expired, last).with_for_update(skip_locked=True)
+        statement = (
+            select(jobs).where(*expired, last, jobs.c.company != "joint").with_for_update(skip_locked=True)
+        )
         for row in connection.execute(statement).all():
             self._give_up(connection, row)
 

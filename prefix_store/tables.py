@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    false,
     literal_column,
     text,
 )
@@ -52,6 +53,7 @@ tenants = Table(
     Column("max_dataset_bytes", BigInteger, nullable=False),
     Column("requests_per_minute", Integer),
     Column("tokens_per_day", BigInteger),
+    Column("joint_training", Boolean, nullable=False, server_default=false()),
     _partial("one_live_tenant", "name", where="state = 'live'", unique=True),
 )
 owners = Table(
@@ -155,6 +157,7 @@ jobs = Table(
     Column("fine_tuned_model", String),
     Column("attempt", Integer, nullable=False),
     Column("crashes", Integer, nullable=False),
+    Column("company", String, nullable=False, server_default="open"),
     Column("worker", String),
     Column("run_at", Float, nullable=False),
     Column("lease_until", Float, nullable=False),

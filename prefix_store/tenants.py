@@ -20,7 +20,10 @@ from prefix_store.tables import LIVE, tenants
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One customer; limits of None are off."""
+    """One customer; limits of None are off.
+
+    `joint_training` lets the tenant's jobs be trained in one process with those of others that let theirs.
+    """
 
     id: str
     name: str
@@ -30,6 +33,7 @@ class Tenant:
     max_dataset_bytes: int
     requests_per_minute: int | None
     tokens_per_day: int | None
+    joint_training: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ def _tenant(row: Row[Any]) -> Tenant:
         row.max_dataset_bytes,
         row.requests_per_minute,
         row.tokens_per_day,
+        row.joint_training,
     )
 
 
@@ -62,7 +67,9 @@ class Tenants:
     def __init__(self, core: Core, keys: Keys, erasures: Erasures) -> None:
         self._core, self._keys, self._erasures = core, keys, erasures
 
-    def create(self, admin: Admin, name: str, limits: TenantLimits | None = None) -> tuple[Tenant, str]:
+    def create(
+        self, admin: Admin, name: str, limits: TenantLimits | None = None, *, joint_training: bool = False
+    ) -> tuple[Tenant, str]:
         """Make a tenant; return it and its first key, shown once.
 
         Raises:
@@ -72,11 +79,13 @@ class Tenants:
         if not 1 <= len(name) <= 64 or not name.isprintable() or name != name.strip():
             raise Invalid("name", "name must be 1 to 64 printable characters without space around")
         try:
-            return self._create(admin, name, limits or TenantLimits())
+            return self._create(admin, name, limits or TenantLimits(), joint_training)
         except IntegrityError:  # another process made it at the same moment
             raise Conflict("tenant_exists", f"tenant {name!r} exists; choose another name", "name") from None
 
-    def _create(self, admin: Admin, name: str, limits: TenantLimits) -> tuple[Tenant, str]:
+    def _create(
+        self, admin: Admin, name: str, limits: TenantLimits, joint_training: bool
+    ) -> tuple[Tenant, str]:
         with self._core.database.write() as connection:
             taken = select(tenants.c.id).where(tenants.c.name == name, tenants.c.state == LIVE)
             if one(connection, taken) is not None:
@@ -93,6 +102,7 @@ class Tenants:
                     max_dataset_bytes=limits.max_dataset_bytes,
                     requests_per_minute=limits.requests_per_minute,
                     tokens_per_day=limits.tokens_per_day,
+                    joint_training=joint_training,
                 )
                 .returning(tenants)
             ).one()

@@ -156,6 +156,7 @@ class TenantBody(Body):
 
     name: Text
     limits: TenantLimitsBody | None = None
+    joint_training: bool | None = None
 
 
 class UserBody(Body):

@@ -1,12 +1,12 @@
 """One claim, from the rows that the store holds to the row that says how it ended.
 
-The worker's process listens to the training process and keeps the lease; only here do frames become rows.
+Only here do frames of the training process become rows. Who else is trained there, session.py knows.
 """
 
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from prefix_engine.template import Template
 from prefix_store import Store
@@ -14,7 +14,6 @@ from prefix_store.errors import Corrupt, LeaseLost, NotFound, Unavailable
 from prefix_store.job_rows import Claim
 from prefix_store.publish import TrainedPrefix
 from prefix_store.version_rows import Resolved
-from trainer_worker.child_process import Child, Ended
 from trainer_worker.frames import Frame
 from trainer_worker.gate import judge
 from trainer_worker.order import Order, Version
@@ -31,51 +30,35 @@ _LONGEST_BACKOFF = 60.0
 
 
 class Attempt:
-    """One attempt at one job.
+    """One attempt at one job, whoever else is in its process."""
 
-    `stopping` says whether the worker is to end.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        settings: WorkerSettings,
-        claim: Claim,
-        stopping: Callable[[], bool],
-    ) -> None:
-        self._store, self._settings, self._claim = store, settings, claim
-        self._stopping = stopping
+    def __init__(self, store: Store, settings: WorkerSettings, claim: Claim) -> None:
+        self._store, self._settings, self.claim = store, settings, claim
         self._lease = store.settings.lease_seconds
-        self._beaten = time.monotonic()
+        self._beaten = self.heard = time.monotonic()
         self._progress: dict[str, object] | None = None
-        self._stop_by: float | None = None
         self._live: Resolved | None = None
 
-    def run(self) -> None:
-        """Train and settle."""
-        try:
-            self._run()
-        except LeaseLost:  # cancelled, erased or another's; the child is dead by now
-            log.info("job %s attempt %d: no longer ours", self._claim.job_id, self._claim.attempt)
-            self._store.jobs.cancelled(self._claim)
+    def frames(self) -> list[Frame] | None:
+        """What the training process needs to begin; None if the job cannot be trained, which is settled then.
 
-    def _run(self) -> None:
+        Raises:
+            LeaseLost: the job is no longer ours.
+        """
+        job = self.claim.job
         try:
             order = self._order()
         except Refused as error:
-            self._store.jobs.fail(self._claim, error.code, error.message, error.param)
-            return
-        job = self._claim.job
-        frames = order.frames(self._settings.base_model, job.base_fingerprint, self._settings.worker_threads)
-        del order  # the child holds the rows from here on, nobody else
-        with Child(frames) as child:
-            del frames
-            log.info("job %s attempt %d: training in %d", job.id, self._claim.attempt, child.pid)
-            end = self._listened(child)
-        if end is None:
-            self._crashed()
-        else:
-            self._settle_patiently(end)
+            self._store.jobs.fail(self.claim, error.code, error.message, error.param)
+            return None
+        settings = self._settings
+        return order.frames(
+            settings.base_model,
+            job.base_fingerprint,
+            settings.worker_threads,
+            job=job.id,
+            joint=self.claim.joint,
+        )
 
     def _order(self) -> Order:
         """Everything that the child needs, in memory.
@@ -84,12 +67,12 @@ class Attempt:
             Refused: something that the job names is gone or damaged.
             LeaseLost: the job itself is.
         """
-        store, job = self._store, self._claim.job
+        store, job = self._store, self.claim.job
         try:
-            training = [(file, store.datasets.read(self._claim, file)) for file in job.training_files]
+            training = [(file, store.datasets.read(self.claim, file)) for file in job.training_files]
             validation = job.validation_file
             held_out = (
-                None if validation is None else (validation, store.datasets.read(self._claim, validation))
+                None if validation is None else (validation, store.datasets.read(self.claim, validation))
             )
         except NotFound:  # deleting a file or its owner cancels the job
             raise LeaseLost("a file of the job is gone") from None
@@ -104,13 +87,13 @@ class Attempt:
             validation=held_out,
             start=self._start(),
             live=self._live_version(),
-            checkpoint=store.jobs.load_checkpoint(self._claim),
+            checkpoint=store.jobs.load_checkpoint(self.claim),
             checkpoint_seconds=self._settings.worker_checkpoint_seconds,
         )
 
     def _start(self) -> Version | None:
         try:
-            found = self._store.jobs.start(self._claim)
+            found = self._store.jobs.start(self.claim)
             return None if found is None else self._version(found)
         except NotFound:
             raise Refused("start_deleted", "the version to start from was deleted", "model") from None
@@ -120,7 +103,7 @@ class Attempt:
             ) from None
 
     def _live_version(self) -> Version | None:
-        self._live = self._store.jobs.live(self._claim)
+        self._live = self._store.jobs.live(self.claim)
         if self._live is None:
             return None
         try:
@@ -129,7 +112,7 @@ class Attempt:
             self._live = None
         except (Corrupt, ValueError):
             self._store.jobs.event(
-                self._claim, "warn", "message", "The live version is damaged and cannot be compared with"
+                self.claim, "warn", "message", "The live version is damaged and cannot be compared with"
             )
         return None
 
@@ -138,35 +121,22 @@ class Attempt:
         payload = self._store.registry.read(found)
         return Version(found.version_id, payload, Template.from_json(found.template))
 
-    def _listened(self, child: Child) -> Frame | None:
-        """Pass on what the child tells until it says how the job ended; None if it died without a word.
+    def take(self, frame: Frame) -> bool:
+        """Pass on what the process tells of this job; False if it says how the job ended.
 
         Raises:
             LeaseLost: the job is no longer ours.
         """
-        heard = time.monotonic()
-        while True:
-            self._beat()
-            if time.monotonic() > heard + self._settings.worker_silence_seconds:
-                log.error("job %s: the training process is stuck", self._claim.job_id)
-                return None
-            if self._stopping() and self._out_of_time(child):
-                return Frame("stopped")
-            try:
-                frame = child.hear(_LISTEN_SECONDS)
-            except Ended:
-                return None
-            if frame is not None:
-                heard = time.monotonic()
-            if frame is not None and not self._passed_on(frame):
-                self._beat(at_once=True)
-                return frame
+        self.heard = time.monotonic()
+        if not self._passed_on(frame):
+            self.beat(at_once=True)
+            return False
+        return True
 
-    def _out_of_time(self, child: Child) -> bool:
-        if self._stop_by is None:
-            self._stop_by = time.monotonic() + self._settings.worker_stop_seconds
-            child.ask_to_stop()
-        return time.monotonic() > self._stop_by
+    def lost(self) -> None:
+        """Cancelled, erased or another's; called when nothing of the run is left in the process."""
+        log.info("job %s attempt %d: no longer ours", self.claim.job_id, self.claim.attempt)
+        self._store.jobs.cancelled(self.claim)
 
     def _passed_on(self, frame: Frame) -> bool:
         if frame.kind == "progress":
@@ -174,46 +144,54 @@ class Attempt:
         elif frame.kind == "event":
             told = frame.fields
             with _forgiven("event"):
-                self._store.jobs.event(
-                    self._claim, told["level"], told["type"], told["message"], told["data"]
-                )
+                self._store.jobs.event(self.claim, told["level"], told["type"], told["message"], told["data"])
         elif frame.kind == "checkpoint":
             with _forgiven("checkpoint"):
-                self._store.jobs.save_checkpoint(self._claim, frame.fields["update"], frame.payload)
+                self._store.jobs.save_checkpoint(self.claim, frame.fields["update"], frame.payload)
         else:
             return False
         return True
 
-    def _beat(self, *, at_once: bool = False) -> None:
-        """Keep the lease and show progress: every other second, every second with news, thrice a lease."""
+    def beat(self, *, at_once: bool = False) -> None:
+        """Keep the lease and show progress: every other second, every second with news, thrice a lease.
+
+        Raises:
+            LeaseLost: the job is no longer ours.
+        """
         since = time.monotonic() - self._beaten
         pause = _BEAT_SECONDS if self._progress is None else _PROGRESS_SECONDS
         if not at_once and since < min(pause, self._lease / 3):
             return
         try:
-            answer = self._store.jobs.heartbeat(self._claim, self._progress)
+            answer = self._store.jobs.heartbeat(self.claim, self._progress)
         except Exception as error:
             if since > self._lease:  # somebody else may have the job by now
                 raise LeaseLost("the store did not answer for a whole lease") from error
-            log.warning("job %s: heartbeat failed: %s", self._claim.job_id, type(error).__name__)
+            log.warning("job %s: heartbeat failed: %s", self.claim.job_id, type(error).__name__)
             time.sleep(_LISTEN_SECONDS)
             return
         self._beaten, self._progress = time.monotonic(), None
         if answer != "continue":
             raise LeaseLost(answer)
 
-    def _settle_patiently(self, end: Frame) -> None:
-        """Settle; while the database is away hold on to the result, as long as the lease may still be ours."""
+    def settle(self, end: Frame) -> None:
+        """Make the end of the run the end of the job.
+
+        While the database is away it holds on to the result, as long as the lease may still be ours.
+
+        Raises:
+            LeaseLost: the job is no longer ours.
+        """
         while True:
             try:
                 return self._settle(end)
             except Unavailable:
-                log.warning("job %s: the store does not answer; settling again", self._claim.job_id)
+                log.warning("job %s: the store does not answer; settling again", self.claim.job_id)
                 time.sleep(_LISTEN_SECONDS)
-                self._beat(at_once=True)
+                self.beat(at_once=True)
 
     def _settle(self, end: Frame) -> None:
-        store, claim = self._store, self._claim
+        store, claim = self._store, self.claim
         log.info("job %s attempt %d: %s", claim.job_id, claim.attempt, end.kind)
         if end.kind == "trained":
             self._publish(end)
@@ -228,7 +206,7 @@ class Attempt:
             )
             store.jobs.release(claim, delay_seconds=_NO_BASE_SECONDS)
         else:
-            self._crashed()
+            self.crashed()
 
     def _publish(self, end: Frame) -> None:
         told = end.fields
@@ -250,13 +228,14 @@ class Attempt:
         )
         live = None if self._live is None else self._live.version_id
         self._store.jobs.complete(
-            self._claim, trained, promote=verdict.promote, compared_with=live, reason=verdict.reason
+            self.claim, trained, promote=verdict.promote, compared_with=live, reason=verdict.reason
         )
 
-    def _crashed(self) -> None:
-        delay = min(_LONGEST_BACKOFF, 2.0 ** min(self._claim.attempt, 10))
-        log.error("job %s attempt %d: the training process died", self._claim.job_id, self._claim.attempt)
-        self._store.jobs.release(self._claim, crashed=True, delay_seconds=delay)
+    def crashed(self) -> None:
+        """The process died, or this job's part of it did."""
+        delay = min(_LONGEST_BACKOFF, 2.0 ** min(self.claim.attempt, 10))
+        log.error("job %s attempt %d: the training process died", self.claim.job_id, self.claim.attempt)
+        self._store.jobs.release(self.claim, crashed=True, delay_seconds=delay)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The training process: an order comes in on stdin, frames go out on stdout; it opens neither database nor key.
+"""The training process: orders come in on stdin, frames go out on stdout; it opens neither database nor key.
 
 It dies with its worker: stdin ends, and on Linux the kernel kills it too. It runs behind everything else
 on the machine (nice 10), and leaves no core dump with somebody's rows.
@@ -7,21 +7,21 @@ on the machine (nice 10), and leaves no core dump with somebody's rows.
 import contextlib
 import ctypes
 import os
+import queue
 import resource
 import signal
 import sys
 import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from trainer_worker import frames
 from trainer_worker.faults import place_of
 from trainer_worker.frames import Frame
-from trainer_worker.refusal import Refused
-from trainer_worker.report import Stopped
 
 if TYPE_CHECKING:
-    from trainer_worker.training import Trained
+    from trainer_worker.shop import Shop
 
 _NICE = 10
 _PR_SET_PDEATHSIG = 1
@@ -29,10 +29,13 @@ _CRASHED = 70  # EX_SOFTWARE
 
 
 class PipeReport:
-    """Sends what a run tells to the worker; see `report.Report`."""
+    """Sends what a run tells to the worker, until the job is dropped; see `report.Report`.
 
-    def __init__(self, pipe: BinaryIO) -> None:
-        self._pipe, self._stop = pipe, threading.Event()
+    `stop` is set when all are to save their states and end.
+    """
+
+    def __init__(self, pipe: BinaryIO, job: str, stop: threading.Event) -> None:
+        self._pipe, self.job, self._stop, self._dropped = pipe, job, stop, threading.Event()
 
     def progress(self, fields: dict[str, Any]) -> None:
         """See `Report`."""
@@ -54,35 +57,45 @@ class PipeReport:
 
     def stopping(self) -> bool:
         """See `Report`."""
-        return self._stop.is_set()
+        return self._stop.is_set() or self._dropped.is_set()
 
-    def stop(self) -> None:
-        """Make `stopping` true."""
-        self._stop.set()
+    def drop(self) -> None:
+        """Make `stopping` true, and tell nothing any more."""
+        self._dropped.set()
 
     def send(self, frame: Frame) -> None:
         """Put a frame on the pipe."""
-        frames.write(self._pipe, frame)
+        if not self._dropped.is_set():
+            self.last(frame)
+
+    def last(self, frame: Frame) -> None:
+        """Put a frame on the pipe, even of a job that was dropped."""
+        frames.write(self._pipe, replace(frame, job=self.job))
 
 
 def main() -> None:
-    """Train the one job that comes in."""
+    """Train what comes in: one job, or as many as the worker sends if the first is joint."""
     _settle_in()
     orders, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up between frames
-    report = PipeReport(out)
-    taken = _taken(orders)
-    if taken is None:
-        return
-    threading.Thread(target=_obey, args=(orders, report), daemon=True).start()
+    inbox: queue.SimpleQueue[_Taken] = queue.SimpleQueue()
+    threading.Thread(target=_obey, args=(orders, out, inbox), daemon=True).start()
     try:
-        report.send(_outcome(taken, report))
+        _train(inbox)
     except BrokenPipeError:
         os._exit(0)  # the worker is gone; nothing is left to do or to flush
     except Exception as error:  # noqa: BLE001 - told by kind and place; its text may hold rows
-        sys.stderr.write(f"training failed: {place_of(error)}\n")
-        sys.stderr.flush()
+        _say(error)
         os._exit(_CRASHED)  # the thread that reads orders holds stdin, which an ordinary exit would wait for
+    os._exit(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A job's order without its "begin"; none if the job is to be dropped."""
+
+    report: PipeReport
+    order: list[Frame] | None
 
 
 def _settle_in() -> None:
@@ -98,66 +111,55 @@ def _settle_in() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _taken(orders: BinaryIO) -> list[Frame] | None:
-    taken: list[Frame] = []
-    while (frame := frames.read(orders)) is not None:
-        if frame.kind == "begin":
-            return taken
-        taken.append(frame)
-    return None
-
-
-def _obey(orders: BinaryIO, report: PipeReport) -> None:
-    """Stop when told to; die at once when the worker is gone."""
+def _obey(orders: BinaryIO, out: BinaryIO, inbox: "queue.SimpleQueue[_Taken]") -> None:
+    """Sort what the worker sends; stop when told to; die at once when the worker is gone."""
+    stop, parts = threading.Event(), dict[str, list[Frame]]()
+    reports: dict[str, PipeReport] = {}
     while (frame := frames.read(orders)) is not None:
         if frame.kind == "stop":
-            report.stop()
+            stop.set()
+        elif frame.kind == "begin":
+            reports[frame.job] = PipeReport(out, frame.job, stop)
+            inbox.put(_Taken(reports[frame.job], parts.pop(frame.job)))
+        elif frame.kind == "drop":
+            reports[frame.job].drop()
+            inbox.put(_Taken(reports.pop(frame.job), None))
+        else:
+            parts.setdefault(frame.job, []).append(frame)
     os._exit(0)
 
 
-def _outcome(taken: list[Frame], report: PipeReport) -> Frame:
+def _train(inbox: "queue.SimpleQueue[_Taken]") -> None:
     # Late, so that the order is out of the worker's hands before torch is loaded.
-    from prefix_engine.base import BaseError, load_base  # noqa: PLC0415
-    from trainer_worker.order import order_of  # noqa: PLC0415
-    from trainer_worker.training import Training  # noqa: PLC0415
+    first = inbox.get()
+    from trainer_worker.shop import Shop  # noqa: PLC0415
 
-    fields = taken[0].fields
-    _use_threads(fields["threads"])
-    try:
-        base = load_base(fields["base"])
-    except BaseError:
-        return Frame("no_base")
-    if fields["base_fingerprint"] not in {"", base.fingerprint}:
-        message = f"the job is for another base model than {base.name}; create it again"
-        return _refused(Refused("base_mismatch", message, "model"))
-    try:
-        return _trained(Training(base, order_of(taken), report).train())
-    except Refused as error:
-        return _refused(error)
-    except Stopped:
-        return Frame("stopped")
+    if first.order is None:
+        return
+    shop = Shop(first.order[0].fields)
+    joint = bool(first.order[0].fields["joint"])
+    _take(shop, first)
+    del first
+    while joint or shop.busy:
+        while not (inbox.empty() and shop.busy):
+            _take(shop, inbox.get())
+        for report, error in shop.step():
+            _say(error)
+            if not joint:
+                raise error
+            report.send(Frame("crashed"))
 
 
-def _refused(error: Refused) -> Frame:
-    return Frame("refused", {"code": error.code, "message": error.message, "param": error.param})
+def _take(shop: "Shop", taken: _Taken) -> None:
+    if taken.order is not None:
+        shop.join(taken.report, taken.order)
+    else:
+        shop.drop(taken.report)
 
 
-def _trained(trained: "Trained") -> Frame:
-    told = {
-        "m": trained.prefix.m,
-        "position_offset": trained.prefix.position_offset,
-        "template": trained.template.to_json(),
-        "metrics": trained.metrics,
-        "trained_tokens": trained.trained_tokens,
-    }
-    return Frame("trained", told, trained.prefix.to_bytes())
-
-
-def _use_threads(count: int | None) -> None:
-    import torch  # noqa: PLC0415 - see _outcome
-
-    if count is not None:
-        torch.set_num_threads(count)
+def _say(error: Exception) -> None:
+    sys.stderr.write(f"training failed: {place_of(error)}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

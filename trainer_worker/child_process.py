@@ -56,7 +56,7 @@ class Ended(Exception):
 
 
 class Child:
-    """One training process; killed, if it still runs, when the block ends."""
+    """One training process; killed, if it still runs, when the block ends. `order` is of its first job."""
 
     def __init__(self, order: Iterable[Frame]) -> None:
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -69,8 +69,9 @@ class Child:
         )
         self._told: queue.Queue[Frame | None] = queue.Queue(maxsize=64)
         self._killed = False
-        self._writing = threading.Lock()
-        threading.Thread(target=self._send, args=(list(order),), daemon=True).start()
+        self._orders: queue.SimpleQueue[list[Frame] | None] = queue.SimpleQueue()
+        self.send(order)
+        threading.Thread(target=self._write, daemon=True).start()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -102,15 +103,24 @@ class Child:
             raise Ended
         return frame
 
+    def send(self, order: Iterable[Frame]) -> None:
+        """Have it train another job too."""
+        self._orders.put(list(order))
+
+    def drop(self, job: str) -> None:
+        """Have it let go of a job; it answers with "dropped" when nothing of it is left."""
+        self.send([Frame("drop", job=job)])
+
     def ask_to_stop(self) -> None:
-        """Have it save its state and end."""
-        threading.Thread(target=self._send, args=([Frame("stop")],), daemon=True).start()
+        """Have it save its jobs' states and end them."""
+        self.send([Frame("stop")])
 
     def kill(self) -> None:
         """End it at once and wait until nothing of it is left; safe to call again."""
         if self._killed:
             return
         self._killed = True
+        self._orders.put(None)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # not yet waited for, so the number is still its own
         self._process.wait(_KILL_SECONDS)
@@ -122,14 +132,14 @@ class Child:
                 if pipe is not None:
                     pipe.close()
 
-    def _send(self, order: list[Frame]) -> None:
+    def _write(self) -> None:
         """On a thread of its own: a pipe that nobody reads yet must not hold up the heartbeat."""
         pipe = self._process.stdin
-        if pipe is None:
-            return
-        with self._writing, contextlib.suppress(OSError, ValueError):
-            for frame in order:
-                frames.write(pipe, frame)  # type: ignore[arg-type]
+        with contextlib.suppress(OSError, ValueError):
+            while pipe is not None and (order := self._orders.get()) is not None:
+                for frame in order:
+                    frames.write(pipe, frame)  # type: ignore[arg-type]
+                del order
 
     def _listen(self) -> None:
         pipe = self._process.stdout

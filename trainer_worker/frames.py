@@ -16,16 +16,17 @@ _MOST_FIELDS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message."""
+    """One message about one job of the process, or about all of them (`job` is empty)."""
 
     kind: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     payload: bytes = field(default=b"", repr=False)
+    job: str = ""
 
 
 def write(pipe: BinaryIO, frame: Frame) -> None:
     """Put a frame on a pipe."""
-    head = json.dumps([frame.kind, dict(frame.fields)]).encode()
+    head = json.dumps([frame.kind, dict(frame.fields), frame.job]).encode()
     pipe.write(_SIZES.pack(len(head), len(frame.payload)) + head)
     pipe.write(frame.payload)
     pipe.flush()
@@ -46,5 +47,5 @@ def read(pipe: BinaryIO) -> Frame | None:
     head, payload = pipe.read(head_size), pipe.read(size)
     if len(head) < head_size or len(payload) < size:
         return None
-    kind, fields = json.loads(head)
-    return Frame(kind, fields, payload)
+    kind, fields, job = json.loads(head)
+    return Frame(kind, fields, payload, job)

@@ -1,7 +1,7 @@
 """What is to be trained, and how it crosses the pipe: bytes in frames, read here on the child's side."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefix_engine.template import Template
 from prefix_store.hyperparameters import Hyperparameters
@@ -42,12 +42,18 @@ class Order:
     checkpoint: bytes | None = None
     checkpoint_seconds: float = 20.0
 
-    def frames(self, base: str, base_fingerprint: str, threads: int | None) -> list[Frame]:
-        """As frames; the first says on which base and how to run, "begin" is the last."""
+    def frames(
+        self, base: str, base_fingerprint: str, threads: int | None, *, job: str = "", joint: bool = False
+    ) -> list[Frame]:
+        """As frames of `job`; the first says on which base and how to run, "begin" is the last.
+
+        `joint`: other orders may follow, so that the process does not end with this one.
+        """
         head = {
             "base": base,
             "base_fingerprint": base_fingerprint,
             "threads": threads,
+            "joint": joint,
             "hyperparameters": self.wishes.to_json(),
             "seed": self.seed,
             "checkpoint_seconds": self.checkpoint_seconds,
@@ -61,7 +67,7 @@ class Order:
                 found.append(version.frame(kind))
         if self.checkpoint is not None:
             found.append(Frame("checkpoint", {}, self.checkpoint))
-        return [*found, Frame("begin")]
+        return [replace(frame, job=job) for frame in (*found, Frame("begin"))]
 
 
 def order_of(taken: Iterable[Frame]) -> Order:

@@ -6,8 +6,8 @@ elsewhere. Long held-out sets are looked at through an even sample; what is repo
 
 import math
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -15,12 +15,17 @@ from prefix_engine.base import Base
 from trainer_worker import checkpoint
 from trainer_worker.checkpoint import State
 from trainer_worker.evaluate import Score, score
+from trainer_worker.refusal import Refused
 from trainer_worker.report import Report, Stopped
 from trainer_worker.rows import Encoded
-from trainer_worker.updates import Learner, update
+from trainer_worker.updates import Learner, Updated
 
 LOOK_TOKENS = 8192  # of held-out rows that a look during training takes, about
 _TOLD = 40  # events with the training loss, over the whole run
+
+# Gives out a learner whenever it is to be moved, wants what the update saw, and returns something at last.
+Result = TypeVar("Result")
+Steps = Generator[Learner, Updated | Refused, Result]
 
 
 class Run:
@@ -55,8 +60,10 @@ class Run:
         self._began_at = self._learner.done
         return True
 
-    def loop(self) -> None:
+    def steps(self) -> Steps[None]:
         """Update until the plan's end or until the held-out loss has stopped falling.
+
+        Gives out the learner whenever it is to be moved, and wants what the update saw.
 
         Raises:
             Stopped: asked to stop; the state was told as a checkpoint.
@@ -65,7 +72,8 @@ class Run:
         try:
             while not self._over():
                 self._save_if_due()
-                self._update()
+                self._obey()
+                self._took((yield self._learner))
         except Stopped:
             self._save()
             raise
@@ -119,11 +127,14 @@ class Run:
             state.stale += 1
         self._tell(found)
 
-    def _update(self) -> None:
+    def _obey(self) -> None:
         if self._report.stopping():
             raise Stopped
+
+    def _took(self, seen: Updated | Refused) -> None:
+        if isinstance(seen, Refused):
+            raise seen
         state = self.state
-        (seen,) = update(self._base, [self._learner])
         loss, accuracy, count = state.window
         state.window = (loss + seen.loss, accuracy + seen.accuracy, count + 1)
         state.trained_tokens += seen.tokens

@@ -23,8 +23,9 @@ from trainer_worker.plan import TEXT_START, resolve
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Report
 from trainer_worker.rows import Encoded, Row, check_lengths, encode, rows_of
-from trainer_worker.run import Run
+from trainer_worker.run import Run, Steps
 from trainer_worker.split import split, unseen
+from trainer_worker.together import Together
 from trainer_worker.updates import Learner
 
 
@@ -47,7 +48,7 @@ class Rival(NamedTuple):
 
 
 class Training:
-    """One job in the making; `train` is the whole of it."""
+    """One job in the making; `steps` is the whole of it, moved by whoever updates its learner."""
 
     def __init__(self, base: Base, order: Order, report: Report) -> None:
         self._base, self._order, self._report = base, order, report
@@ -71,7 +72,17 @@ class Training:
         self._run = Run(base, learner, codes[1], state, report, order.checkpoint_seconds)
 
     def train(self) -> Trained:
-        """Run the job.
+        """Run the job by itself; raises what `steps` raises."""
+        together: Together[Trained] = Together(self._base)
+        together.join("", self.steps())
+        while (end := together.step().get("")) is None:
+            pass
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    def steps(self) -> Steps[Trained]:
+        """Run the job; see `run.Steps`.
 
         Raises:
             Refused: its data or settings are to blame.
@@ -81,7 +92,7 @@ class Training:
         if self._order.checkpoint is not None and not self._run.resume(self._order.checkpoint):
             self._report.event("warn", "message", "The checkpoint is of another run; training begins anew")
         self._compare()
-        self._run.loop()
+        yield from self._run.steps()
         score = self._run.finish()
         prefix = Prefix(self._run.best.cpu().contiguous(), self._plan.position_offset, self._base.fingerprint)
         prefix.check(self._base)

@@ -66,14 +66,11 @@ class Learner:
             )
 
 
-def update(base: Base, learners: Sequence[Learner]) -> list[Updated]:
-    """Move every learner by one update.
+def update(base: Base, learners: Sequence[Learner]) -> list[Updated | Refused]:
+    """Move every learner by one update; those whose loss or gradient is not finite are refused, and not moved.
 
     Rows go through the base in pieces of `PIECE_TOKENS`, whose gradients add up to those of the whole: long
     rows cost time, not memory.
-
-    Raises:
-        Refused: a learner's loss or gradient is not finite.
     """
     prefixes = [learner.form.prefix() for learner in learners]
     leaves = [prefix.detach().requires_grad_() for prefix in prefixes]
@@ -96,14 +93,18 @@ def update(base: Base, learners: Sequence[Learner]) -> list[Updated]:
             sums[place][0] += float(share.detach())
             sums[place][1] += float(found.correct[mine].sum())
         total.backward()  # type: ignore[no-untyped-call]
-    seen = []
+    seen: list[Updated | Refused] = []
     for learner, prefix, leaf, (loss, correct), count in zip(
         learners, prefixes, leaves, sums, counts, strict=True
     ):
-        learner.require_finite(loss)
-        prefix.backward(leaf.grad)  # type: ignore[no-untyped-call]
-        learner.step()
-        seen.append(Updated(loss, correct / count, count))
+        try:
+            learner.require_finite(loss)
+            prefix.backward(leaf.grad)  # type: ignore[no-untyped-call]
+            learner.step()
+        except Refused as error:
+            seen.append(error)
+        else:
+            seen.append(Updated(loss, correct / count, count))
     return seen
 
 

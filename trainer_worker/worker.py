@@ -7,13 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from typing import Literal
 
 from prefix_store import Store
-from prefix_store.errors import Unavailable
 from prefix_store.job_rows import Claim
-from trainer_worker.attempt import Attempt
-from trainer_worker.faults import place_of
+from trainer_worker.session import Session
 from trainer_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ class Worker:
         while not self._stop.is_set():
             claim = self._claimed()
             if claim is not None:
-                self._work_on(claim)
+                Session(self._store, self._settings, self.name, self._stop.is_set).run(claim)
         upkeep.join()
         log.info("worker %s has stopped", self.name)
 
@@ -62,7 +60,8 @@ class Worker:
     def _claimed(self) -> Claim | None:
         """The next job; None after a pause if there is none, or if the store does not answer."""
         try:
-            claim = self._store.jobs.claim(self.name)
+            seating: Literal["alone", "first"] = "first" if self._settings.worker_joint_jobs > 1 else "alone"
+            claim = self._store.jobs.claim(self.name, seating)
         except Exception as error:  # noqa: BLE001 - see _guarded
             log.warning("claiming failed: %s", type(error).__name__)
             self._stop.wait(_FAULT_SECONDS)
@@ -70,15 +69,6 @@ class Worker:
         if claim is None:
             self._stop.wait(self._settings.worker_poll_seconds)
         return claim
-
-    def _work_on(self, claim: Claim) -> None:
-        try:
-            Attempt(self._store, self._settings, claim, self._stop.is_set).run()
-        except Exception as error:  # noqa: BLE001 - a bug, or the store: the next job may fare better
-            log.error("job %s: the attempt failed: %s", claim.job_id, place_of(error))  # noqa: TRY400 - its text stays out
-            crashed = not isinstance(error, Unavailable)  # the database's absence is not the job's fault
-            back = partial(self._store.jobs.release, claim, crashed=crashed, delay_seconds=_FAULT_SECONDS)
-            self._guarded("releasing", back)
 
     def _guarded(self, what: str, act: Callable[[], object]) -> None:
         try:

@@ -21,15 +21,17 @@ def tenant_json(tenant: Tenant) -> dict[str, Any]:
     """A tenant with its limits."""
     limits = asdict(tenant)
     known = {name: limits.pop(name) for name in ("id", "name")}
-    created = int(limits.pop("created_at"))
-    return {**known, "object": "tenant", "created_at": created, "limits": limits}
+    created, joint = int(limits.pop("created_at")), limits.pop("joint_training")
+    return {**known, "object": "tenant", "created_at": created, "limits": limits, "joint_training": joint}
 
 
 @router.post("/v1/tenants", responses=shown({**EXAMPLE, "api_key": "pfx_live_..."}))
 def create_tenant(parts: PartsDep, admin: AdminDep, body: TenantBody) -> dict[str, Any]:
     """Make a tenant; its first key is shown once."""
     given = body.limits.model_dump(exclude_none=True) if body.limits is not None else {}
-    tenant, key = parts.store.tenants.create(admin, body.name, TenantLimits(**given))
+    tenant, key = parts.store.tenants.create(
+        admin, body.name, TenantLimits(**given), joint_training=bool(body.joint_training)
+    )
     return {**tenant_json(tenant), "api_key": key}
 
 

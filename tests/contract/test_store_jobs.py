@@ -8,6 +8,7 @@ from store_making import BASE, complete, files_on_disk, publish, queue, trained,
 from prefix_store import open_store
 from prefix_store.errors import Conflict, Invalid, LeaseLost, NotFound
 from prefix_store.hyperparameters import Hyperparameters
+from prefix_store.scope import Admin
 
 
 @pytest.fixture
@@ -255,3 +256,52 @@ def test_a_version_that_the_gate_kept_back_does_not_go_live_by_the_removal_of_an
     publish(store, tenant, alice, "voice", files=[last.id])
     store.datasets.delete(tenant, last.id, versions=True)
     assert store.registry.resolve(tenant, "alice:voice").number == 1
+
+
+@pytest.fixture
+def joint(store):
+    """Two tenants that let their jobs be trained with others', with a user each."""
+    found = []
+    for name in ("initech", "umbrella"):
+        scope = store.keys.verify(store.tenants.create(Admin(), name, joint_training=True)[1])
+        found.append((scope, store.owners.create_user(scope, "alice")))
+    return found
+
+
+def test_only_who_lets_them_is_seated_beside_others_and_nobody_is_overtaken(store, tenant, alice, joint):
+    (one, her), (two, him) = joint
+    queue(store, one, her, "voice")
+    first = store.jobs.claim("w", "first")
+    assert first.joint
+    shy, bold = queue(store, tenant, alice, "voice"), queue(store, two, him, "voice")
+    assert store.jobs.claim("w", "beside") is None  # the next is not to be trained with others
+    assert store.jobs.claim("v", "first").job_id == shy.id
+    beside = store.jobs.claim("w", "beside")
+    assert (beside.job_id, beside.joint) == (bold.id, True)
+    queue(store, one, her, "other")
+    assert not store.jobs.claim("w").joint
+
+
+@pytest.mark.parametrize("how", ["released", "expired"])
+def test_a_joint_crash_counts_for_nobody_and_the_job_is_next_alone(store, settings, joint, how):
+    hasty = open_store(settings.model_copy(update={"lease_seconds": 0.2}))
+    ((scope, alice), _) = joint
+    job = queue(store, scope, alice, "voice")
+    for crash in range(4):
+        claim = hasty.jobs.claim("w", "first")
+        assert (claim.job_id, claim.joint) == (job.id, crash == 0)
+        if how == "released":
+            hasty.jobs.release(claim, crashed=True)
+        else:
+            time.sleep(0.5)
+    assert hasty.jobs.claim("w", "first") is None
+    ended = store.jobs.get(scope, job.id)
+    assert (ended.status, ended.error.code, ended.attempt) == ("failed", "worker_crashed", 4)
+    hasty.close()
+
+
+def test_a_joint_job_that_was_given_back_may_be_joint_again(store, joint):
+    ((scope, alice), _) = joint
+    queue(store, scope, alice, "voice")
+    store.jobs.release(store.jobs.claim("w", "first"))
+    assert store.jobs.claim("w", "first").joint

@@ -74,7 +74,7 @@ def wait_until(accept, seconds=60):
     return found
 
 
-def queued(store, tenant, alice, folder, prefix="voice", steps=300):
+def queued(store, tenant, alice, folder, prefix="voice", steps=1000):
     wishes = Hyperparameters.from_json({"max_steps": steps, "batch_size": 8, "eval_steps": steps})
     file = upload(store, tenant, alice, dataset())
     fingerprint = load_base(folder, "cpu").fingerprint
@@ -116,7 +116,7 @@ def test_a_worker_killed_in_mid_training_is_followed_by_one_that_ends_the_same(
         for event in store.jobs.events(tenant, cut.id, limit=100)
         if event.type == "metrics"
     ]
-    assert max(steps) == 300
+    assert max(steps) == 1000
     assert steps.count(0) == 1  # it went on; it did not begin anew
     ours, theirs = (store.jobs.get(tenant, job.id).result for job in (cut, whole))
     assert ours["held_out_loss"] == theirs["held_out_loss"]

@@ -1,0 +1,19 @@
+"""Tenants that let their jobs be trained beside others', and whether a job may be.
+
+Only columns with defaults are added, so that the code before this one goes on working.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column(
+        "tenants", sa.Column("joint_training", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
+    op.add_column("jobs", sa.Column("company", sa.String(), nullable=False, server_default="open"))

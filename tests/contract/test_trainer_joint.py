@@ -1,0 +1,155 @@
+"""Jobs of tenants that let theirs be trained together: one process, ends of their own, a crash that blames nobody."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from store_making import files_on_disk, upload
+from test_trainer_jobs import LONG, ended, training_processes, underway, wait_for, working
+from trainer_making import base_folder, dataset
+
+from prefix_engine import load_base
+from prefix_store.hyperparameters import Hyperparameters
+from prefix_store.scope import Admin
+from trainer_worker import attempt
+from trainer_worker.settings import WorkerSettings
+from trainer_worker.worker import Worker
+
+PATIENCE_S = 120
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return base_folder(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    return load_base(folder, "cpu")
+
+
+@pytest.fixture
+def worker(store, folder):
+    settings = WorkerSettings(
+        base_model=folder,
+        worker_threads=1,
+        worker_poll_seconds=0.05,
+        worker_checkpoint_seconds=0.3,
+        worker_joint_jobs=4,
+    )
+    return Worker(store, settings, threading.Event())
+
+
+@pytest.fixture
+def jobs_of(store, base):
+    """Jobs of a fresh tenant with one user each."""
+
+    def made(name, count, *, joint, wishes=None):
+        scope = store.keys.verify(store.tenants.create(Admin(), name, joint_training=joint)[1])
+        found = []
+        for number in range(count):
+            user = store.owners.create_user(scope, f"user{number}")
+            file = upload(store, scope, user, dataset(seed=number))
+            asked = Hyperparameters.from_json({"max_steps": 8, "batch_size": 8, **(wishes or {})})
+            more = {"base_fingerprint": base.fingerprint, "seed": number, "hyperparameters": asked}
+            found.append((scope, store.jobs.create(scope, user, "voice", [file.id], **more)))
+        return found
+
+    return made
+
+
+def all_underway(store, jobs):
+    for scope, job in jobs:
+        underway(store, scope, job)
+
+
+def test_jobs_of_several_tenants_share_a_process_and_end_as_if_alone(store, jobs_of, worker, folder):
+    jobs = [*jobs_of("acme", 2, joint=True, wishes=LONG), *jobs_of("globex", 1, joint=True, wishes=LONG)]
+    quick = jobs_of("initech", 1, joint=True)
+    with working(worker):
+        all_underway(store, jobs)
+        assert len(training_processes()) == 1
+        ((scope, job),) = quick
+        done = ended(store, scope, job)
+        assert (done.status, done.promoted) == ("succeeded", True)
+        assert len(training_processes()) == 1
+        for scope, job in jobs:
+            assert store.jobs.get(scope, job.id).status == "running"
+    for scope, job in jobs:  # the worker was told to stop
+        assert store.jobs.get(scope, job.id).status == "queued"
+    alone = Worker(store, worker._settings.model_copy(update={"worker_joint_jobs": 1}), threading.Event())
+    (again,) = jobs_of("umbrella", 1, joint=True)
+    for scope, job in jobs:
+        store.jobs.cancel(scope, job.id)
+    with working(alone):
+        twin = ended(store, *again)
+    assert twin.result["held_out_loss"] == pytest.approx(done.result["held_out_loss"], abs=1e-4)
+    assert twin.trained_tokens == done.trained_tokens
+
+
+def test_who_has_not_opted_in_is_trained_alone(store, jobs_of, worker):
+    jobs = jobs_of("acme", 2, joint=False)
+    seen = set()
+    with working(worker):
+        for scope, job in jobs:
+            while store.jobs.get(scope, job.id).status in {"queued", "running"}:
+                running = training_processes()
+                assert len(running) <= 1
+                seen |= running
+                time.sleep(0.02)
+            assert store.jobs.get(scope, job.id).status == "succeeded"
+    assert len(seen) == 2
+
+
+def test_a_cancelled_and_an_erased_job_leave_the_process_and_the_others_go_on(store, jobs_of, worker):
+    jobs = jobs_of("acme", 3, joint=True, wishes=LONG)
+    with working(worker):
+        all_underway(store, jobs)
+        (process,) = training_processes()
+        (scope, cancelled), _, (_, left) = jobs
+        store.jobs.cancel(scope, cancelled.id)
+        erasure = store.erasure.begin(scope, "user1")
+        give_up = time.monotonic() + PATIENCE_S
+        while store.erasure.purge(erasure.id).state != "done":
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+        assert training_processes() == {process}
+        update = store.jobs.get(scope, left.id).progress["update"]
+        wait_for(store, scope, left, lambda found: found.progress["update"] > update, PATIENCE_S)
+    assert store.jobs.get(scope, cancelled.id).status == "cancelled"
+    assert {place.owner_id for place in files_on_disk(store)} == {
+        store.owners.get(scope, name).owner_id for name in ("user0", "user2")
+    }
+
+
+def test_a_crash_of_the_shared_process_counts_for_nobody_and_each_is_tried_alone(
+    store, jobs_of, worker, monkeypatch
+):
+    monkeypatch.setattr(attempt, "_LONGEST_BACKOFF", 0.05)
+    jobs = jobs_of("acme", 3, joint=True, wishes={"max_steps": 1500, "eval_steps": 1500})
+    with working(worker):
+        all_underway(store, jobs)
+        (process,) = training_processes()
+        os.kill(process, signal.SIGKILL)
+        for number, (scope, job) in enumerate(jobs):
+            wait_for(store, scope, job, lambda found: found.attempt == 2, PATIENCE_S)
+            waiting = [store.jobs.get(scope, other.id) for _, other in jobs[number + 1 :]]
+            assert all(other.status == "queued" for other in waiting)  # nobody trains beside it
+            done = wait_for(store, scope, job, lambda found: found.status == "succeeded", PATIENCE_S)
+            assert done.attempt == 2
+
+
+def test_a_job_that_cannot_be_trained_ends_without_its_neighbours(store, jobs_of, worker, base):
+    jobs = jobs_of("acme", 2, joint=True, wishes=LONG)
+    scope = jobs[0][0]
+    user = store.owners.create_user(scope, "mallory")
+    file = upload(store, scope, user, dataset(9))
+    bad = store.jobs.create(scope, user, "voice", [file.id], base_fingerprint=base.fingerprint)
+    other = store.jobs.create(scope, user, "other", [file.id], base_fingerprint="e" * 64)
+    with working(worker):
+        all_underway(store, jobs)
+        assert ended(store, scope, bad).error.code == "too_few_rows"
+        assert ended(store, scope, other).error.code == "base_mismatch"
+        assert all(store.jobs.get(scope, job.id).status == "running" for scope, job in jobs)

@@ -1,0 +1,152 @@
+"""Jobs trained in one pass: each ends as if it were alone, and none sees more of another than that it is there."""
+
+import json
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trainer_making import Recorder, dataset, order, train
+
+from prefix_engine.testing import tiny_base
+from trainer_worker.refusal import Refused
+from trainer_worker.report import Stopped
+from trainer_worker.together import Together
+from trainer_worker.training import Training
+
+BASE = tiny_base()
+TOLERANCE = 2e-5  # of a prefix after a dozen updates: sums of a batch of another shape round otherwise
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run_together(orders, joins=None, after_step=lambda together, step, jobs: None, reports=None):
+    """Ends of jobs by number; job i joins before step joins[i]."""
+    together, ends, step, jobs = Together(BASE), {}, 0, {}
+    waiting = dict(enumerate(joins or [0] * len(orders)))
+    reports = reports or [Recorder() for _ in orders]
+    while waiting or len(together):
+        for number in [number for number, when in waiting.items() if when <= step]:
+            del waiting[number]
+            jobs[number] = Training(BASE, orders[number], reports[number])
+            together.join(str(number), jobs[number].steps())
+        ends |= together.step()
+        after_step(together, step, jobs)
+        step += 1
+        assert step < 500
+    return ends
+
+
+def close(one, other):
+    torch.testing.assert_close(one.prefix.tensor, other.prefix.tensor, rtol=0, atol=TOLERANCE)
+    assert one.trained_tokens == other.trained_tokens
+    changing = {"seconds"}
+    told, others = ({k: v for k, v in end.metrics.items() if k not in changing} for end in (one, other))
+    assert told.keys() == others.keys()
+    for name, value in told.items():
+        assert value == (
+            pytest.approx(others[name], abs=1e-4) if isinstance(value, float) else others[name]
+        ), name
+
+
+@settings(max_examples=15, deadline=None)
+@given(chance=st.data())
+def test_each_job_ends_as_it_does_alone_whoever_joins_and_leaves(chance):
+    orders = [
+        order(
+            dataset(chance.draw(st.integers(20, 40)), seed=number),
+            seed=number,
+            wishes={
+                "max_steps": chance.draw(st.integers(1, 9)),
+                "batch_size": chance.draw(st.integers(1, 8)),
+                "prefix_length": chance.draw(st.integers(1, 12)),
+                "parametrization": chance.draw(st.sampled_from(["direct", "mlp"])),
+                "learning_rate": 1e-2,
+                "eval_steps": chance.draw(st.integers(1, 5)),
+                "text_start": chance.draw(st.sampled_from(["0", "m"])),
+            },
+        )
+        for number in range(chance.draw(st.integers(2, 4)))
+    ]
+    joins = [chance.draw(st.integers(0, 6)) for _ in orders]
+    ends = run_together(orders, joins)
+    for number, asked in enumerate(orders):
+        close(ends[str(number)], train(BASE, asked))
+
+
+def lettered(letters, count=40, seed=0):
+    """Rows of the same lengths, whatever the letters."""
+    rng = random.Random(seed)
+    rows = [(rng.choice("abcd"), number, rng.randint(1, 20)) for number in range(count)]
+    table = str.maketrans("abcd", letters)
+    lines = [
+        {"prompt": f"{c}{n}".translate(table), "completion": (c * size).translate(table)}
+        for c, n, size in rows
+    ]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def test_no_bit_changes_when_a_neighbours_text_does_at_equal_lengths():
+    def end(letters):
+        mine = order(dataset(seed=1), seed=1)
+        # Files of its own for each side: which rows are held out follows from their text.
+        other = order(lettered(letters), seed=2, validation=("held", lettered(letters, count=12, seed=9)))
+        return run_together([mine, other])["0"]
+
+    assert torch.equal(end("abcd").prefix.tensor, end("wxyz").prefix.tensor)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_job_that_diverges_ends_alone(broken):
+    def break_it(together, step, jobs):
+        if step == 3:
+            with torch.no_grad():
+                jobs[1]._run._learner.form.parameters["prefix"].fill_(broken)
+
+    orders = [order(dataset(seed=number), seed=number) for number in range(3)]
+    ends = run_together(orders, after_step=break_it)
+    assert isinstance(ends["1"], Refused)
+    assert ends["1"].code == "diverged"
+    for number in (0, 2):
+        close(ends[str(number)], train(BASE, orders[number]))
+
+
+def test_a_dropped_job_leaves_the_others_as_they_were():
+    orders = [order(dataset(seed=number), seed=number) for number in range(3)]
+    ends = run_together(
+        orders, after_step=lambda together, step, _: together.drop("1") if step == 4 else None
+    )
+    assert ends.keys() == {"0", "2"}
+    for number in (0, 2):
+        close(ends[str(number)], train(BASE, orders[number]))
+
+
+def test_a_job_that_is_stopped_goes_on_alone_from_its_checkpoint():
+    asked = [order(dataset(seed=number), seed=number) for number in range(2)]
+    stopped = Recorder(lambda recorder: len(recorder.updates) >= 5)
+    ends = run_together(asked, reports=[stopped, Recorder()])
+    assert isinstance(ends["0"], Stopped)
+    close(ends["1"], train(BASE, asked[1]))
+    state = stopped.checkpoints[-1][1]
+    again = type(asked[0])(
+        **{name: getattr(asked[0], name) for name in asked[0].__slots__} | {"checkpoint": state}
+    )
+    close(train(BASE, again), train(BASE, asked[0]))
+
+
+def test_an_error_in_one_job_is_that_jobs_end():
+    class Broken(Recorder):
+        def progress(self, fields):
+            raise OSError("disk")
+
+    asked = [order(dataset(seed=number), seed=number) for number in range(2)]
+    ends = run_together(asked, reports=[Broken(), Recorder()])
+    assert isinstance(ends["0"], OSError)
+    close(ends["1"], train(BASE, asked[1]))

@@ -1,0 +1,191 @@
+"""One training process from its start to its end: whose jobs are in it, who joins, who leaves, who is to be told.
+
+A job whose tenant has not opted in has a process of its own, one data key in it, and is killed with it the moment
+it is cancelled. Others are trained together and leave one by one; if their process dies, the store has each
+tried again alone.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from prefix_store import Store
+from prefix_store.errors import LeaseLost, Unavailable
+from prefix_store.job_rows import Claim
+from trainer_worker.attempt import Attempt
+from trainer_worker.child_process import Child, Ended
+from trainer_worker.faults import place_of
+from trainer_worker.frames import Frame
+from trainer_worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+_LISTEN_SECONDS = 0.2
+_LEAVE_SECONDS = 30.0  # the longest that a process may take to let go of one job before all are taken from it
+_FAULT_SECONDS = 5.0
+
+
+class Session:
+    """Jobs of one training process.
+
+    Args:
+        store: that their rows are in.
+        settings: of the worker.
+        worker: its name.
+        stopping: whether the worker is to end.
+    """
+
+    def __init__(
+        self, store: Store, settings: WorkerSettings, worker: str, stopping: Callable[[], bool]
+    ) -> None:
+        self._store, self._settings, self._worker, self._stopping = store, settings, worker, stopping
+        self._seats: dict[str, Attempt] = {}
+        self._leaving: dict[str, tuple[float, Callable[[], None]]] = {}  # since when; what is done then
+        self._joint = False
+        self._looked = time.monotonic()
+        self._stop_by: float | None = None
+
+    def run(self, claim: Claim) -> None:
+        """Train a job, with others if it may be, until none is left."""
+        self._joint = claim.joint
+        attempt = Attempt(self._store, self._settings, claim)
+        self._guarded(attempt, lambda: self._begin(attempt))
+
+    def _begin(self, attempt: Attempt) -> None:
+        frames = attempt.frames()
+        if frames is None:
+            return
+        self._seats[attempt.claim.job_id] = attempt
+        with Child(frames) as child:
+            del frames
+            log.info("training in %d%s", child.pid, ", jobs may join" if self._joint else "")
+            self._listen(child)
+        # Nothing of the process is left.
+        for job_id in list(self._leaving):
+            self._gone(job_id)
+        for other in list(self._seats.values()):
+            self._guarded(other, other.crashed)
+        self._seats.clear()
+
+    def _listen(self, child: Child) -> None:
+        """Until every job has ended or left, or the process is not to be trusted any more."""
+        while self._seats or self._leaving:
+            for attempt in list(self._seats.values()):
+                self._for_seat(child, attempt, attempt.beat)
+            if self._stuck() or (self._leaving and not self._joint):
+                return
+            if self._stopping():
+                if self._out_of_time(child):
+                    self._end_all(Frame("stopped"))
+                    return
+            elif self._joint:
+                self._fill(child)
+            try:
+                frame = child.hear(_LISTEN_SECONDS)
+            except Ended:
+                return
+            if frame is not None:
+                self._heard(child, frame)
+
+    def _heard(self, child: Child, frame: Frame) -> None:
+        if frame.kind == "dropped":
+            self._gone(frame.job)
+            return
+        attempt = self._seats.get(frame.job)
+        if attempt is not None:
+            self._for_seat(child, attempt, lambda: self._take(attempt, frame))
+
+    def _take(self, attempt: Attempt, frame: Frame) -> None:
+        if not attempt.take(frame):
+            self._end(attempt, frame)
+
+    def _end(self, attempt: Attempt, frame: Frame) -> None:
+        attempt.settle(frame)
+        del self._seats[attempt.claim.job_id]
+
+    def _end_all(self, frame: Frame) -> None:
+        for attempt in list(self._seats.values()):
+            del self._seats[attempt.claim.job_id]
+            self._guarded(attempt, partial(attempt.settle, frame))
+
+    def _for_seat(self, child: Child, attempt: Attempt, act: Callable[[], None]) -> None:
+        """Do something for one job; if that fails it leaves, and nobody else."""
+        try:
+            act()
+        except LeaseLost:
+            self._leave(child, attempt, attempt.lost)
+        except Exception as error:  # noqa: BLE001 - a bug, or the store: the other jobs go on
+            log.error("job %s: the attempt failed: %s", attempt.claim.job_id, place_of(error))  # noqa: TRY400 - its text stays out
+            crashed = not isinstance(error, Unavailable)  # the database's absence is not the job's fault
+            self._leave(child, attempt, lambda: self._release(attempt, crashed=crashed))
+
+    def _leave(self, child: Child, attempt: Attempt, then: Callable[[], None]) -> None:
+        job_id = attempt.claim.job_id
+        self._seats.pop(job_id, None)
+        self._leaving[job_id] = (time.monotonic(), then)
+        if self._joint:
+            child.drop(job_id)
+
+    def _gone(self, job_id: str) -> None:
+        _, then = self._leaving.pop(job_id, (0.0, None))
+        if then is None:
+            return
+        try:
+            then()
+        except Exception as error:  # noqa: BLE001 - its lease runs out, and then it is as if it had crashed
+            log.warning("job %s: not given back: %s", job_id, type(error).__name__)
+
+    def _stuck(self) -> bool:
+        now = time.monotonic()
+        silent = [a for a in self._seats.values() if now > a.heard + self._settings.worker_silence_seconds]
+        for attempt in silent:
+            log.error("job %s: the training process is stuck", attempt.claim.job_id)
+        return bool(silent) or any(now > since + _LEAVE_SECONDS for since, _ in self._leaving.values())
+
+    def _out_of_time(self, child: Child) -> bool:
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + self._settings.worker_stop_seconds
+            child.ask_to_stop()
+        return time.monotonic() > self._stop_by
+
+    def _fill(self, child: Child) -> None:
+        """Take one more job in, if there is one and room for it."""
+        now = time.monotonic()
+        full = len(self._seats) + len(self._leaving) >= self._settings.worker_joint_jobs
+        if full or not self._seats or now < self._looked + self._settings.worker_poll_seconds:
+            return
+        try:
+            claim = self._store.jobs.claim(self._worker, "beside")
+        except Exception as error:  # noqa: BLE001 - the next look may fare better
+            log.warning("claiming failed: %s", type(error).__name__)
+            claim = None
+        if claim is None:
+            self._looked = now
+            return
+        attempt = Attempt(self._store, self._settings, claim)
+        self._guarded(attempt, lambda: self._seat(child, attempt))
+
+    def _seat(self, child: Child, attempt: Attempt) -> None:
+        frames = attempt.frames()
+        if frames is not None:
+            log.info("job %s attempt %d: joins", attempt.claim.job_id, attempt.claim.attempt)
+            attempt.heard = time.monotonic()
+            self._seats[attempt.claim.job_id] = attempt
+            child.send(frames)
+
+    def _guarded(self, attempt: Attempt, act: Callable[[], None]) -> None:
+        """Do something for a job of which nothing is in a process."""
+        try:
+            act()
+        except LeaseLost:
+            attempt.lost()
+        except Exception as error:  # noqa: BLE001 - a bug, or the store: the next job may fare better
+            log.error("job %s: the attempt failed: %s", attempt.claim.job_id, place_of(error))  # noqa: TRY400 - its text stays out
+            self._release(attempt, crashed=not isinstance(error, Unavailable))
+
+    def _release(self, attempt: Attempt, *, crashed: bool) -> None:
+        try:
+            self._store.jobs.release(attempt.claim, crashed=crashed, delay_seconds=_FAULT_SECONDS)
+        except Exception as error:  # noqa: BLE001 - its lease runs out
+            log.warning("releasing failed: %s", type(error).__name__)
