@@ -26,8 +26,9 @@ def table(place: Path, sections: Sequence[str] = ALL) -> str:
     for name in sections:
         found = read(place, name)
         if found is None:
-            command = f"`{COMMANDS[name]} --rows {name.removeprefix('service-')}`"
-            lines.append(f"| section {name} | - | - | - | left out; {command} measures it | not measured |")
+            lines.append(
+                f"| section {name} | - | - | - | left out; `{COMMANDS[name]}` measures it | not measured |"
+            )
         else:
             lines += found.rows
             machines.setdefault(found.machine, []).append(name)

@@ -16,9 +16,11 @@ from bench.table import Row
 
 ENGINE = ("contest", "mixing", "steps", "streams", "memory")
 SERVICE = ("sweep", "fair", "cold", "registry")
-COMMANDS = dict.fromkeys(ENGINE, "python -m bench") | {
-    f"service-{name}": "python -m bench.service" for name in SERVICE
-}
+COMMANDS = (
+    {name: f"python -m bench --rows {name}" for name in ENGINE}
+    | {f"service-{name}": f"python -m bench.service --rows {name}" for name in SERVICE}
+    | {"training": "python -m bench.training"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,73 @@
+"""This project's training step, of one job or of many: `trainer_worker.updates` over `prefix_engine.packed`."""
+
+import random
+from typing import Any
+
+import torch
+
+from bench.contestant import Stopwatch, serve
+from bench.contestants import peak
+from prefix_engine import load_base
+from trainer_worker.initial import random_values
+from trainer_worker.parametrization import Direct, Mlp
+from trainer_worker.plan import Plan
+from trainer_worker.rows import Encoded
+from trainer_worker.updates import Learner, update
+
+POSITIONS = 10
+
+
+class Own:
+    """One base; learners are made anew for each shape of work."""
+
+    def load(self, folder: str) -> None:
+        """Load the base."""
+        self._base = load_base(folder, "cpu")
+        self._learners: list[Learner] = []
+        self._shape: tuple[Any, ...] = ()
+
+    def train(self, jobs: int, rows: int, tokens: int, form: str, *, together: bool) -> dict[str, Any]:
+        """One update of each of `jobs` jobs of `rows` rows of `tokens` tokens, in one pass or one after another.
+
+        Returns:
+            Seconds, the highest memory meanwhile above what was there before the learners, and the losses.
+        """
+        if self._shape != (jobs, rows, tokens, form):
+            self._learners = []
+            self._before = peak.reset()
+            self._learners = [self._learner(rows, tokens, form, seed) for seed in range(jobs)]
+            self._shape = (jobs, rows, tokens, form)
+        peak.reset()
+        watch = Stopwatch()
+        passes = [self._learners] if together else [[learner] for learner in self._learners]
+        seen = [found for learners in passes for found in update(self._base, learners)]
+        return {
+            "seconds": watch(),
+            "memory": peak.highest() - self._before,
+            "losses": [found.loss for found in seen],  # type: ignore[union-attr] # random rows do not diverge
+        }
+
+    def _learner(self, rows: int, tokens: int, form: str, seed: int) -> Learner:
+        config, draw = self._base.config, random.Random(seed)
+        generator = torch.Generator().manual_seed(seed)
+        values = random_values(self._base, POSITIONS, generator)
+        plan = Plan(
+            "direct" if form == "direct" else "mlp",
+            POSITIONS,
+            POSITIONS,
+            1e-3,
+            rows,
+            10_000,
+            0,
+            0.0,
+            10_000,
+            4,
+            seed,
+        )
+        made = Direct(values) if form == "direct" else Mlp(values.shape, generator, self._base.device)
+        texts = [Encoded(tuple(draw.randrange(config.vocab) for _ in range(tokens)), 1) for _ in range(rows)]
+        return Learner(plan, made, texts)
+
+
+if __name__ == "__main__":
+    serve(Own())

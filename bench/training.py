@@ -1,0 +1,126 @@
+"""Training: one step beside PEFT's, and many jobs in one pass beside the same jobs one after another.
+
+Run: python -m bench.training [--quick] [--rounds 5]
+"""
+
+import argparse
+import statistics
+import time
+from functools import partial
+from typing import Any
+
+from bench.process import Process
+from bench.results import folder, keep
+from bench.run import MAIN, Run
+from bench.table import HEAD, Row, paired
+
+ROWS, TOKENS = 8, 128
+COUNTS = (1, 2, 4, 8, 16, 32)
+# What each job has in an update: the name, its rows, their tokens.
+WORK = (
+    ("one row of 32 tokens", 1, 32),
+    ("one row of 128 tokens", 1, 128),
+    ("the default batch, 16 rows of 64", 16, 64),
+)
+
+
+def main() -> None:
+    """Measure, keep, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a tiny shape, one round: shows that it works")
+    args = parser.parse_args()
+    run = Run(args.quick, 1 if args.quick else args.rounds)
+    start = time.perf_counter()
+    rows, raw = measure(run)
+    print(
+        "\n".join([HEAD, *keep(folder(quick=args.quick), "training", rows, raw, time.perf_counter() - start)])
+    )
+    if args.quick:
+        print("--quick shows that the bench works; its figures mean nothing")
+
+
+def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
+    """Both."""
+    with run.start("training", MAIN, "train_own") as own:
+        with run.start("PEFT training", MAIN, "train_peft") as peft:
+            rows, raw = _step(run, own, peft)
+        more, raw_jobs = _jobs(run, own)
+    return rows + more, raw | raw_jobs
+
+
+def _step(run: Run, own: Process, peft: Process) -> tuple[list[Row], dict[str, Any]]:
+    rows, tokens = (2, 16) if run.quick else (ROWS, TOKENS)
+    turns = {
+        "ours": partial(own.ask, "train", jobs=1, rows=rows, tokens=tokens, form="mlp", together=True),
+        "PEFT": partial(peft.ask, "train", rows=rows, tokens=tokens, dropout=False),
+        "PEFT, dropout": partial(peft.ask, "train", rows=rows, tokens=tokens, dropout=True),
+    }
+    answers = run.referee.alternate(turns, run.rounds)
+    took = {name: [answer["seconds"] for answer in given] for name, given in answers.items()}
+    memory = {name: max(answer["memory"] for answer in given) for name, given in answers.items()}
+    what = f"{rows} rows of {tokens} tokens, MLP"
+    ratio = statistics.median(paired(took["ours"], took["PEFT"]))
+    lines = [
+        Row(
+            f"training step, {what}, against PEFT's",
+            f"{statistics.median(took['ours']):.3g} s",
+            f"PEFT {statistics.median(took['PEFT']):.3g} s, in train mode with the model's dropout "
+            f"{statistics.median(took['PEFT, dropout']):.3g} s",
+            ratio,
+            at_most=0.85,
+        ),
+        Row(
+            f"highest memory above the base, {what}, against PEFT's",
+            f"{memory['ours'] / 1e6:.0f} MB",
+            f"PEFT {memory['PEFT'] / 1e6:.0f} MB, with dropout {memory['PEFT, dropout'] / 1e6:.0f} MB",
+            memory["ours"] / memory["PEFT"],
+            at_most=0.4,
+        ),
+    ]
+    return lines, {"step": {"seconds": took, "memory": memory}}
+
+
+def _jobs(run: Run, own: Process) -> tuple[list[Row], dict[str, Any]]:
+    """Each number of jobs together and one after another, in turn."""
+    raw: dict[str, Any] = {}
+    rows = []
+    counts = (1, 2) if run.quick else COUNTS
+    for name, each, tokens in WORK if not run.quick else WORK[:1]:
+        found = {}
+        for count in counts if each == 1 else counts[:4]:
+            work = {"jobs": count, "rows": each, "tokens": tokens, "form": "direct"}
+            turns = {
+                side: partial(own.ask, "train", **work, together=side == "together")
+                for side in ("together", "apart")
+            }
+            answers = run.referee.alternate(turns, run.rounds)
+            took = {side: [answer["seconds"] for answer in given] for side, given in answers.items()}
+            memory = {side: max(answer["memory"] for answer in given) for side, given in answers.items()}
+            gain = statistics.median(paired(took["apart"], took["together"]))
+            found[str(count)] = {"seconds": took, "memory": memory, "gain": gain}
+        raw[name] = found
+        most = max(found.values(), key=lambda one: one["gain"])
+        rows.append(
+            Row(
+                f"jobs trained together against one after another, {name}",
+                "; ".join(f"{count} jobs {one['gain']:.2f}x" for count, one in found.items()),
+                "seconds of an update of all, together / apart: "
+                + "; ".join(
+                    f"{statistics.median(one['seconds']['together']):.2f} / {statistics.median(one['seconds']['apart']):.2f}"
+                    for one in found.values()
+                )
+                + "; highest memory above the base: "
+                + "; ".join(
+                    f"{one['memory']['together'] / 1e6:.0f} / {one['memory']['apart'] / 1e6:.0f} MB"
+                    for one in found.values()
+                ),
+                most["gain"],
+                at_least=1.7 if (each, tokens) == (1, 32) else None,
+            )
+        )
+    return rows, {"jobs": raw}
+
+
+if __name__ == "__main__":
+    main()
