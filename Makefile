@@ -41,6 +41,7 @@ lint: $(STAMP) ## style, types, import rules, unused dependencies and code
 bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefixes gain on the carried datasets
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.service
+	$(BIN)/python -m bench.training
 	$(BIN)/python -m bench.losses
 	$(BIN)/python -m bench.report
 	$(BIN)/python -m bench.plots

@@ -180,19 +180,33 @@ def _weights_of(model: Any) -> Weights:
 
 
 def _moved(weights: Weights, device: torch.device) -> Weights:
+    """On the device. Only the blocks' matrices may stay views of the file, which transformers maps into memory:
+    whoever packs and drops them keeps the rest, and one small view would keep the whole file resident.
+    """
+
     def move(tensor: Tensor) -> Tensor:
         return tensor.detach().to(device).contiguous()
 
+    def own(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device, copy=True).contiguous()
+
     layers = tuple(
-        LayerWeights(**{field.name: move(getattr(layer, field.name)) for field in fields(layer)})
+        LayerWeights(
+            **{
+                field.name: (move if getattr(layer, field.name).dim() > 1 else own)(
+                    getattr(layer, field.name)
+                )
+                for field in fields(layer)
+            }
+        )
         for layer in weights.layers
     )
     return Weights(
-        move(weights.tokens),
-        move(weights.positions),
+        own(weights.tokens),
+        own(weights.positions),
         layers,
-        move(weights.ln_f_weight),
-        move(weights.ln_f_bias),
+        own(weights.ln_f_weight),
+        own(weights.ln_f_bias),
     )
 
 

@@ -58,6 +58,12 @@ SERVICE_ROWS = [
     r"memory of the process, [\d,]+ registered prefixes against [\d,]+",
 ]
 
+TRAINING_ROWS = [
+    r"training step, \d+ rows of \d+ tokens, MLP, against PEFT's",
+    r"highest memory above the base, \d+ rows of \d+ tokens, MLP, against PEFT's",
+    r"jobs trained together against one after another, one row of 32 tokens",
+]
+
 
 def ran(module, *arguments):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFIX_")}
@@ -93,6 +99,7 @@ PARTS = [
     ("bench", "steps,streams,memory"),
     ("bench.service", "sweep,fair"),
     ("bench.service", "cold,registry"),
+    ("bench.training", ""),
 ]
 
 
@@ -106,8 +113,10 @@ def folder():
 @pytest.fixture(scope="module")
 def said(folder):
     """What each part of the benches printed; each runs once."""
-    peers = {"bench": ("--peers", "none"), "bench.service": ()}
-    return cache(lambda module, rows: ran(module, "--rows", rows, *peers[module]))
+    peers = {"bench": ("--peers", "none")}
+    return cache(
+        lambda module, rows: ran(module, *(("--rows", rows) if rows else ()), *peers.get(module, ()))
+    )
 
 
 @pytest.mark.slow
@@ -122,7 +131,10 @@ def test_every_row_has_a_verdict_and_only_peers_are_not_measured(said, module, r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "promised"), [("bench", ENGINE_ROWS), ("bench.service", SERVICE_ROWS)])
+@pytest.mark.parametrize(
+    ("module", "promised"),
+    [("bench", ENGINE_ROWS), ("bench.service", SERVICE_ROWS), ("bench.training", TRAINING_ROWS)],
+)
 def test_every_promised_row_is_there(said, module, promised):
     table = {}
     for part in PARTS:
@@ -135,7 +147,7 @@ def test_one_table_holds_what_both_left_and_no_section_is_missing(said):
     for part in PARTS:
         said(*part)
     table = verdicts(ran("bench.report"))
-    assert not missing(ENGINE_ROWS + SERVICE_ROWS, table)
+    assert not missing(ENGINE_ROWS + SERVICE_ROWS + TRAINING_ROWS, table)
     assert set(table.values()) <= VERDICTS
     assert not [what for what in table if what.startswith("section ")]
 
