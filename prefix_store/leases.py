@@ -8,7 +8,7 @@ may jump.
 
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, Update, case, false, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, case, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from prefix_store.core import Core
@@ -22,14 +22,13 @@ from prefix_store.job_rows import (
     held,
     job_of,
     joined_jobs,
-    may_join,
-    next_job,
 )
 from prefix_store.litter import clear
 from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
 from prefix_store.publish import Decision, Published, TrainedPrefix, publish
 from prefix_store.rows import one
+from prefix_store.seating import Seating, take
 from prefix_store.tables import checkpoints, jobs, prefixes, versions
 from prefix_store.version_rows import Resolved, joined, resolved_of
 
@@ -43,7 +42,7 @@ class Leases:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def claim(self, worker: str, seating: Literal["alone", "first", "beside"] = "alone") -> Claim | None:
+    def claim(self, worker: str, seating: Seating = "alone") -> Claim | None:
         """Take the next job: of the tenant with the fewest running, then the oldest; None if there is none.
 
         A running job whose lease ran out is taken again; after `max_attempts` crashes it fails instead. What
@@ -60,7 +59,7 @@ class Leases:
             try:
                 with self._core.database.write() as connection:
                     self._give_up_crashed(connection)
-                    row = connection.execute(self._take(worker, seating)).first()
+                    row = connection.execute(take(worker, seating, self._core.settings)).first()
                     return None if row is None else self._claimed(connection, row)
             except IntegrityError:  # another worker took another job of this prefix at the same moment
                 continue
@@ -236,27 +235,6 @@ class Leases:
             elif row.crashes >= self._core.settings.max_attempts:
                 self._give_up(connection, row)
         clear(self._core)
-
-    def _take(self, worker: str, seating: Literal["alone", "first", "beside"]) -> Update:
-        """One statement, both dialects: choose, lock, take."""
-        expired = jobs.c.status == "running"  # else it was queued
-        joint = jobs.c.company == "joint"  # the process that it was trained in with others is gone
-        together = false() if seating == "alone" else may_join()
-        chosen = next_job(self._core.settings.max_attempts).scalar_subquery()
-        return (
-            update(jobs)
-            .where(jobs.c.id == chosen, together if seating == "beside" else true())
-            .values(
-                status="running",
-                attempt=jobs.c.attempt + 1,
-                crashes=jobs.c.crashes + case((expired & ~joint, 1), else_=0),
-                company=case((joint, "alone"), (together, "joint"), else_=jobs.c.company),
-                worker=worker,
-                lease_until=db_now() + self._core.settings.lease_seconds,
-                started_at=func.coalesce(jobs.c.started_at, db_now()),
-            )
-            .returning(jobs)
-        )
 
     def _claimed(self, connection: Connection, row: Row[Any]) -> Claim:
         again = "" if row.attempt == 1 else f" again (attempt {row.attempt})"
