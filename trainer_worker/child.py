@@ -148,6 +148,7 @@ def _train(inbox: "queue.SimpleQueue[_Taken]") -> None:
             if not joint:
                 raise error
             report.send(Frame("crashed"))
+            del report, error
 
 
 def _take(shop: "Shop", taken: _Taken) -> None:
@@ -158,7 +159,8 @@ def _take(shop: "Shop", taken: _Taken) -> None:
 
 
 def _say(error: Exception) -> None:
-    sys.stderr.write(f"training failed: {place_of(error)}\n")
+    told = getattr(error, "__notes__", None) or [place_of(error)]
+    sys.stderr.write(f"training failed: {told[0]}\n")
     sys.stderr.flush()
 
 

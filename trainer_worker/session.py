@@ -22,7 +22,6 @@ from trainer_worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 _LISTEN_SECONDS = 0.2
-_LEAVE_SECONDS = 30.0  # the longest that a process may take to let go of one job before all are taken from it
 _FAULT_SECONDS = 5.0
 
 
@@ -45,6 +44,10 @@ class Session:
         self._joint = False
         self._looked = time.monotonic()
         self._stop_by: float | None = None
+        self._stopped = False
+        # A leaving job's lease is no longer kept, and an erasure waits for its end at most: by then the process has
+        # let go of the job or is gone. The loss is noticed a third of a lease after the last beat, or sooner.
+        self._leave_seconds = store.settings.lease_seconds / 2
 
     def run(self, claim: Claim) -> None:
         """Train a job, with others if it may be, until none is left."""
@@ -57,16 +60,24 @@ class Session:
         if frames is None:
             return
         self._seats[attempt.claim.job_id] = attempt
-        with Child(frames) as child:
-            del frames
-            log.info("training in %d%s", child.pid, ", jobs may join" if self._joint else "")
-            self._listen(child)
-        # Nothing of the process is left.
-        for job_id in list(self._leaving):
-            self._gone(job_id)
-        for other in list(self._seats.values()):
-            self._guarded(other, other.crashed)
-        self._seats.clear()
+        try:
+            with Child(frames) as child:
+                del frames
+                log.info("training in %d%s", child.pid, ", jobs may join" if self._joint else "")
+                self._listen(child)
+        finally:  # nothing of the process is left
+            for job_id in list(self._leaving):
+                self._gone(job_id)
+            for other in list(self._seats.values()):
+                self._guarded(other, partial(self._left, other), crashed=not self._stopped)
+            self._seats.clear()
+
+    def _left(self, attempt: Attempt) -> None:
+        """A job that was in the process when it ended: given back if the worker stops, else it crashed."""
+        if self._stopped:
+            attempt.settle(Frame("stopped"))
+        else:
+            attempt.crashed()
 
     def _listen(self, child: Child) -> None:
         """Until every job has ended or left, or the process is not to be trusted any more."""
@@ -77,7 +88,7 @@ class Session:
                 return
             if self._stopping():
                 if self._out_of_time(child):
-                    self._end_all(Frame("stopped"))
+                    self._stopped = True
                     return
             elif self._joint:
                 self._fill(child)
@@ -86,6 +97,8 @@ class Session:
             except Ended:
                 return
             if frame is not None:
+                for attempt in self._seats.values():  # one at work is why the others are silent
+                    attempt.heard = time.monotonic()
                 self._heard(child, frame)
 
     def _heard(self, child: Child, frame: Frame) -> None:
@@ -103,11 +116,6 @@ class Session:
     def _end(self, attempt: Attempt, frame: Frame) -> None:
         attempt.settle(frame)
         del self._seats[attempt.claim.job_id]
-
-    def _end_all(self, frame: Frame) -> None:
-        for attempt in list(self._seats.values()):
-            del self._seats[attempt.claim.job_id]
-            self._guarded(attempt, partial(attempt.settle, frame))
 
     def _for_seat(self, child: Child, attempt: Attempt, act: Callable[[], None]) -> None:
         """Do something for one job; if that fails it leaves, and nobody else."""
@@ -141,7 +149,7 @@ class Session:
         silent = [a for a in self._seats.values() if now > a.heard + self._settings.worker_silence_seconds]
         for attempt in silent:
             log.error("job %s: the training process is stuck", attempt.claim.job_id)
-        return bool(silent) or any(now > since + _LEAVE_SECONDS for since, _ in self._leaving.values())
+        return bool(silent) or any(now > since + self._leave_seconds for since, _ in self._leaving.values())
 
     def _out_of_time(self, child: Child) -> bool:
         if self._stop_by is None:
@@ -174,15 +182,20 @@ class Session:
             self._seats[attempt.claim.job_id] = attempt
             child.send(frames)
 
-    def _guarded(self, attempt: Attempt, act: Callable[[], None]) -> None:
-        """Do something for a job of which nothing is in a process."""
+    def _guarded(self, attempt: Attempt, act: Callable[[], None], *, crashed: bool | None = None) -> None:
+        """Do something for a job of which nothing is in a process.
+
+        `crashed` says whether the job is to blame if that fails; None, unless the database was away.
+        """
         try:
             act()
         except LeaseLost:
-            attempt.lost()
+            self._leaving[attempt.claim.job_id] = (time.monotonic(), attempt.lost)
+            self._gone(attempt.claim.job_id)
         except Exception as error:  # noqa: BLE001 - a bug, or the store: the next job may fare better
             log.error("job %s: the attempt failed: %s", attempt.claim.job_id, place_of(error))  # noqa: TRY400 - its text stays out
-            self._release(attempt, crashed=not isinstance(error, Unavailable))
+            blamed = not isinstance(error, Unavailable) if crashed is None else crashed
+            self._release(attempt, crashed=blamed)
 
     def _release(self, attempt: Attempt, *, crashed: bool) -> None:
         try:

@@ -1,5 +1,6 @@
 """What goes on in the training process: orders become jobs over one resident base, ends become frames."""
 
+import gc
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -59,6 +60,7 @@ class Shop:
         self._reports.pop(report.job, None)
         if self._together is not None:
             self._together.drop(report.job)
+        gc.collect()  # "nothing is left" must not wait for the collector's turn
         report.last(Frame("dropped"))
 
     def step(self) -> list[tuple[JobReport, Exception]]:

@@ -8,6 +8,7 @@ Every job has its own rows, order, seed, schedule and optimiser state; the pass 
 from typing import Generic, TypeVar
 
 from prefix_engine.base import Base
+from trainer_worker.faults import place_of
 from trainer_worker.refusal import Refused
 from trainer_worker.run import Steps
 from trainer_worker.updates import Learner, Updated, update
@@ -61,6 +62,17 @@ class Together(Generic[Result]):
         except StopIteration as end:
             self._ended[name] = end.value
         except Exception as error:  # noqa: BLE001 - whoever asked gets it as the job's end
-            self._ended[name] = error
+            self._ended[name] = _bare(error)
         if name in self._ended:
             del self._jobs[name]
+
+
+def _bare(error: Exception) -> Exception:
+    """The error with its place told in a note, and without its frames: they hold rows of jobs."""
+    place = place_of(error)
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+    error.__notes__ = [place]
+    return error

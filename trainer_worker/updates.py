@@ -102,7 +102,7 @@ def update(base: Base, learners: Sequence[Learner]) -> list[Updated | Refused]:
             prefix.backward(leaf.grad)  # type: ignore[no-untyped-call]
             learner.step()
         except Refused as error:
-            seen.append(error)
+            seen.append(error.with_traceback(None))  # its frames hold every job's rows
         else:
             seen.append(Updated(loss, correct / count, count))
     return seen

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from prefix_store import Store
@@ -40,7 +41,8 @@ class Worker:
         while not self._stop.is_set():
             claim = self._claimed()
             if claim is not None:
-                Session(self._store, self._settings, self.name, self._stop.is_set).run(claim)
+                session = Session(self._store, self._settings, self.name, self._stop.is_set)
+                self._guarded("a session", partial(session.run, claim))
         upkeep.join()
         log.info("worker %s has stopped", self.name)
 

@@ -1,6 +1,7 @@
 """Tenants that let their jobs be trained beside others', and whether a job may be.
 
-Only columns with defaults are added, so that the code before this one goes on working.
+Only columns with defaults are added, so that processes of the code before this one go on; they do not start anew
+on this schema, since they do not know its revision.
 """
 
 import sqlalchemy as sa

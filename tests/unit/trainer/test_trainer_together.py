@@ -1,7 +1,9 @@
 """Jobs trained in one pass: each ends as if it were alone, and none sees more of another than that it is there."""
 
+import gc
 import json
 import random
+import weakref
 
 import pytest
 import torch
@@ -150,3 +152,36 @@ def test_an_error_in_one_job_is_that_jobs_end():
     ends = run_together(asked, reports=[Broken(), Recorder()])
     assert isinstance(ends["0"], OSError)
     close(ends["1"], train(BASE, asked[1]))
+
+
+@pytest.mark.parametrize("how", ["stopped", "diverged", "broken"])
+def test_no_job_outlives_its_end_in_that_of_another(how):
+    class Broken(Recorder):
+        def progress(self, fields):
+            super().progress(fields)
+            if how == "broken" and len(self.updates) == 3:
+                raise OSError("disk")
+
+    report = Broken(lambda recorder: how == "stopped" and len(recorder.updates) >= 3)
+    jobs = [Training(BASE, order(dataset(seed=n), seed=n), r) for n, r in enumerate((report, Recorder()))]
+    together, alive = Together(BASE), [weakref.ref(job._run._learner) for job in jobs]
+    for number, job in enumerate(jobs):
+        together.join(str(number), job.steps())
+    form = jobs[0]._run._learner.form
+    del jobs, job
+    ends = {}
+    gc.disable()
+    try:
+        for step in range(12):
+            if how == "diverged" and step == 3:
+                with torch.no_grad():
+                    form.parameters["prefix"].fill_(float("nan"))
+            ends |= together.step()
+            if ends:
+                break
+        assert isinstance(ends["0"], Exception)
+        together.drop("1")
+        gc.collect()  # as the process does before it says so; the ends are still held
+        assert [ref() for ref in alive] == [None, None]
+    finally:
+        gc.enable()
