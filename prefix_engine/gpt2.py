@@ -118,8 +118,8 @@ def hidden_states(
         tokens: token ids `[n]`.
         positions: position of each token `[n]`; text token t of a row sits at position_offset + t.
         attend: mixes each token with what its own row may see.
-        wanted: places `[k]` of the tokens whose hidden states are asked for; None is all of them. Of the
-            others the last block computes keys and values alone.
+        wanted: places `[k]` of the tokens whose hidden states are asked for; None is all of them. The
+            others end with the last block's attention.
 
     Returns:
         Final hidden states `[k, width]`, after the last layer norm.

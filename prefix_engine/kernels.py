@@ -79,7 +79,7 @@ class GraphKernels(TorchKernels):
     name = "graphs"
 
 
-def kernels_for(name: str, device: torch.device, weights: str = "fp32") -> Kernels:
+def kernels_for(name: str, device: torch.device, weights: str = "fp32", head_dim: int = 64) -> Kernels:
     """Choose by name.
 
     Args:
@@ -87,6 +87,7 @@ def kernels_for(name: str, device: torch.device, weights: str = "fp32") -> Kerne
             torch.
         device: that computes.
         weights: format of the matrices.
+        head_dim: of the base.
 
     Raises:
         KernelError: what was asked for cannot be had. `auto` goes on with torch where native is what is
@@ -101,7 +102,7 @@ def kernels_for(name: str, device: torch.device, weights: str = "fp32") -> Kerne
     if name == "torch" or (name == "auto" and device.type != "cpu"):
         return TorchKernels()
     try:
-        return _native(device, weights)
+        return _native(device, weights, head_dim)
     except KernelError as error:
         if name == "native":
             raise
@@ -114,11 +115,13 @@ def decode_for(kernels: Kernels, network: Network, memory: PagedMemory, rows: in
     return GraphedDecode(network, memory, rows) if isinstance(kernels, GraphKernels) else None
 
 
-def _native(device: torch.device, weights: str) -> Kernels:
-    from prefix_engine.native import NativeKernels  # noqa: PLC0415 - compiles on first use
+def _native(device: torch.device, weights: str, head_dim: int) -> Kernels:
+    from prefix_engine.native import WIDEST_HEAD, NativeKernels  # noqa: PLC0415 - compiles on first use
 
     if device.type != "cpu":
         raise KernelError(f"the native kernels run on a CPU, not on {device.type}")
+    if head_dim > WIDEST_HEAD:
+        raise KernelError(f"the native kernels take heads of up to {WIDEST_HEAD} numbers, not {head_dim}")
     if weights == "bf16":
         raise KernelError("the native kernels have no bf16 weights; choose int8, or the torch kernels")
     return NativeKernels()

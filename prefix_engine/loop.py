@@ -54,7 +54,7 @@ class Loop:
     ) -> None:
         self._base = base.emptied()
         self._config = config
-        kernels = kernels_for(config.kernels, base.device, config.weights)
+        kernels = kernels_for(config.kernels, base.device, config.weights, base.config.head_dim)
         self.kernels = kernels.name
         self.memory = PagedMemory(
             base.config,

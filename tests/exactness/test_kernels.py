@@ -75,14 +75,6 @@ def test_a_packed_row_alone_has_the_bits_that_it_has_in_a_batch():
             assert torch.equal(product(x[place : place + 1])[0], whole[place])
 
 
-@both
-@pytest.mark.parametrize("small", [1e-30, 1e-38, 1e-45])
-def test_int8_takes_a_row_of_tiny_numbers_for_zero(kernels, small):
-    product = KERNELS[kernels].linear("int8")(drawn(1, 96, 130), drawn(2, 130))
-    x = torch.stack([torch.full((96,), small), drawn(3, 96)])
-    torch.testing.assert_close(product(x)[0], drawn(2, 130), rtol=1e-5, atol=1e-5)
-
-
 @settings(max_examples=100, deadline=None)
 @given(rows=st.integers(1, 40), width=st.sampled_from([1, 3, 16, 40, 768, 1601]), spread=st.floats(1e-3, 1e3))
 def test_the_compiled_norm_equals_torchs(rows, width, spread):
@@ -96,9 +88,10 @@ def test_the_compiled_norm_equals_torchs(rows, width, spread):
 
 
 @pytest.mark.parametrize("loud", [1e30, float("nan"), float("inf"), 0.0])
-def test_a_norms_row_has_the_same_bits_alone_and_whatever_stands_beside_it(loud):
-    norm = KERNELS["native"].norm()(drawn(1, 96), drawn(2, 96), 1e-5)
-    calm = drawn(3, 33, 96)
+@pytest.mark.parametrize("width", [96, 97, 1601])
+def test_a_norms_row_has_the_same_bits_alone_and_whatever_stands_beside_it(loud, width):
+    norm = KERNELS["native"].norm()(drawn(1, width), drawn(2, width), 1e-5)
+    calm = drawn(3, 33, width)
     for place in (0, 7, 8, 32):
         beside = torch.full_like(calm, loud)
         beside[place] = calm[place]
@@ -177,6 +170,45 @@ def test_compiled_attention_equals_torchs(chance, heads, head_dim, page, dtype):
     torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-5)
     for native, plain in zip(*kept, strict=True):
         assert torch.equal(native, plain)
+
+
+@both
+@pytest.mark.parametrize("head_dim", [8, 20, 64, 250])
+@pytest.mark.parametrize("m", [0, 5])
+def test_rows_keep_their_bits_beside_a_text_that_is_not_finite(kernels, head_dim, m):
+    """As many rows as a task takes, so that its last tile is the last there is room for."""
+    count, page = 128, 4
+    base = tiny_base(layers=1, heads=1, width=head_dim)
+    mixed = []
+    for loud in (None, float("nan"), float("inf")):
+        memory = PagedMemory(base.config, base.device, page, 1 << 22, 1 << 20, count)
+        memory.content.copy_(drawn(1, *memory.content.shape))
+        memory.content[0] = 0
+        prefix = memory.prefix_pages.take(-(-m // page))
+        rows = []
+        for number in range(count):
+            sequence = Sequence(number, Request((1, 2, 3, 4, 5), 4, None))
+            sequence.prefix_pages, sequence.m, sequence.computed = prefix, m, 5
+            sequence.pages = memory.row_pages.take(3)
+            sequence.generated.append(0)
+            rows.append(sequence)
+        if loud is not None:
+            memory.content[list(rows[37].pages)] = loud
+        attend = KERNELS[kernels].attention(memory, Plan(tuple(rows), ()))
+        out = attend(0, drawn(2, count, 3, 1, head_dim))
+        mixed.append({sequence.number: out[place] for place, sequence in enumerate(attend.order)})
+    for broken in mixed[1:]:
+        assert not broken[37].isfinite().all()
+        for number in set(range(count)) - {37}:
+            assert torch.equal(broken[number], mixed[0][number])
+
+
+def test_heads_that_are_too_wide_for_the_compiled_kernels_are_left_to_torch():
+    cpu = torch.device("cpu")
+    assert kernels_for("auto", cpu, head_dim=256).name == "native"
+    assert kernels_for("auto", cpu, head_dim=257).name == "torch"
+    with pytest.raises(KernelError, match="up to 256"):
+        kernels_for("native", cpu, head_dim=384)
 
 
 @both
