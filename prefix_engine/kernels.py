@@ -1,14 +1,16 @@
 """What computes a step: torch on any device, with graphs on CUDA, or the compiled kernels on a CPU."""
 
 import logging
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from prefix_engine import cuda
 from prefix_engine.attention import StepAttention
-from prefix_engine.gpt2 import MakeLinear, MakeNorm, Network, PlainLinear, PlainNorm
+from prefix_engine.gpt2 import MakeLinear, MakeNorm, Network, PlainLinear, PlainNorm, hidden_states
 from prefix_engine.graphs import GraphedDecode
 from prefix_engine.kv import PagedMemory
 from prefix_engine.quantised import Bf16Linear, QuantisedLinear
@@ -32,6 +34,10 @@ class StepAttend(Protocol):
         """See `gpt2.Attend`; stores the step's keys and values too."""
 
 
+# tokens [n], positions [n], the attention of the same kernels, wanted [k] or None -> [k, width]; see `hidden_states`
+Forward = Callable[[Tensor, Tensor, Any, Tensor | None], Tensor]
+
+
 class Kernels(Protocol):
     """One way to compute."""
 
@@ -42,6 +48,9 @@ class Kernels(Protocol):
 
     def norm(self) -> MakeNorm:
         """How a layer norm is made."""
+
+    def forward(self, network: Network) -> Forward:
+        """What runs all blocks of a network made by these kernels."""
 
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """Attention of one step over this memory."""
@@ -63,6 +72,10 @@ class TorchKernels:
     def norm(self) -> MakeNorm:
         """See `Kernels`."""
         return PlainNorm
+
+    def forward(self, network: Network) -> Forward:
+        """See `Kernels`."""
+        return partial(hidden_states, network)
 
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """See `Kernels`."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prefix_engine.batch_sampling import BatchSampler
-from prefix_engine.gpt2 import Network, hidden_states
+from prefix_engine.gpt2 import Network
 from prefix_engine.graphs import GraphedDecode
 from prefix_engine.kernels import Kernels, decode_for
 from prefix_engine.kv import PagedMemory
@@ -61,6 +61,7 @@ class Runner:
     ) -> None:
         self._network = network
         self._kernels = kernels
+        self._forward = kernels.forward(network)
         self._memory = memory
         self._sampler = sampler
         self._decode = decode
@@ -88,7 +89,7 @@ class Runner:
         if plan.chunks:
             asked = chain(where, *(of_chunk for _, of_chunk in scored))
             wanted = torch.tensor(list(asked), dtype=torch.long, device=device)
-        hidden = hidden_states(self._network, packed[0], packed[1], attend, wanted)
+        hidden = self._forward(packed[0], packed[1], attend, wanted)
         return StepResult(self._pick(hidden[: len(rows)], rows), self._score(hidden[len(rows) :], scored))
 
     def _pick(self, hidden: Tensor, rows: list[Sequence]) -> tuple[Picked, ...]:

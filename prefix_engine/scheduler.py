@@ -4,7 +4,10 @@ Waiting requests are ordered by fair share (Sheng et al. 2024, "Fairness in Serv
 Models", virtual token counter): the key that was served least comes next, first come first served
 within a key, and a key that comes back is lifted to the least served active key, so that nobody saves
 up service by staying away. A row keeps its memory until it ends: pages for prompt and max_tokens are
-taken on admission, so nothing running is ever pushed out.
+taken on admission, so nothing running is ever pushed out. What a key with many requests could do to the
+others even so is bounded twice: beyond the rows there are spare seats for keys that have less than their share
+of the rows, and rows take turns while those are taken; and while one key has more than its share of all seats,
+steps are small and go to the least served first.
 """
 
 from collections import Counter
@@ -16,6 +19,8 @@ from prefix_engine.prompt_cache import PromptCache
 from prefix_engine.sequence import Sequence
 from prefix_engine.waiting import Waiting, cost
 
+_SPARE = 2  # rows for one spare seat
+_SMALL_STEP = 3  # tokens for each of the rows, where a key has more than its share
 _REMEMBERED = 1024  # counters of absent keys that are kept without a look at whether they matter
 
 
@@ -44,7 +49,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: every decode row gets one token, then prompts get what is left of the budget."""
+    """One step: decode rows get one token each, then prompts get what is left of the budget."""
 
     decode: tuple[Sequence, ...]
     chunks: tuple[Chunk, ...]
@@ -59,13 +64,14 @@ class Scheduler:
     """Waiting requests by fair share, running rows by arrival."""
 
     def __init__(self, rows: int, step_tokens: int, chunk_tokens: int, pages: PromptCache) -> None:
-        self._rows = rows
+        self._rows, self._spare = rows, rows // _SPARE
         self._step_tokens = step_tokens
         self._chunk_tokens = chunk_tokens
         self._pages = pages
         self._queue = Waiting()
         self._served: dict[str, float] = {}
         self._active: Counter[str] = Counter()
+        self._turn = 0
         self.running: dict[int, Sequence] = {}
 
     @property
@@ -110,11 +116,17 @@ class Scheduler:
         admitted: list[Sequence] = []
         aside: list[tuple[Sequence, bool]] = []
         full = False
-        walk = self._queue.walk(self._served)
+        held = Counter(s.request.share for s in self.running.values())
+        walk = self._queue.walk(self._due())
         for place, sequence in enumerate(walk):
-            full = full or len(self.running) >= self._rows
-            if full and place >= look_ahead:
-                break
+            key = sequence.request.share
+            full = full or len(self.running) >= self._rows + self._spare
+            seat = not full and self._has_seat(held[key])
+            if place >= look_ahead and not seat:
+                if full:
+                    break
+                walk.pass_over(key)  # seats are left, for others
+                continue
             state = readiness(sequence)
             if state is Readiness.NO_ROOM:
                 walk.prefixes = False
@@ -122,15 +134,26 @@ class Scheduler:
                 cold = state is Readiness.COLD
                 walk.loads = walk.loads and not cold
                 aside.append((sequence, cold))
-            elif not full and not self._pages.awaits(sequence):
+            elif seat and not self._pages.awaits(sequence):
                 full = not self._start(sequence)
                 admitted += [] if full else [sequence]
+                held[key] += not full
         for sequence, cold in aside:
             self._queue.set_aside(sequence, cold=cold)
         for sequence in admitted:
             self._queue.remove(sequence)
-            self._served[sequence.request.share] += cost(sequence)
         return admitted
+
+    def _has_seat(self, held: int) -> bool:
+        """Whether there is a row, or a spare seat, for a key that holds so many."""
+        return len(self.running) < self._rows or held * len(self._active) < self._rows
+
+    def _due(self) -> dict[str, float]:
+        """What each key was served, and what has rows but is still to be computed."""
+        due = dict(self._served)
+        for sequence in self.running.values():
+            due[sequence.request.share] += cost(sequence)
+        return due
 
     def _start(self, sequence: Sequence) -> bool:
         """Give a row and its pages; False if there are not enough pages."""
@@ -140,24 +163,42 @@ class Scheduler:
         return True
 
     def plan(self) -> Plan:
-        """The next step: one token for each row that decodes, then chunks of prompts by arrival."""
-        decode = tuple(s for s in self.running.values() if not s.prompt_left)
-        budget = self._step_tokens - len(decode)
+        """The next step: rows that decode get a token each, as many as there may be, and prompts the rest.
+
+        While a key is over its share the whole step is small, since a step that takes long is long for every
+        row of it, and goes to the least served first; only tokens of rows that decode for keys within their
+        share come before. Else rows that decode come first and the budget is whole.
+        """
+        keys = Counter(s.request.share for s in self.running.values())
+        over = {key for key, rows in keys.items() if rows * len(keys) > self._rows + self._spare}
+        budget = min(self._step_tokens, _SMALL_STEP * self._rows) if over else self._step_tokens
+
+        def place(s: Sequence) -> tuple[bool, float, bool, int, int]:
+            reading, key = s.prompt_left > 0, s.request.share
+            return reading or key in over, self._served[key], reading, s.turn, len(s.generated)
+
+        decode: list[Sequence] = []
         chunks: list[Chunk] = []
-        for sequence in self.running.values():
-            size = min(sequence.prompt_left, self._chunk_tokens, budget)
-            if size > 0:
+        for sequence in sorted(self.running.values(), key=place):
+            if not sequence.prompt_left:
+                if budget and len(decode) < self._rows:
+                    decode.append(sequence)
+                    budget -= 1
+            elif size := min(sequence.prompt_left, self._chunk_tokens, budget):
                 chunks.append(Chunk(sequence, sequence.computed, sequence.computed + size))
                 budget -= size
-        return Plan(decode, tuple(chunks))
+        return Plan(tuple(decode), tuple(chunks))
 
     def advance(self, plan: Plan) -> None:
-        """Note that a step was computed, and charge its new tokens to their keys."""
+        """Note that a step was computed, and charge its tokens to their keys."""
+        self._turn += 1
         for sequence in plan.decode:
             sequence.computed += 1
+            sequence.turn = self._turn
             self._served[sequence.request.share] += 1
         for chunk in plan.chunks:
             chunk.sequence.computed = chunk.stop
+            self._served[chunk.sequence.request.share] += chunk.stop - chunk.start
 
     def _lift(self, key: str) -> None:
         """Let a key that comes back start level with the least served active one."""

@@ -19,6 +19,7 @@ class Sequence:
         cached: text tokens whose keys and values it found in memory.
         computed: text tokens whose keys and values lie in `pages`.
         generated: tokens chosen so far.
+        turn: number of the step in which it last decoded.
         cancelled: set from any thread; read by the loop.
     """
 
@@ -32,6 +33,7 @@ class Sequence:
     cached: int = 0
     computed: int = 0
     generated: list[int] = field(default_factory=list)
+    turn: int = 0
     cancelled: bool = False
 
     @property

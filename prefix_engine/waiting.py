@@ -111,6 +111,10 @@ class Walk:
         self._heap = [(served[key], _first(line), key) for key, line in lines.items()]
         heapq.heapify(self._heap)
 
+    def pass_over(self, key: str) -> None:
+        """Pass no more requests of a key."""
+        self._queues[key] = iter(())
+
     def __iter__(self) -> Iterator[Sequence]:
         heap = self._heap
         while heap:

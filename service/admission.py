@@ -109,10 +109,7 @@ class Admission:
             raise ApiError(429, "queue_full", text, retry_after=min(10.0, max(1.0, wait)))
 
     def _wait(self, tenant_id: str) -> float:
-        """Seconds until what the tenant has under way would be done, by the speed measured lately.
-
-        Tenants share the batch fairly, so what others have queued only divides the speed.
-        """
+        """Seconds until what the tenant has under way would be done, by the speed measured lately."""
         now, stats = time.monotonic(), self._engine.stats()
         at, generated = self._sampled
         if now - at >= _SAMPLE_S:
@@ -120,8 +117,7 @@ class Admission:
                 speed = (stats.generated_tokens - generated) / (now - at)
                 self._speed = speed if self._speed is None else _KEEP * self._speed + (1 - _KEEP) * speed
             self._sampled = (now, stats.generated_tokens)
-        tokens, tenants = self._tickets.tokens_ahead(tenant_id)
-        return tokens * tenants / self._speed if self._speed else 0.0
+        return self._tickets.tokens_ahead(tenant_id) / self._speed if self._speed else 0.0
 
 
 def _used_up(tenant: Tenant) -> ApiError:

@@ -157,12 +157,17 @@ class Tickets:
                 ticket.waiting -= 1
                 self._waiting[ticket.tenant_id] -= 1
 
-    def tokens_ahead(self, tenant_id: str) -> tuple[int, int]:
-        """Tokens that a tenant's requests may still generate, and how many tenants have such requests."""
+    def tokens_ahead(self, tenant_id: str) -> int:
+        """Most tokens that are generated until a tenant's requests under way have theirs.
+
+        Served fairly, no other tenant gets more meanwhile than this one, nor more than it asked for.
+        """
+        asked: Counter[str] = Counter()
         with self._lock:
-            busy = {ticket.tenant_id for ticket in self._open if ticket.tokens}
-            own = sum(ticket.tokens for ticket in self._open if ticket.tenant_id == tenant_id)
-        return own, len(busy | {tenant_id})
+            for ticket in self._open:
+                asked[ticket.tenant_id] += ticket.tokens
+        own = asked[tenant_id]
+        return sum(min(own, tokens) for tokens in asked.values())
 
     def in_use(self) -> set[str]:
         """Version ids that requests under way name."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bench.contestant import Missing
 from prefix_engine import Engine, loop, runner
-from prefix_engine.gpt2 import Block, Network
+from prefix_engine.gpt2 import Network
+from prefix_engine.native.forward import PARTS, Forward
 from prefix_engine.sampling import Best, Pick, RowSampler
 from prefix_engine.sequence import Sequence
 
@@ -30,20 +31,25 @@ class ModelClock:
         self._last = 0.0
         self._spent: Counter[str] = Counter()
         self._steps: list[tuple[int, float, dict[str, float]]] = []
+        self._forward: Any = None
         runner.RowSampler = self._sampler
-        hidden, make = runner.hidden_states, loop.network_of
+        make = loop.runner_for
 
-        def hidden_states(network: Any, tokens: Any, positions: Any, attend: Any, wanted: Any) -> Tensor:
-            return hidden(network, tokens, positions, self._timed("attention", attend), wanted)
+        def runner_for(network: Network, *args: Any) -> runner.Runner:
+            made = make(replace(network, head=self._timed("head", network.head)), *args)
+            self._forward, made._forward = made._forward, self._timed("model", made._forward)  # noqa: SLF001
+            return made
 
-        def network_of(*args: Any) -> Any:
-            return self._clocked(make(*args))
-
-        runner.hidden_states = self._timed("model", hidden_states)
-        loop.network_of = network_of
+        loop.runner_for = runner_for
 
     def start(self) -> None:
-        """Begin to keep steps."""
+        """Begin to keep steps.
+
+        Raises:
+            Missing: the kernels do not tell how long the parts of the model took.
+        """
+        if not isinstance(self._forward, Forward):
+            raise Missing("not built: only the compiled kernels tell where their time goes")
         self._steps.clear()
         self._running = True
 
@@ -56,22 +62,6 @@ class ModelClock:
         most = max(rows for rows, _, _ in self._steps)
         full = [_split(wall, spent) for rows, wall, spent in self._steps[1:-1] if rows == most][1:]
         return {part: statistics.median(step[part] for step in full) for part in full[0]}
-
-    def _clocked(self, network: Network) -> Network:
-        linears, norms = ("qkv", "attention_out", "mlp_in", "mlp_out"), ("ln_1", "ln_2")
-        names = dict.fromkeys(linears, "products") | dict.fromkeys(norms, "norms")
-
-        def clocked(block: Block) -> Block:
-            return replace(
-                block, **{name: self._timed(part, getattr(block, name)) for name, part in names.items()}
-            )
-
-        return replace(
-            network,
-            blocks=tuple(map(clocked, network.blocks)),
-            ln_f=self._timed("norms", network.ln_f),
-            head=self._timed("head", network.head),
-        )
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **more: Any) -> Any:
@@ -91,14 +81,15 @@ class ModelClock:
     def _step(self, rows: int) -> None:
         now = time.perf_counter()
         if self._running:
-            self._steps.append((rows, now - self._last, dict(self._spent)))
+            parts = {part: spent / 1e9 for part, spent in zip(PARTS, self._forward.spent, strict=True)}
+            self._steps.append((rows, now - self._last, dict(self._spent) | parts))
         self._spent.clear()
         self._last = now
 
 
 def _split(wall: float, spent: dict[str, float]) -> dict[str, float]:
-    """Seconds of one step by part; "rest" are embeddings, residual views and calls within the model."""
-    parts = {part: spent[part] for part in ("products", "attention", "norms", "head", "argmax")}
+    """Seconds of one step by part; "rest" are the embeddings and the call of the model."""
+    parts = {part: spent.get(part, 0.0) for part in ("products", "attention", "norms", "head", "argmax")}
     rest = spent["model"] - sum(spent[part] for part in ("products", "attention", "norms"))
     return {"step": wall, **parts, "rest": rest, "beside": wall - rest - sum(parts.values())}
 

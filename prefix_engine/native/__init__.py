@@ -5,11 +5,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from prefix_engine.gpt2 import MakeLinear, MakeNorm
+from prefix_engine.gpt2 import MakeLinear, MakeNorm, Network
 from prefix_engine.huge import Arena
-from prefix_engine.kernels import StepAttend
 from prefix_engine.kv import PagedMemory
 from prefix_engine.native.attention import PagedAttention
+from prefix_engine.native.forward import Forward
 from prefix_engine.native.library import load
 from prefix_engine.native.linear import PackedInt8, PackedLinear
 from prefix_engine.native.norm import NativeNorm
@@ -43,7 +43,11 @@ class NativeKernels:
         """See `kernels.Kernels`."""
         return partial(NativeNorm, self._library)
 
-    def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
+    def forward(self, network: Network) -> Forward:
+        """See `kernels.Kernels`; the network's parts are made by `linear` and `norm`."""
+        return Forward(self._library, network)
+
+    def attention(self, memory: PagedMemory, plan: Plan) -> PagedAttention:
         """See `kernels.Kernels`."""
         return PagedAttention(self._library, memory, plan, torch.get_num_threads())
 

@@ -33,6 +33,19 @@ class PagedAttention:
         self._tables = torch.tensor(self._table_list)
         self._tokens, self._tasks = torch.tensor(tokens), torch.tensor(tasks)
 
+    def memory(self) -> tuple[int, ...]:
+        """As `Memory` of forward.c, which is good as long as this object lives."""
+        content = self._memory.content
+        numbers = (self._tables, self._tokens, self._tasks)
+        return (
+            content.data_ptr(),
+            self._memory.stride,
+            self._memory.page,
+            content.dtype == torch.bfloat16,
+            *(tensor.data_ptr() for tensor in numbers),
+            len(self._tasks),
+        )
+
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Store the step's keys and values, then mix: `[n, heads, head_dim]`."""
         keys, values = self._memory.keys[layer], self._memory.values[layer]

@@ -19,7 +19,7 @@ import torch
 from prefix_engine.kernels import KernelError
 
 _HERE = Path(__file__).parent
-_SOURCES = ("linear.c", "linear_i8.c", "attention.c", "best.c", "norm.c", "threads.c")
+_SOURCES = ("linear.c", "linear_i8.c", "attention.c", "best.c", "norm.c", "forward.c", "threads.c")
 _FLAGS = (
     "-O3",
     "-march=native",
@@ -46,6 +46,10 @@ _ARGUMENTS = {
     "attend": (
         *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),
         *(_POINTER, _POINTER, _LONG, _POINTER, _LONG, _INT),
+    ),
+    "forward": (
+        *(_POINTER, _POINTER, _POINTER, _LONG, _POINTER, _POINTER, _LONG),
+        *(_POINTER, _POINTER, _POINTER, _INT),
     ),
 }
 
@@ -75,6 +79,7 @@ def load() -> ctypes.CDLL:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
+    library.forward.restype = _INT
     library.panel_width.argtypes, library.panel_width.restype = (), _LONG
     return library
 

@@ -21,6 +21,10 @@ class PackedLinear:
         self._threads = torch.get_num_threads
         library.pack_f32(*_matrix(weight), self._packed.data_ptr(), self._threads())
 
+    def matrix(self) -> tuple[int, ...]:
+        """As `Matrix` of forward.c, which is good as long as this object lives."""
+        return self._inputs, self._outputs, self._packed.data_ptr(), self._bias.data_ptr(), 0, 0
+
     def __call__(self, x: Tensor, *, gelu: bool = False, add: Tensor | None = None) -> Tensor:
         """See `gpt2.Linear`."""
         x = x.contiguous()
@@ -61,6 +65,11 @@ class PackedInt8:
             self._sums.data_ptr(),
             self._threads(),
         )
+
+    def matrix(self) -> tuple[int, ...]:
+        """As `Matrix` of forward.c, which is good as long as this object lives."""
+        numbers = (self._packed, self._bias, self._scales, self._sums)
+        return self._inputs, self._outputs, *(tensor.data_ptr() for tensor in numbers)
 
     def __call__(self, x: Tensor, *, gelu: bool = False, add: Tensor | None = None) -> Tensor:
         """See `gpt2.Linear`; each row of x is rounded by its own largest number."""

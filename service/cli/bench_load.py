@@ -51,11 +51,13 @@ class Outcome:
         pieces: when each piece of the answer came, the last one first told its end.
         tokens: that the answer had, by the service's own count; 0 of a broken one.
         lag: how late it was sent.
+        retry_after: seconds to wait before the next request, as a refusal said.
     """
 
     ask: Ask
     began: float
     lag: float = 0.0
+    retry_after: float = 0.0
     error: str | None = None
     pieces: list[float] = field(default_factory=list)
     tokens: int = 0
@@ -98,7 +100,8 @@ async def load(
     Args:
         url: of the service.
         asks: in the order of their `due`, if they have one; may be endless if `seconds` is not.
-        concurrency: most requests under way; None is no bound.
+        concurrency: most requests under way, one that was refused for as long as it was told to wait; None is
+            no bound.
         seconds: after which nothing new is sent.
         begun: gets each outcome when its request is sent; it is filled in as the answer comes.
         told: gets each outcome when it has ended.
@@ -122,6 +125,7 @@ async def load(
             outcomes.append(outcome)
             told(outcome)
             if room is not None:
+                await asyncio.sleep(min(outcome.retry_after, max(0.0, start + seconds - time.perf_counter())))
                 room.release()
 
         async for ask in _when_due(asks, room, start, seconds):
@@ -166,6 +170,7 @@ async def _send(client: httpx2.AsyncClient, outcome: Outcome, zero: float, calle
         async with client.stream("POST", "/v1/completions", json=body, headers=headers) as response:
             if response.status_code >= 400:
                 outcome.error = _error(response.status_code, await response.aread())
+                outcome.retry_after = _seconds(response.headers.get("retry-after", ""))
             else:
                 await _read(response, outcome, zero)
     except (httpx2.TransportError, ValueError) as error:  # a ValueError: what came is no JSON
@@ -190,6 +195,11 @@ async def _read(response: httpx2.Response, outcome: Outcome, zero: float) -> Non
             outcome.pieces.append(time.perf_counter() - zero)
         if chunk.get("usage"):
             outcome.tokens = chunk["usage"]["completion_tokens"]
+
+
+def _seconds(header: str) -> float:
+    """Of a Retry-After; 0 for none, and for a date."""
+    return float(header) if header.isdecimal() else 0.0
 
 
 def _error(status: int, content: bytes) -> str:

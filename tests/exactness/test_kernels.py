@@ -294,3 +294,49 @@ def test_the_best_of_a_row_is_the_first_of_its_largest(kernels, chance, rows, co
         assert finite == (odd[row] is None)
         assert 0 <= token < columns
         assert not finite or token == numbers[row].tolist().index(numbers[row].max().item())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    chance=st.data(),
+    weights=st.sampled_from(["fp32", "int8"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    heads=st.sampled_from([1, 3]),
+    head_dim=st.sampled_from([8, 20]),
+)
+def test_all_blocks_in_one_call_have_the_bits_of_layer_by_layer(chance, weights, dtype, heads, head_dim):
+    base = tiny_base(layers=3, heads=heads, width=heads * head_dim)
+    native = KERNELS["native"]
+    memory = PagedMemory(base.config, base.device, 4, 1 << 22, 1 << 22, 16, dtype)
+    memory.content.copy_(drawn(1, *memory.content.shape))
+    plan = plans(chance, memory)
+    network = network_of(base, native.linear(weights), native.norm())
+    tokens = torch.randint(
+        0, base.config.vocab, (plan.tokens,), generator=torch.Generator().manual_seed(plan.tokens)
+    )
+    places = torch.arange(plan.tokens) % base.config.positions
+    wanted = chance.draw(st.one_of(st.none(), st.lists(st.integers(0, plan.tokens - 1), max_size=9)))
+    wanted = None if wanted is None else torch.tensor(wanted, dtype=torch.long)
+    before, found = memory.content.clone(), []
+    forward = native.forward(network)
+    for run in (forward, lambda *given: hidden_states(network, *given)):
+        memory.content.copy_(before)
+        hidden = run(tokens, places, native.attention(memory, plan), wanted)
+        found.append((hidden, memory.content.clone()))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert sum(forward.spent) > 0
+
+
+def test_one_call_refuses_tokens_and_positions_that_the_model_does_not_have():
+    base = tiny_base(layers=1)
+    native = KERNELS["native"]
+    memory = PagedMemory(base.config, base.device, 4, 1 << 20, 1 << 20, 2)
+    sequence = Sequence(0, Request((1,), 4, None))
+    sequence.pages = memory.row_pages.take(2)
+    attend = native.attention(memory, Plan((), (Chunk(sequence, 0, 1),)))
+    forward = native.forward(network_of(base, native.linear("fp32"), native.norm()))
+    config = base.config
+    for token, place in ((config.vocab, 0), (-1, 0), (0, config.positions), (0, -1)):
+        with pytest.raises(IndexError, match="does not have"):
+            forward(torch.tensor([token]), torch.tensor([place]), attend)

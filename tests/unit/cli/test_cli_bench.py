@@ -133,6 +133,14 @@ def test_no_more_are_under_way_than_was_said(wire):
     assert most <= 2
 
 
+def test_who_is_refused_waits_as_told_before_the_next_request(wire):
+    refusal = {"error": {"code": "overloaded"}}
+    wire.answers[COMPLETIONS] = [(503, refusal, {"Retry-After": "1"}), (200, ANSWER)]
+    outcomes, _ = bench_load.run(wire.url, iter(drawn(2)), concurrency=1)
+    assert [outcome.error for outcome in outcomes] == ["503 overloaded", None]
+    assert outcomes[1].began - outcomes[0].began >= 1.0
+
+
 def test_the_verb_shows_a_table_and_the_errors(wire, command):
     wire.answers["GET", "/v1/models"] = (200, {"data": [{"id": "base"}, {"id": "alice:voice"}]})
     wire.answers[COMPLETIONS] = [(429, {"error": {"code": "queue_full"}}), (200, ANSWER)]

@@ -21,10 +21,12 @@ class Wire:
                 found = wire.answers.get((self.command, self.path.split("?")[0]), (404, {"error": {}}))
                 if isinstance(found, list):
                     found = found.pop(0) if len(found) > 1 else found[0]
-                status, content = found
+                status, content, *headers = found
                 data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
+                for name, value in dict(*headers).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 

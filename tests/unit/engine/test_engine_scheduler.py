@@ -73,9 +73,13 @@ class Machine:
 
     def check(self, plan):
         running = self.scheduler.running.values()
-        assert len(running) <= self.rows
-        assert plan.tokens <= self.step_tokens
-        assert set(plan.decode) == {s for s in running if not s.prompt_left}
+        keys = Counter(s.request.share for s in running)
+        assert len(running) <= (self.rows + self.rows // 2 if len(keys) > 1 else self.rows)
+        over = any(rows * len(keys) > self.rows + self.rows // 2 for rows in keys.values())
+        assert plan.tokens <= (min(self.step_tokens, 3 * self.rows) if over else self.step_tokens)
+        decoding = {s for s in running if not s.prompt_left}
+        assert set(plan.decode) <= decoding
+        assert over or len(plan.decode) == min(self.rows, len(decoding))
         for chunk in plan.chunks:
             assert 0 < chunk.stop - chunk.start <= self.chunk
             assert chunk.start == chunk.sequence.computed
@@ -254,7 +258,7 @@ def test_whatever_is_ready_starts_while_there_are_rows_and_everything_ends(visit
         free = rows - len(machine.scheduler.running)
         ready = [n for n, s in waiting.items() if s.request.prefix_id in {None, *shelf.there}]
         started = machine.scheduler.admit(shelf.readiness, look_ahead=4)
-        assert len(started) == min(free, len(ready))
+        assert len(started) >= min(free, len(ready))
         for s in started:
             del waiting[s.number]
         assert machine.scheduler.waiting == len(waiting)
@@ -339,7 +343,8 @@ def test_one_that_awaits_anothers_prompt_lets_others_pass_and_is_charged_for_wha
     machine.scheduler.add(sequence(3, "other", prompt=17))
     machine.step()
     assert set(machine.scheduler.running) == {0, 3}
-    assert machine.scheduler._served == {"twins": 17, "other": 17}
+    assert machine.scheduler._served == {"twins": 4, "other": 4}
+    assert machine.scheduler._due() == {"twins": 17, "other": 17}
     for _ in range(20):
         machine.step()
     assert sorted(machine.finished) == [0, 1, 2, 3]
@@ -382,3 +387,50 @@ def test_counters_of_absent_keys_do_not_pile_up():
 def test_scheduling_starts_without_torch():
     code = "import sys, prefix_engine.scheduler, prefix_engine.request; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_newcomer_gets_a_seat_and_the_next_step_though_all_rows_are_a_busy_keys():
+    machine = Machine(8, 64, 16, 1000)
+    for number in range(100):
+        machine.scheduler.add(sequence(number, "busy", 40, 50))
+    for _ in range(20):
+        machine.step()
+    assert len(machine.scheduler.running) == 8  # alone, it never has more than the rows
+    machine.scheduler.add(sequence(1000, "newcomer", 16, 5))
+    plan = machine.step()
+    assert plan.chunks[0].sequence.number == 1000
+    assert len(plan.chunks[0].sequence.generated) == 1
+    for _ in range(4):
+        assert 1000 in {s.number for s in machine.step().decode}
+    assert 1000 in machine.finished
+
+
+def test_a_busy_keys_prompts_make_no_long_steps_for_others():
+    machine = Machine(8, 512, 128, 1000)
+    machine.scheduler.add(sequence(1000, "light", 4, 100))
+    machine.step()
+    for number in range(100):
+        machine.scheduler.add(sequence(number, "busy", 400, 2))
+    for _ in range(60):
+        plan = machine.step()
+        assert 1000 in {s.number for s in plan.decode}
+        assert plan.tokens <= 3 * 8
+
+
+def test_rows_take_turns_while_others_have_spare_seats():
+    machine = Machine(8, 64, 16, 2000)
+    for number in range(100):
+        machine.scheduler.add(sequence(number, "busy", 2, 400))
+    machine.step()
+    for number in range(4):
+        machine.scheduler.add(sequence(1000 + number, f"light-{number}", 2, 200))
+    machine.step()
+    decoded = Counter()
+    for _ in range(90):
+        plan = machine.step()
+        assert len(plan.decode) == 8
+        decoded.update(s.number for s in plan.decode)
+    assert all(decoded[1000 + number] == 90 for number in range(4))
+    busy = [count for number, count in decoded.items() if number < 1000]
+    assert len(busy) == 8
+    assert max(busy) - min(busy) <= 1
