@@ -3,6 +3,7 @@
 Plain Python: whoever only reads results loads no torch.
 """
 
+import itertools
 import json
 import os
 from argparse import ArgumentParser, ArgumentTypeError
@@ -67,11 +68,17 @@ def read(place: Path, name: str) -> Section | None:
 
 
 def machine() -> str:
-    """The processor as the kernel calls it, the cores that this process may use, and the threads it was told."""
-    with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - one line is read
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
+    """The processor as the kernel calls it, how wide it computes, the cores that this process may use, its threads."""
+    found = {}
+    with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - read up to the first processor's end
+        for line in itertools.takewhile(str.strip, lines):
+            name, _, value = line.partition(":")
+            found[name.strip()] = value.strip()
+    flags = found.get("flags", "").split()
+    width = next((f", {name}" for name in ("avx512_vnni", "avx512f", "avx2") if name in flags), "")
     told = os.environ.get("OMP_NUM_THREADS")
-    return f"{name}, {len(os.sched_getaffinity(0))} cores" + (f", OMP_NUM_THREADS={told}" if told else "")
+    cores = f", {len(os.sched_getaffinity(0))} cores"
+    return found.get("model name", "?") + width + cores + (f", OMP_NUM_THREADS={told}" if told else "")
 
 
 def names(text: str, known: tuple[str, ...]) -> tuple[str, ...]:

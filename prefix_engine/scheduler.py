@@ -5,9 +5,9 @@ Models", virtual token counter): the key that was served least comes next, first
 within a key, and a key that comes back is lifted to the least served active key, so that nobody saves
 up service by staying away. A row keeps its memory until it ends: pages for prompt and max_tokens are
 taken on admission, so nothing running is ever pushed out. What a key with many requests could do to the
-others even so is bounded twice: beyond the rows there are spare seats for keys that have less than their share
-of the rows, and rows take turns while those are taken; and while one key has more than its share of all seats,
-steps are small and go to the least served first.
+others even so is bounded twice: beyond the rows there are spare seats for keys that have fewer rows than another,
+and rows take turns while those are taken; and while a key has more than its share of all seats, steps are
+small and go to the least served first.
 """
 
 from collections import Counter
@@ -20,7 +20,8 @@ from prefix_engine.sequence import Sequence
 from prefix_engine.waiting import Waiting, cost
 
 _SPARE = 2  # rows for one spare seat
-_SMALL_STEP = 3  # tokens for each of the rows, where a key has more than its share
+_SMALL_STEP = 6  # tokens for each of the rows in a step, while a key has more than its share
+_LEFT_OVER = 2  # of them that such a key may fill
 _REMEMBERED = 1024  # counters of absent keys that are kept without a look at whether they matter
 
 
@@ -121,7 +122,8 @@ class Scheduler:
         for place, sequence in enumerate(walk):
             key = sequence.request.share
             full = full or len(self.running) >= self._rows + self._spare
-            seat = not full and self._has_seat(held[key])
+            # A row; or a spare seat, for whoever has fewer than the key that has most.
+            seat = not full and (len(self.running) < self._rows or held[key] < max(held.values()))
             if place >= look_ahead and not seat:
                 if full:
                     break
@@ -144,10 +146,6 @@ class Scheduler:
             self._queue.remove(sequence)
         return admitted
 
-    def _has_seat(self, held: int) -> bool:
-        """Whether there is a row, or a spare seat, for a key that holds so many."""
-        return len(self.running) < self._rows or held * len(self._active) < self._rows
-
     def _due(self) -> dict[str, float]:
         """What each key was served, and what has rows but is still to be computed."""
         due = dict(self._served)
@@ -165,13 +163,16 @@ class Scheduler:
     def plan(self) -> Plan:
         """The next step: rows that decode get a token each, as many as there may be, and prompts the rest.
 
-        While a key is over its share the whole step is small, since a step that takes long is long for every
-        row of it, and goes to the least served first; only tokens of rows that decode for keys within their
-        share come before. Else rows that decode come first and the budget is whole.
+        Rows that decode come first, and the budget is whole, unless a key is over its share. Then steps are small,
+        since one that takes long is long for every row of it, and go to the least served first; only tokens of rows
+        that decode for keys within their share come before. Who is over gets what is left of half of it.
         """
         keys = Counter(s.request.share for s in self.running.values())
-        over = {key for key, rows in keys.items() if rows * len(keys) > self._rows + self._spare}
+        share = (self._rows + self._spare) / max(1, len(keys))
+        bound = max(share, max(keys.values(), default=0) / 2)
+        over = {key for key, rows in keys.items() if rows > bound}
         budget = min(self._step_tokens, _SMALL_STEP * self._rows) if over else self._step_tokens
+        rest = min(self._step_tokens, _LEFT_OVER * self._rows)
 
         def place(s: Sequence) -> tuple[bool, float, bool, int, int]:
             reading, key = s.prompt_left > 0, s.request.share
@@ -179,14 +180,16 @@ class Scheduler:
 
         decode: list[Sequence] = []
         chunks: list[Chunk] = []
+        taken = 0
         for sequence in sorted(self.running.values(), key=place):
+            left = (rest if sequence.request.share in over else budget) - taken
             if not sequence.prompt_left:
-                if budget and len(decode) < self._rows:
+                if left > 0 and len(decode) < self._rows:
                     decode.append(sequence)
-                    budget -= 1
-            elif size := min(sequence.prompt_left, self._chunk_tokens, budget):
+                    taken += 1
+            elif (size := min(sequence.prompt_left, self._chunk_tokens, left)) > 0:
                 chunks.append(Chunk(sequence, sequence.computed, sequence.computed + size))
-                budget -= size
+                taken += size
         return Plan(tuple(decode), tuple(chunks))
 
     def advance(self, plan: Plan) -> None:

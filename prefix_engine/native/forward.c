@@ -113,9 +113,10 @@ int forward(const Model *model, const int64_t *ids, const int64_t *places, long 
         if (ids[i] < 0 || ids[i] >= model->vocab || places[i] < 0 || places[i] >= model->context) return 1;
     long width = model->width, wide = 3 * width, inner = model->blocks[0].mlp_in.outputs;
     long layer_size = model->heads * memory->page * model->head_dim * (memory->bf16 ? 2 : 4);
-    float *x = scratch, *y = x + n * width, *normed = y + n * width, *mixed = normed + n * width;
-    float *broad = mixed + n * width, *row_scales = broad + n * (inner > wide ? inner : wide);
-    Run run = {model, spent, now(), (uint8_t *)(row_scales + n), row_scales, threads};
+    long most = count > n ? count : n; /* a token may be wanted twice */
+    float *x = scratch, *y = x + most * width, *normed = y + most * width, *mixed = normed + most * width;
+    float *broad = mixed + most * width, *row_scales = broad + most * (inner > wide ? inner : wide);
+    Run run = {model, spent, now(), (uint8_t *)(row_scales + most), row_scales, threads};
     Embedding of = {model, ids, places, n, x};
     run_pieces(embed, &of, (n + ROWS - 1) / ROWS, threads);
     spend(&run, REST);

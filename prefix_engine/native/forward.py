@@ -97,8 +97,9 @@ class Forward:
             IndexError: a token or a position that the model does not have.
         """
         n, count = len(tokens), len(tokens) if wanted is None else len(wanted)
-        if len(self._scratch) < n * self._scratch_of_a_token:
-            self._scratch = torch.empty(n * self._scratch_of_a_token)
+        room = max(n, count) * self._scratch_of_a_token
+        if len(self._scratch) < room:
+            self._scratch = torch.empty(room)
         out = torch.empty(count, self._network.config.width)
         memory = _Memory(*attend.memory())
         ctypes.memset(self.spent, 0, ctypes.sizeof(self.spent))

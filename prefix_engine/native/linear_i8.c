@@ -1,6 +1,6 @@
 /* Products of a few rows with a packed matrix in int8, [panels][ceil(k / 4)][NR][4]. */
 #include "panels.h"
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -87,6 +87,37 @@ INLINE void tile_i8(const int rows, const uint8_t *restrict q, long stride_q, co
     }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < NV; j++) _mm512_storeu_si512(sums + i * NR + j * VL, total[i][j]);
+#elif defined(__AVX2__) && VL == 8
+    /* Pairs of 16 bits: the products of bytes with their sums in 16 bits could overflow. */
+    const int some = rows > 2 ? 1 : NV; /* vectors of columns whose sums the registers hold */
+    for (int from = 0; from < NV; from += some) {
+        __m256i low[MR][NV], high[MR][NV];
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < some; j++) low[i][j] = high[i][j] = _mm256_setzero_si256();
+        for (long p = 0; p < k4; p++) {
+            __m256i value[MR];
+            for (int i = 0; i < rows; i++) {
+                int32_t four;
+                memcpy(&four, q + i * stride_q + p * 4, 4);
+                value[i] = _mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
+            }
+            if (next && !from) __builtin_prefetch(next + p * lines * 64);
+            for (int j = 0; j < some; j++) {
+                const __m128i *columns = (const __m128i *)(b + (p * NR + (from + j) * VL) * 4);
+                __m256i first = _mm256_cvtepi8_epi16(_mm_loadu_si128(columns));
+                __m256i last = _mm256_cvtepi8_epi16(_mm_loadu_si128(columns + 1));
+                if (alone) __builtin_prefetch(b + ((p + AHEAD) * NR + (from + j) * VL) * 4, 0, 2);
+                for (int i = 0; i < rows; i++) {
+                    low[i][j] = _mm256_add_epi32(low[i][j], _mm256_madd_epi16(value[i], first));
+                    high[i][j] = _mm256_add_epi32(high[i][j], _mm256_madd_epi16(value[i], last));
+                }
+            }
+        }
+        for (int i = 0; i < rows; i++) /* each column's two sums to one, in the columns' order */
+            for (int j = 0; j < some; j++)
+                _mm256_storeu_si256((__m256i *)(sums + i * NR + (from + j) * VL),
+                                    _mm256_permute4x64_epi64(_mm256_hadd_epi32(low[i][j], high[i][j]), 0xd8));
+    }
 #else
     memset(sums, 0, rows * NR * 4);
     for (int i = 0; i < rows; i++)
