@@ -13,9 +13,10 @@ import secrets
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
 from prefix_store.core import Core
 from prefix_store.db import db_now, db_today
@@ -75,7 +76,7 @@ class Keys:
         if match is None or _crc(match.group(1)) != match.group(4):
             return None
         with self._core.database.read() as connection:
-            row = one(connection, self._lookup(match.group(2)))
+            row = one(connection, _lookup(), {"key": match.group(2)})
         digest = row.digest if row is not None else "0" * 64  # the same work for unknown ids
         if not hmac.compare_digest(self._digest(match.group(3)), digest) or row is None:
             return None
@@ -132,7 +133,7 @@ class Keys:
         where = [api_keys.c.tenant_id == scope.tenant_id, api_keys.c.revoked_at.is_(None)]
         if scope.user is not None:
             where.append(api_keys.c.owner_id == scope.user.owner_id)
-        statement = self._joined().where(*where).order_by(api_keys.c.created_at, api_keys.c.id)
+        statement = _joined().where(*where).order_by(api_keys.c.created_at, api_keys.c.id)
         with self._core.database.read() as connection:
             return [_view(row) for row in connection.execute(statement)]
 
@@ -154,25 +155,26 @@ class Keys:
                 raise NotFound("key", key_id)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "key.revoked", key_id)
 
-    def _lookup(self, key_id: str) -> Any:
-        live = (api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None), tenants.c.state == LIVE)
-        owner = (api_keys.c.owner_id.is_(None)) | (owners.c.state == LIVE)
-        joined = self._joined().join(tenants, tenants.c.id == api_keys.c.tenant_id)
-        return joined.add_columns(db_today().label("today")).where(*live, owner)
-
     def _used(self, key_id: str, day: str) -> None:
         with self._core.database.write() as connection:
             connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_day=day))
 
-    @staticmethod
-    def _joined() -> Any:
-        same = (owners.c.tenant_id == api_keys.c.tenant_id) & (owners.c.owner_id == api_keys.c.owner_id)
-        return select(api_keys, owners.c.name.label("owner_name")).select_from(
-            api_keys.outerjoin(owners, same)
-        )
-
     def _digest(self, secret: str) -> str:
         return hmac.new(self._core.secrets.pepper, secret.encode(), hashlib.sha256).hexdigest()
+
+
+@cache
+def _lookup() -> Select[Any]:
+    """The live key with the id `key`; built once, since every request runs it."""
+    live = (api_keys.c.id == bindparam("key"), api_keys.c.revoked_at.is_(None), tenants.c.state == LIVE)
+    owner = (api_keys.c.owner_id.is_(None)) | (owners.c.state == LIVE)
+    joined = _joined().join(tenants, tenants.c.id == api_keys.c.tenant_id)
+    return joined.add_columns(db_today().label("today")).where(*live, owner)
+
+
+def _joined() -> Select[Any]:
+    same = (owners.c.tenant_id == api_keys.c.tenant_id) & (owners.c.owner_id == api_keys.c.owner_id)
+    return select(api_keys, owners.c.name.label("owner_name")).select_from(api_keys.outerjoin(owners, same))
 
 
 def _view(row: Row[Any]) -> KeyView:

@@ -9,7 +9,7 @@ for it.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, true, update
 
@@ -29,8 +29,10 @@ from prefix_store.version_rows import (
     Resolved,
     Version,
     joined,
+    name_values,
     named,
     resolved_of,
+    standing,
     version_of,
     view_of,
 )
@@ -52,11 +54,10 @@ class Registry:
         parsed = parse_model(name)
         if parsed is None or parsed.checkpoint is not None:
             raise NotFound("model", name)
-        which = versions.c.version_id == prefixes.c.live_version_id
-        if parsed.version is not None:
-            which = versions.c.number == parsed.version
+        which: Literal["live", "number"] = "live" if parsed.version is None else "number"
+        statement = named(of_user=scope.user is not None, tasks_too=True, which=which)
         with self._core.database.read() as connection:
-            row = one(connection, joined(which).where(*named(scope, parsed, tasks_too=True)))
+            row = one(connection, statement, name_values(scope, parsed))
         if row is None:
             raise NotFound("model", name)
         if row.version_id is not None:
@@ -182,14 +183,10 @@ class Registry:
         return told[-1]
 
     def _stands(self, resolved: Resolved) -> bool:
-        which = versions.c.version_id == resolved.version_id
-        mine = (
-            prefixes.c.tenant_id == resolved.owner.tenant_id,
-            prefixes.c.owner_id == resolved.owner.owner_id,
-            versions.c.version_id.is_not(None),
-        )
+        owner = resolved.owner
+        values = {"tenant": owner.tenant_id, "owner": owner.owner_id, "version": resolved.version_id}
         with self._core.database.read() as connection:
-            return one(connection, joined(which).where(*mine)) is not None
+            return one(connection, standing(), values) is not None
 
     def _locked(self, connection: Connection, scope: Scope, name: str) -> Sequence[Row[Any]]:
         """Rows of a prefix to be changed, its owner held until commit."""
@@ -203,8 +200,9 @@ class Registry:
         parsed = parse_model(name)
         if parsed is None or parsed.version is not None or parsed.checkpoint is not None:
             raise NotFound("model", name)
-        where = named(scope, parsed, tasks_too=tasks_too)
-        rows = connection.execute(joined(true()).where(*where).order_by(versions.c.number.desc())).all()
+        statement = named(of_user=scope.user is not None, tasks_too=tasks_too, which="all")
+        newest_first = statement.order_by(versions.c.number.desc())
+        rows = connection.execute(newest_first, name_values(scope, parsed)).all()
         if not rows:
             raise NotFound("model", name)
         return rows

@@ -4,6 +4,7 @@ Order of locks in every transaction, so that no two wait for each other: tenant,
 then the counters `jobs`, `changes` and, last of all, `audit`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,9 +27,11 @@ class Change:
     version_id: str | None
 
 
-def one(connection: Connection, statement: Select[Any]) -> Row[Any] | None:
+def one(
+    connection: Connection, statement: Select[Any], values: Mapping[str, Any] | None = None
+) -> Row[Any] | None:
     """Return the first row or None."""
-    return connection.execute(statement).first()
+    return connection.execute(statement, values).first()
 
 
 def next_number(connection: Connection, name: str) -> int:

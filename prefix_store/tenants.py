@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from prefix_store.core import Core
@@ -16,6 +16,8 @@ from prefix_store.names import new_id
 from prefix_store.rows import one
 from prefix_store.scope import GRANTS, Admin
 from prefix_store.tables import LIVE, tenants
+
+_LIVE_TENANT = select(tenants).where(tenants.c.id == bindparam("tenant"), tenants.c.state == LIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Tenants:
     def get(self, tenant_id: str) -> Tenant:
         """Return a live tenant; NotFound else."""
         with self._core.database.read() as connection:
-            row = one(connection, select(tenants).where(tenants.c.id == tenant_id, tenants.c.state == LIVE))
+            row = one(connection, _LIVE_TENANT, {"tenant": tenant_id})
         if row is None:
             raise NotFound("tenant", tenant_id)
         return _tenant(row)
