@@ -197,13 +197,15 @@ class Datasets:
         with self._core.database.read() as connection:
             return visible_dataset(connection, scope, dataset_id)
 
-    def list(self, scope: Scope, after: str | None = None, limit: int = 10_000) -> Sequence[Dataset]:
-        """Datasets that `scope` reaches, newest first, beginning behind the id `after`.
+    def list(
+        self, scope: Scope, after: str | None = None, limit: int = 10_000, purpose: str | None = None
+    ) -> Sequence[Dataset]:
+        """Datasets that `scope` reaches, newest first, beginning behind the id `after`; all, or of one purpose.
 
         Raises:
             NotFound: `after` is absent or another's.
         """
-        where = _reached(scope)
+        where = [*_reached(scope), *([] if purpose is None else [datasets.c.purpose == purpose])]
         with self._core.database.read() as connection:
             if after is not None:
                 last = visible_dataset(connection, scope, after)

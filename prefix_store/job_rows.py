@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, delete, exists, f
 
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
+from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.litter import note
 from prefix_store.names import new_id, prefix_name
@@ -43,6 +44,7 @@ class Job:
     training_files: tuple[str, ...]
     validation_file: str | None
     hyperparameters: Hyperparameters
+    evaluation: Evaluation | None
     seed: int
     start_version_id: str | None
     base_fingerprint: str
@@ -51,6 +53,7 @@ class Job:
     method: dict[str, Any] | None
     progress: dict[str, Any] | None
     result: dict[str, Any] | None
+    result_files: tuple[str, ...]
     error: JobError | None
     fine_tuned_model: str | None
     promoted: bool | None
@@ -92,6 +95,7 @@ def job_of(row: Row[Any]) -> Job:
     """Read a job from a row of `joined_jobs`."""
     owner = Owner(row.tenant_id, row.owner_id, row.owner_kind, row.owner_name)
     spec, result = row.spec, row.result or {}
+    asked = spec.get("evaluation")  # of a job made by older code there is none
     return Job(
         id=row.id,
         owner=owner,
@@ -101,6 +105,7 @@ def job_of(row: Row[Any]) -> Job:
         training_files=tuple(spec["training_files"]),
         validation_file=spec["validation_file"],
         hyperparameters=Hyperparameters(**spec["hyperparameters"]),
+        evaluation=None if asked is None else Evaluation.from_json(asked),
         seed=spec["seed"],
         start_version_id=spec["start_version_id"],
         base_fingerprint=spec["base_fingerprint"],
@@ -109,6 +114,7 @@ def job_of(row: Row[Any]) -> Job:
         method=spec["method"],
         progress=row.progress,
         result=result.get("metrics"),
+        result_files=tuple(result.get("files", ())),
         error=JobError(**row.error) if row.error else None,
         fine_tuned_model=row.fine_tuned_model,
         promoted=result.get("promoted"),

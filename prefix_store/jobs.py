@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, func, insert, select
 
-from prefix_store.datasets import visible_dataset
+from prefix_store.datasets import PURPOSE, visible_dataset
 from prefix_store.db import db_now
 from prefix_store.errors import Conflict, Invalid, NotFound, Quota
+from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.idempotency import remember, replayed
 from prefix_store.job_rows import OPEN, Job, JobEvent, add_event, cancel_jobs, job_of, joined_jobs
@@ -51,6 +52,7 @@ class Jobs(Leases):
         method: Mapping[str, Any] | None = None,
         model: str = "",
         idempotency_key: str | None = None,
+        evaluation: Evaluation | None = None,
     ) -> Job:
         """Queue a job that trains the prefix `prefix_name` of `owner`; the prefix is made if it is new.
 
@@ -77,6 +79,7 @@ class Jobs(Leases):
             "suffix": suffix,
             "metadata": dict(metadata) if metadata is not None else None,
             "method": dict(method) if method is not None else None,
+            "evaluation": evaluation.to_json() if evaluation is not None else None,
         }
         _check_prefix(owner, prefix_name, self._core.settings.reserved_names)
         request = hashlib.sha256(json.dumps([prefix_name, spec], sort_keys=True).encode()).hexdigest()
@@ -221,6 +224,8 @@ def _sources(connection: Connection, scope: Scope, owner: Owner, spec: Mapping[s
 
 def _file(connection: Connection, scope: Scope, owner: Owner, dataset_id: str, param: str) -> _Source:
     dataset = visible_dataset(connection, scope, dataset_id)
+    if dataset.purpose != PURPOSE:
+        raise Invalid(param, f"{dataset_id} is what a job left; give a file uploaded for {PURPOSE!r}")
     if dataset.owner.owner_id != owner.owner_id:
         if owner.kind == "user":
             raise Invalid(
@@ -273,6 +278,8 @@ def _prefix_id(connection: Connection, owner: Owner, name: str) -> str:
 def _insert(connection: Connection, owner: Owner, prefix_id: str, spec: Mapping[str, Any]) -> Row[Any]:
     ids = {"tenant_id": owner.tenant_id, "owner_id": owner.owner_id, "id": new_id("ftjob")}
     values = {"prefix_id": prefix_id, "status": "queued", "spec": spec, "attempt": 0, "crashes": 0}
+    if spec["evaluation"] is not None:  # generating would keep neighbours in its process waiting
+        values["company"] = "alone"
     times = {"run_at": db_now(), "lease_until": 0.0, "created_at": db_now()}
     statement = insert(jobs).values(seq=next_number(connection, "jobs"), **ids, **values, **times)
     return connection.execute(statement.returning(jobs)).one()

@@ -26,7 +26,7 @@ from prefix_store.job_rows import (
 from prefix_store.litter import clear
 from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
-from prefix_store.publish import Decision, Published, TrainedPrefix, publish
+from prefix_store.publish import Decision, Published, TrainedPrefix, keep_file, publish
 from prefix_store.rows import one
 from prefix_store.seating import Seating, take
 from prefix_store.tables import checkpoints, jobs, prefixes, versions
@@ -173,13 +173,16 @@ class Leases:
         place = self._place(claim, "ver")
         self._still(claim)
         sha256 = self._core.blobs.put(place, trained.payload)
+        files = [keep_file(self._core, claim.owner, file) for file in trained.files]
         try:
             with self._core.database.write() as connection:
                 lock_owners(connection, place.tenant_id, [place.owner_id])
                 job = self._require(connection, claim)
-                done = publish(self._core, connection, claim, job, trained, decision, place.object_id, sha256)
+                ids = (place.object_id, sha256)
+                done = publish(self._core, connection, claim, job, trained, decision, *ids, files)
         except (LeaseLost, NotFound):
-            self._core.blobs.delete(place)
+            for written in (place, *(file.place for file in files)):
+                self._core.blobs.delete(written)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
         clear(self._core)
         return done

@@ -4,25 +4,48 @@ The gate's losses are compared by the trainer; the store adds only that the live
 that was compared with, else the new version waits as a candidate.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
 from prefix_store.core import Core
+from prefix_store.crypto import Place
 from prefix_store.db import db_now
 from prefix_store.job_rows import Claim, add_event, drop_checkpoint, held
+from prefix_store.names import new_id
 from prefix_store.rows import change
-from prefix_store.tables import job_sources, jobs, prefixes, version_sources, versions
+from prefix_store.scope import Owner
+from prefix_store.tables import datasets, job_sources, jobs, prefixes, version_sources, versions
 
+RESULTS = "fine-tune-results"  # OpenAI's purpose of a job's result files
 CHANGED = "another version went live while this one trained"
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A file that tells how a run went; it may hold numbers, but no text of anybody's dataset."""
+
+    filename: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A result file that lies in the owner's folder."""
+
+    filename: str
+    place: Place
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedPrefix:
     """What a finished run hands over: tensor bytes, `m` positions, where text starts, how prompts are framed.
 
-    `metrics` are the measured numbers (held-out losses and so on), plain JSON values; `trained_tokens` counts
+    `files` become result files of the job. `metrics` are the measured numbers (held-out losses and so on), plain JSON values; `trained_tokens` counts
     completion and end tokens over all updates. What it learned from stands in the job, not here.
     """
 
@@ -32,6 +55,7 @@ class TrainedPrefix:
     template: dict[str, Any]
     metrics: dict[str, Any]
     trained_tokens: int | None = None
+    files: Sequence[ResultFile] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +77,12 @@ class Decision:
     reason: str
 
 
+def keep_file(core: Core, owner: Owner, file: ResultFile) -> KeptFile:
+    """Write a result file into the owner's folder; whoever does not publish it deletes it."""
+    place = Place(owner.tenant_id, owner.owner_id, new_id("file"))
+    return KeptFile(file.filename, place, len(file.content), core.blobs.put(place, file.content))
+
+
 def publish(
     core: Core,
     connection: Connection,
@@ -62,6 +92,7 @@ def publish(
     decision: Decision,
     version_id: str,
     sha256: str,
+    files: Sequence[KeptFile] = (),
 ) -> Published:
     """Insert the version, move the pointer, end the job, tell everybody; the file is written already."""
     mine = (
@@ -80,6 +111,7 @@ def publish(
     if promoted:
         connection.execute(update(prefixes).where(*mine).values(live_version_id=version_id))
     result = {"metrics": trained.metrics, "promoted": promoted, "trained_tokens": trained.trained_tokens}
+    result["files"] = _insert_files(connection, job, files)
     values = {"status": "succeeded", "fine_tuned_model": full_name, "result": result, "lease_until": 0.0}
     connection.execute(update(jobs).where(*held(claim)).values(finished_at=db_now(), **values))
     drop_checkpoint(connection, job)
@@ -88,6 +120,17 @@ def publish(
         change(connection, "version_live", job.tenant_id, job.owner_id, version_id)
     core.audit.record(connection, job.tenant_id, "worker", "version.published", version_id)
     return done
+
+
+def _insert_files(connection: Connection, job: Row[Any], files: Sequence[KeptFile]) -> list[str]:
+    ids = {"tenant_id": job.tenant_id, "owner_id": job.owner_id}
+    for file in files:
+        values = {"filename": file.filename, "purpose": RESULTS, "bytes": file.bytes, "sha256": file.sha256}
+        statement = insert(datasets).values(
+            id=file.place.object_id, rows=0, created_at=db_now(), **ids, **values
+        )
+        connection.execute(statement)
+    return [file.place.object_id for file in files]
 
 
 def _insert_version(

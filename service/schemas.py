@@ -125,6 +125,7 @@ class JobBody(Body):
     prefix: Text | None = None
     hyperparameters: Hyper | None = None
     method: Method | None = None
+    evaluation: Hyper | None = None
     seed: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] | None = None
     metadata: Annotated[dict[Text, Text] | None, few(16)] = None
     integrations: None = None

@@ -7,15 +7,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from prefix_engine.template import Template
 from prefix_store import Store
 from prefix_store.errors import Corrupt, LeaseLost, NotFound, Unavailable
 from prefix_store.job_rows import Claim
-from prefix_store.publish import TrainedPrefix
+from prefix_store.publish import ResultFile, TrainedPrefix
 from prefix_store.version_rows import Resolved
 from trainer_worker.frames import Frame
-from trainer_worker.gate import judge
+from trainer_worker.gate import Verdict, judge, judge_texts
 from trainer_worker.order import Order, Version
 from trainer_worker.refusal import Refused
 from trainer_worker.settings import WorkerSettings
@@ -38,6 +39,7 @@ class Attempt:
         self._beaten = self.heard = time.monotonic()
         self._progress: dict[str, object] | None = None
         self._live: Resolved | None = None
+        self._files: list[ResultFile] = []
 
     def frames(self) -> list[Frame] | None:
         """What the training process needs to begin; None if the job cannot be trained, which is settled then.
@@ -89,6 +91,7 @@ class Attempt:
             live=self._live_version(),
             checkpoint=store.jobs.load_checkpoint(self.claim),
             checkpoint_seconds=self._settings.worker_checkpoint_seconds,
+            evaluation=job.evaluation,
         )
 
     def _start(self) -> Version | None:
@@ -145,6 +148,8 @@ class Attempt:
             told = frame.fields
             with _forgiven("event"):
                 self._store.jobs.event(self.claim, told["level"], told["type"], told["message"], told["data"])
+        elif frame.kind == "file":
+            self._files.append(ResultFile(frame.fields["name"], frame.payload))
         elif frame.kind == "checkpoint":
             with _forgiven("checkpoint"):
                 self._store.jobs.save_checkpoint(self.claim, frame.fields["update"], frame.payload)
@@ -211,13 +216,7 @@ class Attempt:
     def _publish(self, end: Frame) -> None:
         told = end.fields
         metrics = {name: value for name, value in told["metrics"].items() if value is not None}
-        verdict = judge(
-            metrics["held_out_loss"],
-            metrics["base_loss"],
-            metrics.get("live_loss"),
-            metrics.get("compared_loss"),
-            metrics.get("compared_rows"),
-        )
+        verdict = self._judged(metrics)
         trained = TrainedPrefix(
             end.payload,
             told["m"],
@@ -225,10 +224,24 @@ class Attempt:
             told["template"],
             metrics,
             told["trained_tokens"],
+            self._files,
         )
         live = None if self._live is None else self._live.version_id
         self._store.jobs.complete(
             self.claim, trained, promote=verdict.promote, compared_with=live, reason=verdict.reason
+        )
+
+    def _judged(self, metrics: dict[str, Any]) -> Verdict:
+        asked = self.claim.job.evaluation
+        if asked is not None and asked.gate != "loss":
+            own = (metrics.get(name) for name in (asked.gate, f"base_{asked.gate}", f"live_{asked.gate}"))
+            return judge_texts(asked.gate, *own)
+        return judge(
+            metrics["held_out_loss"],
+            metrics["base_loss"],
+            metrics.get("live_loss"),
+            metrics.get("compared_loss"),
+            metrics.get("compared_rows"),
         )
 
     def crashed(self) -> None:

@@ -5,7 +5,7 @@ The order of rows is no part of it: that follows from the seed and the update nu
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class State:
         last_loss: at the latest look.
         best_loss: at the best look, after `best_update` updates.
         stale: looks since the best one.
+        curve: what was told of the losses so far: `step`, and `train_loss`, `valid_loss` where there was one.
         window: losses, accuracies and updates summed since they were last told.
         train_loss: of the latest updates, smoothed.
         trained_tokens: tokens that carried loss, over all updates.
@@ -48,6 +49,7 @@ class State:
     best_loss: float | None = None
     best_update: int = 0
     stale: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
     window: tuple[float, float, int] = (0.0, 0.0, 0)
     train_loss: float | None = None
     trained_tokens: int = 0

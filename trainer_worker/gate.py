@@ -36,5 +36,25 @@ def judge(
     return Verdict(True, f"its held-out loss {held_out:.4f} beats {beaten}")
 
 
+def judge_texts(metric: str, own: float | None, base: float | None, live: float | None) -> Verdict:
+    """Compare a metric of the texts written for the same prompts.
+
+    Args:
+        metric: of `prefix_store.evaluation.METRICS`; TER counts edits, so that less is better.
+        own: of the new version; None where no held-out prompt left room for a text.
+        base: of the base model.
+        live: of the live version; None where there is none that could serve.
+    """
+    if own is None or base is None:
+        return Verdict(False, f"there were no texts to take {metric} of")
+    rivals = [("the base model's", base), *([] if live is None else [("the live version's", live)])]
+    sign = -1.0 if metric == "ter" else 1.0
+    unbeaten = [f"{whose} {other:.4g}" for whose, other in rivals if not _beats(-sign * own, -sign * other)]
+    if unbeaten:
+        return Verdict(False, f"the {metric} {own:.4g} of its texts does not beat {' nor '.join(unbeaten)}")
+    beaten = " and ".join(f"{whose} {other:.4g}" for whose, other in rivals)
+    return Verdict(True, f"the {metric} {own:.4g} of its texts beats {beaten}")
+
+
 def _beats(own: float, other: float) -> bool:
     return math.isfinite(own) and own < other

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from prefix_engine.template import Template
+from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from trainer_worker.frames import Frame
 
@@ -30,6 +31,7 @@ class Order:
         validation: the held-out rows, if the user gave them.
         start: version to go on from.
         live: version to be compared with.
+        evaluation: of the texts that the prefix writes, if it was asked for.
         checkpoint: state that an earlier attempt left.
     """
 
@@ -41,6 +43,7 @@ class Order:
     live: Version | None = None
     checkpoint: bytes | None = None
     checkpoint_seconds: float = 20.0
+    evaluation: Evaluation | None = None
 
     def frames(
         self, base: str, base_fingerprint: str, threads: int | None, *, job: str = "", joint: bool = False
@@ -57,6 +60,7 @@ class Order:
             "hyperparameters": self.wishes.to_json(),
             "seed": self.seed,
             "checkpoint_seconds": self.checkpoint_seconds,
+            "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
         }
         found = [Frame("order", head)]
         found += [Frame("training", {"id": file}, data) for file, data in self.training]
@@ -73,6 +77,7 @@ class Order:
 def order_of(taken: Iterable[Frame]) -> Order:
     """Read what `Order.frames` made, without its "begin"."""
     head, *rest = taken
+    asked = head.fields["evaluation"]
     by_kind = {frame.kind: frame for frame in rest}
     validation, checkpoint = by_kind.get("validation"), by_kind.get("checkpoint")
     return Order(
@@ -84,6 +89,7 @@ def order_of(taken: Iterable[Frame]) -> Order:
         live=_version(by_kind.get("live")),
         checkpoint=None if checkpoint is None else checkpoint.payload,
         checkpoint_seconds=head.fields["checkpoint_seconds"],
+        evaluation=None if asked is None else Evaluation.from_json(asked),
     )
 
 

@@ -6,7 +6,7 @@ elsewhere. Long held-out sets are looked at through an even sample; what is repo
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -84,8 +84,13 @@ class Run:
         Raises:
             Stopped: asked to stop; the state was told as a checkpoint.
         """
+        offset = self._learner.plan.position_offset
+        return self.kept(lambda: self.score(self.best, self._held_out, offset))
+
+    def kept(self, act: Callable[[], Result]) -> Result:
+        """Do what may be stopped; the state is told before that ends the run."""
         try:
-            return self.score(self.best, self._held_out, self._learner.plan.position_offset)
+            return act()
         except Stopped:
             self._save()
             raise
@@ -98,6 +103,18 @@ class Run:
     def done(self) -> int:
         """Updates that are behind it."""
         return self._learner.done
+
+    def tell_progress(self) -> None:
+        """How far it is."""
+        self._report.progress(
+            {
+                "update": self._learner.done,
+                "updates": self._learner.plan.updates,
+                "train_loss": self.state.train_loss,
+                "held_out_loss": self.state.last_loss,
+                "seconds_left": self._seconds_left(),
+            }
+        )
 
     def elapsed(self) -> float:
         """Seconds of this and all earlier attempts."""
@@ -141,7 +158,7 @@ class Run:
         state.train_loss = seen.loss if state.train_loss is None else 0.9 * state.train_loss + 0.1 * seen.loss
         if self._learner.done % self._tell_every == 0 and not self._looks_now():
             self._tell(None)
-        self._report.progress(self._progress())
+        self.tell_progress()
 
     def _looks_now(self) -> bool:
         plan, done = self._learner.plan, self._learner.done
@@ -160,18 +177,10 @@ class Run:
         if found is not None:
             data |= {"valid_loss": found.loss, "valid_mean_token_accuracy": found.accuracy}
             parts.append(f"held-out loss={found.loss:.3f}")
+        shown = ("step", "train_loss", "valid_loss")
+        state.curve.append({name: data[name] for name in shown if name in data})
         data["seconds_left"] = self._seconds_left()
         self._report.event("info", "metrics", " ".join(parts), data)
-
-    def _progress(self) -> dict[str, Any]:
-        state = self.state
-        return {
-            "update": self._learner.done,
-            "updates": self._learner.plan.updates,
-            "train_loss": state.train_loss,
-            "held_out_loss": state.last_loss,
-            "seconds_left": self._seconds_left(),
-        }
 
     def _seconds_left(self) -> float | None:
         done = self._learner.done - self._began_at

@@ -70,6 +70,8 @@ class Shop:
         for job, end in ended.items():
             report = self._reports.pop(job)
             if isinstance(end, Trained):
+                for name, content in end.files.items():
+                    report.send(Frame("file", {"name": name}, content))
                 report.send(_trained(end))
             elif isinstance(end, Refused):
                 report.send(_refused(end))

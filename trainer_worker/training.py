@@ -5,6 +5,8 @@ Knows neither processes nor tables: what it needs comes in an `Order`, what it t
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +16,7 @@ from torch import Tensor
 from prefix_engine.base import Base
 from prefix_engine.prefix import Prefix, PrefixError
 from prefix_engine.template import Template
-from trainer_worker import initial
+from trainer_worker import initial, results
 from trainer_worker.checkpoint import State
 from trainer_worker.evaluate import Score
 from trainer_worker.order import Order, Version
@@ -25,24 +27,27 @@ from trainer_worker.report import Report
 from trainer_worker.rows import Encoded, Row, check_lengths, encode, rows_of
 from trainer_worker.run import Run, Steps
 from trainer_worker.split import split, unseen
+from trainer_worker.texts import Writer, chosen, scores, write
 from trainer_worker.together import Together
 from trainer_worker.updates import Learner
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came out; `metrics` are plain JSON values."""
+    """What came out; `metrics` are plain JSON values, `files` the result files by name."""
 
     prefix: Prefix
     template: Template
     metrics: dict[str, Any]
     trained_tokens: int
+    files: Mapping[str, bytes]
 
 
 class Rival(NamedTuple):
-    """The live version, the held-out rows as it reads them, and which of all rows these are."""
+    """The live version, its template, the held-out rows as it reads them, and which of all rows these are."""
 
     prefix: Prefix
+    template: Template
     codes: list[Encoded]
     fitting: list[int]
 
@@ -96,7 +101,11 @@ class Training:
         score = self._run.finish()
         prefix = Prefix(self._run.best.cpu().contiguous(), self._plan.position_offset, self._base.fingerprint)
         prefix.check(self._base)
-        return Trained(prefix, self._template, self._metrics(score), self._run.state.trained_tokens)
+        metrics, texts = self._metrics(score), self._run.kept(lambda: self._texts(prefix))
+        for who, found in texts.items():
+            metrics |= {name if who == "prefix" else f"{who}_{name}": value for name, value in found.items()}
+        files = self._files(metrics, texts)
+        return Trained(prefix, self._template, metrics, self._run.state.trained_tokens, files)
 
     def _sides(self) -> tuple[list[Row], list[Row]]:
         rows = rows_of(self._order.training)
@@ -173,7 +182,7 @@ class Training:
             state.live, state.live_version = None, None
         self._rival = None if live is None else self._rival_of(live)
         if live is not None and self._rival is not None and state.live is None:
-            prefix, codes, _ = self._rival
+            prefix, codes = self._rival.prefix, self._rival.codes
             if codes:
                 tensor = prefix.tensor.to(self._base.device)
                 state.live = self._run.score(tensor, codes, prefix.position_offset)
@@ -198,7 +207,7 @@ class Training:
         if len(fitting) < len(codes):
             told = f"{len(codes) - len(fitting)} held-out rows do not fit behind the live version; "
             self._report.event("warn", "message", told + "both are compared on the others")
-        return Rival(prefix, [codes[i] for i in fitting], fitting)
+        return Rival(prefix, live.template, [codes[i] for i in fitting], fitting)
 
     def _compared(self, score: Score) -> float | None:
         """The new prefix's loss on the rows that the live version was scored on."""
@@ -220,6 +229,42 @@ class Training:
         if plan.parametrization == "mlp":
             told += f"; the MLP starts within {self._difference:.1e} of the values that it was fitted to"
         self._report.event("info", "message", told, {"hyperparameters": plan.to_json()})
+
+    def _texts(self, prefix: Prefix) -> dict[str, dict[str, float]]:
+        """Scores of what the prefix, the base and the live version write for the same prompts, if they were asked for."""
+        asked, base = self._order.evaluation, self._base
+        if asked is None:
+            return {}
+        writers = {"prefix": Writer(prefix, self._template), "base": Writer(None, self._template)}
+        if self._rival is not None:
+            writers["live"] = Writer(self._rival.prefix, self._rival.template)
+        prompts = chosen(base, self._held_out, list(writers.values()), asked.prompts)
+        if not prompts:
+            told = "No held-out prompt leaves room for an answer; no texts were evaluated"
+            self._report.event("warn", "message", told)
+            return {}
+        found = {}
+        for who, writer in writers.items():
+            texts = write(
+                base, writer, prompts, asked.max_tokens, self._report.stopping, self._run.tell_progress
+            )
+            found[who] = scores(asked, texts, prompts)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in found[who].items())
+            told = f"Texts of {'the ' + who if who != 'live' else 'the live version'} for {len(prompts)} prompts: {shown}"
+            self._report.event("info", "message", told, {"who": who, "prompts": len(prompts), **found[who]})
+        return found
+
+    def _files(self, metrics: dict[str, Any], texts: dict[str, dict[str, float]]) -> dict[str, bytes]:
+        asked, curve = self._order.evaluation, self._run.state.curve
+        told = {
+            name: value
+            for name, value in metrics.items()
+            if value is not None and not (isinstance(value, float) and math.isnan(value))
+        }
+        return {
+            "results.json": results.as_json(told, curve, None if asked is None else asked.to_json(), texts),
+            "losses.svg": results.as_svg(told, curve, texts),
+        }
 
     def _metrics(self, score: Score) -> dict[str, Any]:
         state, plan = self._run.state, self._plan

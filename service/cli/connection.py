@@ -76,6 +76,10 @@ class Connection:
         data = {"purpose": "fine-tune"} | {k: v for k, v in fields.items() if v is not None}
         return self._call("POST", "/v1/files", data=data, files={"file": (filename, content)})
 
+    def content(self, file_id: str) -> bytes:
+        """A file's bytes."""
+        return self._request("GET", f"/v1/files/{file_id}/content").content
+
     def stream(self, body: Mapping[str, Any]) -> Iterator[Json]:
         """The chunks of a streamed completion.
 
@@ -93,13 +97,17 @@ class Connection:
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 
-    def _call(self, method: str, path: str, **kwargs: Any) -> Json:
+    def _request(self, method: str, path: str, **kwargs: Any) -> httpx2.Response:
         try:
             response = self._client.request(method, path, **kwargs)
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
         if response.status_code >= 400:
             raise _refusal(response)
+        return response
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> Json:
+        response = self._request(method, path, **kwargs)
         try:
             answer: Json = response.json()
         except ValueError as error:

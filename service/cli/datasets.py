@@ -36,7 +36,7 @@ def list_datasets(context: typer.Context) -> None:
     """The datasets that the key reaches."""
     rows = [
         (file["id"], file["filename"], file["bytes"], moment(file["created_at"]))
-        for file in connect(context).pages("/v1/files")
+        for file in connect(context).pages("/v1/files", purpose="fine-tune")
     ]
     show_table(("id", "file", "bytes", "created (UTC)"), rows, "no datasets yet")
 

@@ -40,6 +40,13 @@ def train(
         str | None, typer.Option(help="Words whose activations the prefix starts from.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result.")] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="Score texts for held-out prompts: all, or some of bleu,chrf,ter,exact_match."),
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="What decides on going live: loss, or one of them.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show the progress until the end.")] = True,
 ) -> None:
     """Train a prefix, with a live progress bar."""
@@ -61,6 +68,7 @@ def train(
         model=model,
         validation_file=validation,
         seed=seed,
+        evaluation=_evaluation(evaluate, gate),
     )
     out().print(plain(f"job {job['id']} trains {name}"))
     if wait:
@@ -76,6 +84,7 @@ def start(
     model: str | None = None,
     validation_file: str | None = None,
     seed: int | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> "Json":
     """Create the job; `name` with a colon is a prefix's full name, without one a suffix of the key's user."""
     field = "prefix" if ":" in name else "suffix"
@@ -85,9 +94,17 @@ def start(
         "validation_file": validation_file,
         "seed": seed,
         "hyperparameters": dict(hyperparameters) or None,
+        "evaluation": evaluation,
         field: name,
     }
     return connection.post("/v1/fine_tuning/jobs", body)
+
+
+def _evaluation(evaluate: str | None, gate: str | None) -> dict[str, Any] | None:
+    if evaluate is None and gate in {None, "loss"}:
+        return None
+    chosen = [] if evaluate in {None, "all"} else str(evaluate).split(",")
+    return {"metrics": chosen or None, "gate": gate}
 
 
 def file_id_of(connection: "Connection", dataset: str, user: str | None, task: str | None) -> str:
@@ -159,3 +176,25 @@ def events(context: typer.Context, job_id: str) -> None:
     show_table(("at (UTC)", "level", "what"), rows, "nothing yet")
     for line in curves(found):
         out().print(plain(line))
+
+
+@jobs.command("results")
+def results(
+    context: typer.Context,
+    job_id: str,
+    into: Annotated[Path, typer.Option(help="A folder for the files.")] = Path(),
+) -> None:
+    """Fetch what a job left: its numbers as JSON, its losses as a picture."""
+    connection = connect(context)
+    job = connection.get(f"/v1/fine_tuning/jobs/{job_id}")
+    if not job["result_files"]:
+        raise CommandError(f"job {job_id} is {job['status']} and has left no files")
+    for file_id in job["result_files"]:
+        name = connection.get(f"/v1/files/{file_id}")["filename"]
+        path = into / f"{job_id}-{Path(name).name}"
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(connection.content(file_id))
+        except OSError as error:
+            raise CommandError(f"cannot write {path}: {error}") from error
+        out().print(plain(str(path)))

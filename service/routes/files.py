@@ -138,9 +138,7 @@ def list_files(
     order: Literal["desc"] = "desc",  # noqa: ARG001 - the only order there is; others are refused
 ) -> dict[str, Any]:
     """Files, newest first."""
-    if purpose not in {None, "fine-tune"}:
-        return page([], limit)
-    found = parts.store.datasets.list(scope, after, limit + 1)
+    found = parts.store.datasets.list(scope, after, limit + 1, purpose)
     return page([file_json(dataset) for dataset in found], limit)
 
 

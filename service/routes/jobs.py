@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from prefix_store.errors import NotFound
+from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.job_rows import Job, JobEvent
 from prefix_store.names import parse_model, parse_owner
@@ -45,7 +46,7 @@ _AUTO = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 
 def job_json(job: Job) -> dict[str, Any]:
-    """A job as OpenAI's, with `prefix`, `promoted`, `progress` and `result` of our own."""
+    """A job as OpenAI's, with `prefix`, `evaluation`, `promoted`, `progress` and `result` of our own."""
     wishes: dict[str, Any] = dict.fromkeys(_AUTO, "auto")
     wishes |= job.hyperparameters.to_json()
     training = job.training_files[0] if len(job.training_files) == 1 else list(job.training_files)
@@ -62,7 +63,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "hyperparameters": wishes,
         "training_file": training,
         "validation_file": job.validation_file,
-        "result_files": [],
+        "result_files": list(job.result_files),
         "trained_tokens": job.trained_tokens,
         "seed": job.seed,
         "error": None
@@ -72,6 +73,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "method": job.method or {"type": "supervised", "supervised": {"hyperparameters": wishes}},
         "metadata": job.metadata,
         "integrations": [],
+        "evaluation": None if job.evaluation is None else job.evaluation.to_json(),
         "user_provided_suffix": job.suffix,
         "prefix": job.prefix,
         "promoted": job.promoted,
@@ -103,6 +105,7 @@ def create_job(
 ) -> dict[str, Any]:
     """Queue the training of a prefix."""
     wishes = Hyperparameters.from_json(_merged(body))
+    evaluation = None if body.evaluation is None else Evaluation.from_json(body.evaluation)
     label, prefix = _target(scope, body)
     start = _start(parts, scope, body.model, label)
     files = [body.training_file] if isinstance(body.training_file, str) else list(body.training_file)
@@ -122,6 +125,7 @@ def create_job(
         method=body.method.model_dump(exclude_none=True) if body.method is not None else None,
         model=body.model,
         idempotency_key=idempotency_key,
+        evaluation=evaluation,
     )
     return job_json(job)
 

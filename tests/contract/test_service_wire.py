@@ -279,6 +279,8 @@ def test_a_job_is_shown_as_openai_does_and_can_be_cancelled_once(service, acme):
     assert job["prefix"] == "dora:voice"
     assert job["hyperparameters"] | {"n_epochs": 2, "prefix_length": 5} == job["hyperparameters"]
     assert job["seed"] == 7
+    assert job["evaluation"] is None
+    assert job["result_files"] == []
     assert dora.get(f"/v1/fine_tuning/jobs/{job['id']}").json() == job
     listed = dora.get("/v1/fine_tuning/jobs", params={"metadata[team]": "blue"}).json()["data"]
     assert [j["id"] for j in listed] == [job["id"]]
@@ -499,3 +501,16 @@ def test_a_base_with_another_name_is_served_under_it(tmp_path):
         assert complete(acme, "my-gpt2").status_code == 200
         assert complete(acme, "gpt2-mini").status_code == 404
         assert complete(acme, "my-gpt2", max_tokens=60).status_code == 400
+
+
+def test_an_evaluation_is_kept_as_it_was_asked_for_or_refused_by_name(service, acme):
+    erin = service.user(acme, "erin")
+    body = {"model": "tiny", "training_file": service.upload(erin).json()["id"], "suffix": "voice"}
+    job = erin.post("/v1/fine_tuning/jobs", json=body | {"evaluation": {"metrics": ["bleu"], "gate": "bleu"}})
+    wanted = {"metrics": ["bleu"], "prompts": 100, "max_tokens": 64, "gate": "bleu"}
+    assert job.json()["evaluation"] == wanted
+    assert erin.get(f"/v1/fine_tuning/jobs/{job.json()['id']}").json()["evaluation"] == wanted
+    bad = erin.post("/v1/fine_tuning/jobs", json=body | {"evaluation": {"metrics": ["rouge"]}})
+    assert bad.status_code == 400
+    assert error_of(bad)["param"] == "evaluation.metrics"
+    assert "bleu, chrf, ter, exact_match" in error_of(bad)["message"]

@@ -189,3 +189,34 @@ def test_the_command_lines_of_readme_are_understood(command):
     for line in lines:
         with pytest.raises(Refused):  # the wire knows none of its paths; a usage error would be raised before
             command(*shlex.split(line))
+
+
+def test_train_asks_for_an_evaluation_as_told(wire, command):
+    wire.answers["GET", "/v1/models"] = (200, {"data": [{"id": "gpt2-mini"}]})
+    wire.answers["POST", JOB] = (200, {"id": "ftjob-1", "status": "queued"})
+    asked = []
+    for options in (
+        ("--evaluate", "all"),
+        ("--evaluate", "bleu,ter", "--gate", "bleu"),
+        ("--gate", "chrf"),
+        ("--gate", "loss"),
+    ):
+        command("train", "alice:voice", "file-9", "--no-wait", *options)
+        body = json.loads(next(body for _, path, _, body in reversed(wire.requests) if path == JOB))
+        asked.append({k: v for k, v in (body.get("evaluation") or {}).items() if v is not None})
+    assert asked == [{}, {"metrics": ["bleu", "ter"], "gate": "bleu"}, {"gate": "chrf"}, {}]
+
+
+def test_results_of_a_job_are_written_into_a_folder(wire, command, tmp_path):
+    job = {"id": "ftjob-1", "status": "succeeded", "result_files": ["file-1", "file-2"]}
+    wire.answers["GET", f"{JOB}/ftjob-1"] = (200, job)
+    for number, (name, content) in enumerate((("results.json", b"{}"), ("../losses.svg", b"<svg/>")), 1):
+        wire.answers["GET", f"/v1/files/file-{number}"] = (200, {"filename": name})
+        wire.answers["GET", f"/v1/files/file-{number}/content"] = (200, content)
+    into = tmp_path / "new" / "folder"
+    command("jobs", "results", "ftjob-1", "--into", str(into))
+    found = {path.name: path.read_bytes() for path in into.iterdir()}
+    assert found == {"ftjob-1-results.json": b"{}", "ftjob-1-losses.svg": b"<svg/>"}
+    wire.answers["GET", f"{JOB}/ftjob-1"] = (200, {**job, "status": "running", "result_files": []})
+    with pytest.raises(CommandError, match="is running and has left no files"):
+        command("jobs", "results", "ftjob-1")

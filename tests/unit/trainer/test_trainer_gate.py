@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from trainer_worker.gate import judge
+from trainer_worker.gate import judge, judge_texts
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,23 @@ def test_it_says_what_was_not_beaten():
     assert "live version's 1.5000" in reason
     assert "base" not in reason
     assert "beats the base model's 2.0000 and the live version's 1.9000" in judge(1.7, 2.0, 1.9).reason
+
+
+@pytest.mark.parametrize(
+    ("metric", "own", "base", "live", "promote"),
+    [
+        ("bleu", 20.0, 10.0, None, True),
+        ("bleu", 20.0, 10.0, 15.0, True),
+        ("bleu", 20.0, 10.0, 20.0, False),
+        ("bleu", 9.0, 10.0, 5.0, False),
+        ("ter", 60.0, 90.0, 70.0, True),
+        ("ter", 80.0, 90.0, 70.0, False),
+        ("exact_match", math.nan, 0.0, None, False),
+        ("chrf", None, 1.0, None, False),
+        ("chrf", 1.0, None, None, False),
+    ],
+)
+def test_a_metric_opens_it_only_if_it_is_better_than_bases_and_lives(metric, own, base, live, promote):
+    verdict = judge_texts(metric, own, base, live)
+    assert verdict.promote is promote
+    assert metric in verdict.reason

@@ -1,0 +1,142 @@
+"""Texts that are written to be scored: which prompts, what is written, what the scores are, what the files tell."""
+
+import json
+from xml.etree import ElementTree as ET
+
+import pytest
+import torch
+from trainer_making import Recorder, dataset, order, train
+
+from prefix_engine.base import from_transformers
+from prefix_engine.template import Template
+from prefix_engine.testing import byte_tokenizer, random_prefix, tiny_base, tiny_model
+from prefix_store.errors import Invalid
+from prefix_store.evaluation import METRICS, Evaluation
+from trainer_worker.report import Stopped
+from trainer_worker.rows import Row
+from trainer_worker.texts import Prompt, Writer, chosen, scores, write
+
+MARK = "the-secret-word"
+
+
+@pytest.fixture(scope="module")
+def base():
+    return tiny_base()
+
+
+def test_scores_are_those_that_sacrebleu_publishes():
+    # The example of sacrebleu's own documentation.
+    said = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
+    references = [
+        ("The dog bit the man.", "The dog had bit the man."),
+        ("It was not unexpected.", "No one was surprised."),
+        ("The man bit him first.", "The man had bitten the dog."),
+    ]
+    prompts = [Prompt("", refs) for refs in references]
+    found = scores(Evaluation(), said, prompts)
+    assert found["bleu"] == pytest.approx(48.53, abs=0.005)
+    assert found["exact_match"] == pytest.approx(1 / 3)
+    assert set(found) == set(METRICS)
+
+
+def test_what_was_said_exactly_scores_best_whichever_reference_it_was():
+    prompts = [Prompt("a", ("one two three four five", "six")), Prompt("b", ("seven eight nine ten eleven",))]
+    found = scores(Evaluation(), [" one two three four five", "seven eight nine ten eleven\n"], prompts)
+    assert found == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0, "exact_match": 1})
+    assert set(scores(Evaluation(metrics=("ter",)), ["", ""], prompts)) == {"ter"}
+
+
+def test_prompts_are_taken_once_with_all_their_references_and_only_if_every_writer_has_room(base):
+    template = Template.of(base.tokenizer)
+    rows = [Row(f"p{i // 2}", f"c{i}", "file", i) for i in range(40)]
+    rows.append(Row("x" * 200, "long", "file", 41))
+    rows.append(Row("y" * 110, "fits without an offset", "file", 42))
+    writers = [Writer(None, template), Writer(random_prefix(base, 30, offset=30), template)]
+    everything = chosen(base, rows, writers, 1000)
+    assert [prompt.text for prompt in everything] == [f"p{i}" for i in range(20)]
+    assert everything[3].references == ("c6", "c7")
+    assert "y" * 110 in {prompt.text for prompt in chosen(base, rows, writers[:1], 1000)}
+    some = chosen(base, rows, writers, 5)
+    assert [prompt.text for prompt in some] == ["p0", "p4", "p8", "p12", "p16"]
+
+
+def test_the_base_writes_what_transformers_generates():
+    model = tiny_model(seed=4)
+    base = from_transformers(model, byte_tokenizer())
+    template = Template.of(base.tokenizer)
+    prompts = [Prompt(text, ("",)) for text in ("a", "some more words", "third")]
+    texts = write(base, Writer(None, template), prompts, 12)
+    for prompt, text in zip(prompts, texts, strict=True):
+        ids = template.prompt_ids(base.tokenizer, prompt.text)
+        asked = torch.tensor([ids])
+        out = model.generate(
+            asked, attention_mask=torch.ones_like(asked), max_new_tokens=12, do_sample=False, pad_token_id=256
+        )
+        said = [token for token in out[0, len(ids) :].tolist() if token != template.end_id]
+        assert text.encode() == bytes(said).decode(errors="replace").encode()
+
+
+def test_writing_stops_when_told_to(base):
+    with pytest.raises(Stopped):
+        write(
+            base,
+            Writer(None, Template.of(base.tokenizer)),
+            [Prompt("a", ("b",))] * 50,
+            100,
+            stopping=lambda: True,
+        )
+
+
+def test_a_run_tells_its_numbers_and_a_picture_and_no_text_of_the_dataset(base):
+    data = dataset() + json.dumps({"prompt": MARK, "completion": MARK}).encode() + b"\n"
+    asked = order(data, evaluation=Evaluation(prompts=4, max_tokens=8), wishes={"eval_steps": 3})
+    report = Recorder()
+    trained = train(base, asked, report)
+    told = json.loads(trained.files["results.json"])
+    assert told["metrics"]["held_out_loss"] == trained.metrics["held_out_loss"]
+    assert [point["step"] for point in told["curve"] if "valid_loss" in point] == [0, 3, 6, 9, 12]
+    assert set(told["texts"]) == {"prefix", "base"}
+    for name, value in told["texts"]["prefix"].items():
+        assert trained.metrics[name] == value
+        assert trained.metrics[f"base_{name}"] == told["texts"]["base"][name]
+    assert ET.fromstring(trained.files["losses.svg"]).tag.endswith("svg")
+    assert not any(MARK.encode() in content for content in trained.files.values())
+    assert not any(MARK in message for message in report.messages)
+    assert sum("Texts of the" in message for message in report.messages) == 2
+
+
+def test_a_run_that_is_cut_has_the_whole_curve_at_its_end(base):
+    whole = train(base, order(wishes={"eval_steps": 3}))
+    cut = Recorder(stop_when=lambda recorder: len(recorder.updates) >= 7)
+    with pytest.raises(Stopped):
+        train(base, order(wishes={"eval_steps": 3}), cut)
+    resumed = train(base, order(wishes={"eval_steps": 3}, checkpoint=cut.checkpoints[-1][1]))
+    curves = [json.loads(trained.files["results.json"])["curve"] for trained in (whole, resumed)]
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"metrics": []}, "metrics"),
+        ({"metrics": "bleu"}, "metrics"),
+        ({"metrics": ["meteor"]}, "metrics"),
+        ({"metrics": [["bleu"]]}, "metrics"),
+        ({"prompts": 0}, "prompts"),
+        ({"prompts": True}, "prompts"),
+        ({"max_tokens": 1000}, "max_tokens"),
+        ({"gate": "chrf", "metrics": ["bleu"]}, "gate"),
+        ({"gate": ["bleu"]}, "gate"),
+        ({"samples": 3}, "samples"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_by_name(given, param):
+    with pytest.raises(Invalid) as refused:
+        Evaluation.from_json(given)
+    assert refused.value.param == f"evaluation.{param}"
+
+
+def test_an_evaluation_is_read_as_it_was_written():
+    asked = Evaluation.from_json({"metrics": ["ter", "bleu"], "gate": "bleu", "prompts": None})
+    assert asked == Evaluation(metrics=("bleu", "ter"), gate="bleu")
+    assert Evaluation.from_json(asked.to_json()) == asked

@@ -1,0 +1,69 @@
+"""A run's result files: all its numbers as JSON, and a picture of how the losses went. No text of any dataset."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Point = Mapping[str, float | None]
+Texts = Mapping[str, Mapping[str, float]]  # who wrote -> metric -> score
+
+_OURS, _OTHER, _FAINT = "#0b6e99", "#9aa5ad", "#c44e00"  # told apart by the colour-blind and in grey
+_STYLE: Any = {
+    "svg.hashsalt": "prefixserve",  # else ids are drawn by chance
+    "svg.fonttype": "none",  # text stays text
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e6e8",
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+def as_json(
+    metrics: Mapping[str, Any], curve: Sequence[Point], evaluation: Mapping[str, Any] | None, texts: Texts
+) -> bytes:
+    """Everything.
+
+    Args:
+        metrics: of the job.
+        curve: of the run's events: `step`, `train_loss`, `valid_loss`; what was not looked at is absent.
+        evaluation: what was asked for.
+        texts: scores of the texts.
+    """
+    told = {"metrics": metrics, "curve": list(curve), "evaluation": evaluation, "texts": texts}
+    return json.dumps(told, indent=1, allow_nan=False).encode()
+
+
+def as_svg(metrics: Mapping[str, Any], curve: Sequence[Point], texts: Texts) -> bytes:
+    """The losses over the updates beside those of the base and the live version, and the texts' scores if any."""
+    import matplotlib as mpl  # noqa: PLC0415 - slow, and needed at a run's end
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    shown = sorted({name for scores in texts.values() for name in scores})
+    with mpl.rc_context(_STYLE):
+        figure = Figure((5.5 + 2.2 * len(shown), 3.6), layout="constrained")
+        grid = figure.subplots(1, 1 + len(shown), squeeze=False, width_ratios=[2.5] + [1] * len(shown))[0]
+        losses = grid[0]
+        for name, label, color, style in (
+            ("train_loss", "training", _OTHER, "-"),
+            ("valid_loss", "held out", _OURS, "o-"),
+        ):
+            points = [(point["step"], point[name]) for point in curve if point.get(name) is not None]
+            losses.plot(*zip(*points, strict=True) if points else ([], []), style, color=color, label=label)
+        for name, label, style in (("base_loss", "base", ":"), ("live_loss", "live version", "--")):
+            if metrics.get(name) is not None:
+                losses.axhline(metrics[name], color=_FAINT, linestyle=style, label=f"{label}, held out")
+        losses.set(title="loss", xlabel="updates", ylabel="nats a token")
+        losses.legend()
+        for axes, name in zip(grid[1:], shown, strict=True):
+            who = [writer for writer in texts if name in texts[writer]]
+            bars = axes.bar(who, [texts[writer][name] for writer in who], color=_OTHER, width=0.6)
+            bars[0].set_color(_OURS)
+            axes.bar_label(bars, fmt="%.3g")
+            axes.set(title=name)
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()

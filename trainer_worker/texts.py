@@ -1,0 +1,144 @@
+"""Texts that a prefix writes for held-out prompts, scored against the completions that belong to them.
+
+Written by the engine that serves, greedily, behind the prefix as it would be published. Scores are of the whole
+corpus, by sacrebleu (Post 2018, "A Call for Clarity in Reporting BLEU Scores"); rows with the same prompt are one
+prompt with several references, as the E2E challenge counts them.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prefix_engine import Base, Delta, Engine, EngineConfig, Event, Failed, Prefix, Request
+from prefix_engine.template import Template
+from prefix_store.evaluation import Evaluation
+from trainer_worker.report import Stopped
+from trainer_worker.rows import Row
+
+_ROWS = 16
+_MEMORY = 256 << 20  # bytes, for keys and values of the rows
+_NAME = "prefix"  # that the engine asks its loader for
+_LOOK_S = 0.1
+_TELL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A held-out prompt and every completion that a row gives it."""
+
+    text: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes: a prefix, or the base alone, and how it reads a prompt."""
+
+    prefix: Prefix | None
+    template: Template
+
+    @property
+    def offset(self) -> int:
+        """Where text starts."""
+        return 0 if self.prefix is None else self.prefix.position_offset
+
+
+def chosen(base: Base, rows: Sequence[Row], writers: Sequence[Writer], most: int) -> list[Prompt]:
+    """At most so many of the prompts, evenly, that leave each writer room for a token."""
+    by_prompt: dict[str, list[str]] = {}
+    for row in rows:
+        by_prompt.setdefault(row.prompt, []).append(row.completion)
+
+    def fits(prompt: str) -> bool:
+        return all(
+            writer.offset + len(writer.template.prompt_ids(base.tokenizer, prompt)) < base.config.positions
+            for writer in writers
+        )
+
+    found = [Prompt(text, tuple(refs)) for text, refs in by_prompt.items() if fits(text)]
+    step = max(1.0, len(found) / most)
+    return [found[int(i * step)] for i in range(min(most, len(found)))]
+
+
+def write(
+    base: Base,
+    writer: Writer,
+    prompts: Sequence[Prompt],
+    max_tokens: int,
+    stopping: Callable[[], bool] = lambda: False,
+    alive: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """One text for each prompt.
+
+    Args:
+        base: the model.
+        writer: who writes.
+        prompts: that it reads.
+        max_tokens: of each text; less where the base has no more positions.
+        stopping: looked at while it writes.
+        alive: called every few seconds meanwhile.
+
+    Raises:
+        Stopped: `stopping` said so.
+    """
+    config = EngineConfig(rows=_ROWS, kv_bytes=_MEMORY, kernels="torch", prompt_cache_s=0)
+    behind = writer.prefix
+    engine = Engine(base, config, ({} if behind is None else {_NAME: behind}).__getitem__)
+    engine.start()
+    try:
+        sinks = [_Text() for _ in prompts]
+        for prompt, sink in zip(prompts, sinks, strict=True):
+            ids = tuple(writer.template.prompt_ids(base.tokenizer, prompt.text))
+            room = base.config.positions - writer.offset - len(ids)
+            wanted = min(max_tokens, room)
+            prefix_id = None if behind is None else _NAME
+            engine.submit(Request(ids, wanted, writer.template.end_id, prefix_id=prefix_id), sink)
+        told = time.monotonic()
+        while not all(sink.ended for sink in sinks):
+            time.sleep(_LOOK_S)
+            if stopping():
+                raise Stopped
+            if time.monotonic() - told > _TELL_S:
+                told = time.monotonic()
+                alive()
+    finally:
+        engine.close()
+    return [sink.text for sink in sinks]
+
+
+class _Text:
+    """A sink; a row that failed has written nothing."""
+
+    def __init__(self) -> None:
+        self.text, self.ended = "", False
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        if isinstance(event, Delta):
+            self.text += event.text
+            return
+        if isinstance(event, Failed):
+            self.text = ""
+        self.ended = True
+
+
+def scores(evaluation: Evaluation, texts: Sequence[str], prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Of each metric that was asked for: BLEU, chrF and TER from 0 to 100, exact matches from 0 to 1."""
+    from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - only where it is asked for
+    from sacrebleu.metrics.chrf import CHRF  # noqa: PLC0415
+    from sacrebleu.metrics.ter import TER  # noqa: PLC0415
+
+    said = [text.strip() for text in texts]
+    references = [[reference.strip() for reference in prompt.references] for prompt in prompts]
+    most = max(map(len, references))
+    streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
+    corpus = {"bleu": BLEU, "chrf": CHRF, "ter": TER}
+    found = {
+        name: float(made().corpus_score(said, streams).score)
+        for name, made in corpus.items()
+        if name in evaluation.metrics
+    }
+    if "exact_match" in evaluation.metrics:
+        same = [text in refs for text, refs in zip(said, references, strict=True)]
+        found["exact_match"] = sum(same) / len(same)
+    return found
