@@ -22,6 +22,9 @@ from prefix_engine.waiting import Waiting, cost
 _SPARE = 2  # rows for one spare seat
 _SMALL_STEP = 6  # tokens for each of the rows in a step, while a key has more than its share
 _LEFT_OVER = 2  # of them that such a key may fill
+_A_LOT = 4  # who has no more than this part of the rows is not over its share
+_MOST_PASSED_OVER = 4  # steps in a row without a token for a row that decodes
+_MOST_UNREAD = 32  # steps in a row without a chunk, after which a prompt's turn comes
 _REMEMBERED = 1024  # counters of absent keys that are kept without a look at whether they matter
 
 
@@ -158,6 +161,7 @@ class Scheduler:
         if not self._pages.claim(sequence):
             return False
         self.running[sequence.number] = sequence
+        sequence.turn = self._turn
         return True
 
     def plan(self) -> Plan:
@@ -165,32 +169,49 @@ class Scheduler:
 
         Rows that decode come first, and the budget is whole, unless a key is over its share. Then steps are small,
         since one that takes long is long for every row of it, and go to the least served first; only tokens of rows
-        that decode for keys within their share come before. Who is over gets what is left of half of it.
+        that decode for keys within their share come before. Who is over gets what is left of a third of it.
+
+        Whoever has a seat moves, whatever its key was served: a row that decodes waits no longer than a few steps,
+        and in each step a little of the prompt that has waited longest is read first, if it has waited for long.
         """
         keys = Counter(s.request.share for s in self.running.values())
         share = (self._rows + self._spare) / max(1, len(keys))
-        bound = max(share, max(keys.values(), default=0) / 2)
+        bound = max(share, self._rows / _A_LOT, max(keys.values(), default=0) / 2)
         over = {key for key, rows in keys.items() if rows > bound}
         budget = min(self._step_tokens, _SMALL_STEP * self._rows) if over else self._step_tokens
         rest = min(self._step_tokens, _LEFT_OVER * self._rows)
+        due, most = self._overdue(), self._chunk_tokens
+        little = min(most, self._rows)
 
-        def place(s: Sequence) -> tuple[bool, float, bool, int, int]:
+        def place(s: Sequence) -> tuple[bool, bool, float, bool, int, int]:
             reading, key = s.prompt_left > 0, s.request.share
-            return reading or key in over, self._served[key], reading, s.turn, len(s.generated)
+            behind = reading or key in over
+            return s.number not in due, behind, self._served[key], reading, s.turn, len(s.generated)
 
         decode: list[Sequence] = []
         chunks: list[Chunk] = []
         taken = 0
         for sequence in sorted(self.running.values(), key=place):
-            left = (rest if sequence.request.share in over else budget) - taken
+            second = sequence.request.share in over and sequence.number not in due
+            left = (rest if second else budget) - taken
             if not sequence.prompt_left:
                 if left > 0 and len(decode) < self._rows:
                     decode.append(sequence)
                     taken += 1
-            elif (size := min(sequence.prompt_left, self._chunk_tokens, left)) > 0:
+            elif (size := min(sequence.prompt_left, little if sequence.number in due else most, left)) > 0:
                 chunks.append(Chunk(sequence, sequence.computed, sequence.computed + size))
                 taken += size
         return Plan(tuple(decode), tuple(chunks))
+
+    def _overdue(self) -> set[int]:
+        """Rows whose turn it is: all that decode and were passed over so often, and one prompt."""
+        waited = {number: self._turn - s.turn for number, s in self.running.items()}
+        reading = [number for number, s in self.running.items() if s.prompt_left]
+        late = {number for number in waited if waited[number] >= _MOST_PASSED_OVER} - set(reading)
+        oldest = max(reading, key=waited.__getitem__, default=None)
+        if oldest is not None and waited[oldest] >= _MOST_UNREAD:
+            late.add(oldest)
+        return late
 
     def advance(self, plan: Plan) -> None:
         """Note that a step was computed, and charge its tokens to their keys."""
@@ -201,6 +222,7 @@ class Scheduler:
             self._served[sequence.request.share] += 1
         for chunk in plan.chunks:
             chunk.sequence.computed = chunk.stop
+            chunk.sequence.turn = self._turn
             self._served[chunk.sequence.request.share] += chunk.stop - chunk.start
 
     def _lift(self, key: str) -> None:

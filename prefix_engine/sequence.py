@@ -19,7 +19,7 @@ class Sequence:
         cached: text tokens whose keys and values it found in memory.
         computed: text tokens whose keys and values lie in `pages`.
         generated: tokens chosen so far.
-        turn: number of the step in which it last decoded.
+        turn: number of the step in which it last had a part.
         cancelled: set from any thread; read by the loop.
     """
 

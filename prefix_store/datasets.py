@@ -134,7 +134,8 @@ class DatasetWriter:
 
 
 def _check_quota(connection: Connection, tenant: Row[Any], size: int) -> None:
-    total = select(func.coalesce(func.sum(datasets.c.bytes), 0)).where(datasets.c.tenant_id == tenant.id)
+    mine = (datasets.c.tenant_id == tenant.id, datasets.c.purpose == PURPOSE)
+    total = select(func.coalesce(func.sum(datasets.c.bytes), 0)).where(*mine)
     used = int(connection.execute(total).scalar_one())
     if used + size > tenant.max_dataset_bytes:
         raise Quota(

@@ -82,7 +82,9 @@ class Jobs(Leases):
             "evaluation": evaluation.to_json() if evaluation is not None else None,
         }
         _check_prefix(owner, prefix_name, self._core.settings.reserved_names)
-        request = hashlib.sha256(json.dumps([prefix_name, spec], sort_keys=True).encode()).hexdigest()
+        # What was not asked for is left out, so that a key given to older code still means the same request.
+        asked = {name: value for name, value in spec.items() if name != "evaluation" or value is not None}
+        request = hashlib.sha256(json.dumps([prefix_name, asked], sort_keys=True).encode()).hexdigest()
         with self._core.database.write() as connection:
             ids = (owner.tenant_id, owner.owner_id)
             if owner_of(find_owner(connection, scope, owner.label)) != owner:

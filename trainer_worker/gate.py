@@ -40,13 +40,16 @@ def judge_texts(metric: str, own: float | None, base: float | None, live: float 
     """Compare a metric of the texts written for the same prompts.
 
     Args:
-        metric: of `prefix_store.evaluation.METRICS`; TER counts edits, so that less is better.
+        metric: of `prefix_store.evaluation.METRICS`; TER counts edits, so that less is better, and 100 or more is
+            no better than to say nothing.
         own: of the new version; None where no held-out prompt left room for a text.
         base: of the base model.
         live: of the live version; None where there is none that could serve.
     """
     if own is None or base is None:
         return Verdict(False, f"there were no texts to take {metric} of")
+    if metric == "ter":
+        own, base, live = min(own, 100.0), min(base, 100.0), None if live is None else min(live, 100.0)
     rivals = [("the base model's", base), *([] if live is None else [("the live version's", live)])]
     sign = -1.0 if metric == "ter" else 1.0
     unbeaten = [f"{whose} {other:.4g}" for whose, other in rivals if not _beats(-sign * own, -sign * other)]

@@ -80,8 +80,13 @@ def write(
 
     Raises:
         Stopped: `stopping` said so.
+        RuntimeError: the engine failed on a text; scores without it would mean nothing.
     """
-    config = EngineConfig(rows=_ROWS, kv_bytes=_MEMORY, kernels="torch", prompt_cache_s=0)
+    longest = (
+        2 * 4 * base.config.layers * base.config.width * base.config.positions
+    )  # bytes of a row, float32
+    memory = max(_MEMORY, 2 * longest)
+    config = EngineConfig(rows=_ROWS, kv_bytes=memory, kernels="torch", prompt_cache_s=0)
     behind = writer.prefix
     engine = Engine(base, config, ({} if behind is None else {_NAME: behind}).__getitem__)
     engine.start()
@@ -103,14 +108,17 @@ def write(
                 alive()
     finally:
         engine.close()
+    failed = {sink.failed for sink in sinks} - {"", "non_finite"}
+    if failed:
+        raise RuntimeError(f"texts could not be written: {', '.join(sorted(failed))}")
     return [sink.text for sink in sinks]
 
 
 class _Text:
-    """A sink; a row that failed has written nothing."""
+    """A sink; a row whose numbers broke has written nothing."""
 
     def __init__(self) -> None:
-        self.text, self.ended = "", False
+        self.text, self.failed, self.ended = "", "", False
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
@@ -118,12 +126,22 @@ class _Text:
             self.text += event.text
             return
         if isinstance(event, Failed):
-            self.text = ""
+            self.text, self.failed = "", event.code
         self.ended = True
 
 
-def scores(evaluation: Evaluation, texts: Sequence[str], prompts: Sequence[Prompt]) -> dict[str, float]:
-    """Of each metric that was asked for: BLEU, chrF and TER from 0 to 100, exact matches from 0 to 1."""
+def scores(
+    evaluation: Evaluation,
+    texts: Sequence[str],
+    prompts: Sequence[Prompt],
+    stopping: Callable[[], bool] = lambda: False,
+    alive: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Of each metric that was asked for: BLEU and chrF from 0 to 100, TER from 0 up, exact matches from 0 to 1.
+
+    Raises:
+        Stopped: `stopping` said so; TER takes seconds for a text of a hundred words.
+    """
     from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - only where it is asked for
     from sacrebleu.metrics.chrf import CHRF  # noqa: PLC0415
     from sacrebleu.metrics.ter import TER  # noqa: PLC0415
@@ -132,12 +150,21 @@ def scores(evaluation: Evaluation, texts: Sequence[str], prompts: Sequence[Promp
     references = [[reference.strip() for reference in prompt.references] for prompt in prompts]
     most = max(map(len, references))
     streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
-    corpus = {"bleu": BLEU, "chrf": CHRF, "ter": TER}
+    corpus = {"bleu": BLEU, "chrf": CHRF}
     found = {
         name: float(made().corpus_score(said, streams).score)
         for name, made in corpus.items()
         if name in evaluation.metrics
     }
+    if "ter" in evaluation.metrics:
+        metric, edits, words = TER(), 0.0, 0.0
+        for text, refs in zip(said, references, strict=True):
+            if stopping():
+                raise Stopped
+            alive()
+            one = metric.sentence_score(text, refs)
+            edits, words = edits + one.num_edits, words + one.ref_length
+        found["ter"] = 100.0 * edits / words if words else 0.0
     if "exact_match" in evaluation.metrics:
         same = [text in refs for text, refs in zip(said, references, strict=True)]
         found["exact_match"] = sum(same) / len(same)

@@ -245,10 +245,9 @@ class Training:
             return {}
         found = {}
         for who, writer in writers.items():
-            texts = write(
-                base, writer, prompts, asked.max_tokens, self._report.stopping, self._run.tell_progress
-            )
-            found[who] = scores(asked, texts, prompts)
+            watched = (self._report.stopping, self._run.tell_progress)
+            texts = write(base, writer, prompts, asked.max_tokens, *watched)
+            found[who] = scores(asked, texts, prompts, *watched)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in found[who].items())
             told = f"Texts of {'the ' + who if who != 'live' else 'the live version'} for {len(prompts)} prompts: {shown}"
             self._report.event("info", "message", told, {"who": who, "prompts": len(prompts), **found[who]})
@@ -259,7 +258,7 @@ class Training:
         told = {
             name: value
             for name, value in metrics.items()
-            if value is not None and not (isinstance(value, float) and math.isnan(value))
+            if value is not None and not (isinstance(value, float) and not math.isfinite(value))
         }
         return {
             "results.json": results.as_json(told, curve, None if asked is None else asked.to_json(), texts),

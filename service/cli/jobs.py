@@ -190,7 +190,11 @@ def results(
     if not job["result_files"]:
         raise CommandError(f"job {job_id} is {job['status']} and has left no files")
     for file_id in job["result_files"]:
-        name = connection.get(f"/v1/files/{file_id}")["filename"]
+        try:
+            name = connection.get(f"/v1/files/{file_id}")["filename"]
+        except CommandError as error:  # deleted; the others may be there
+            out().print(plain(f"{file_id}: {error}"))
+            continue
         path = into / f"{job_id}-{Path(name).name}"
         try:
             into.mkdir(parents=True, exist_ok=True)

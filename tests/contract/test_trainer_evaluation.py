@@ -16,7 +16,7 @@ from prefix_store.scope import Admin
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
-QUICK = Evaluation(prompts=6, max_tokens=8)
+QUICK = Evaluation(metrics=METRICS, prompts=6, max_tokens=8)
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ def test_it_says_what_was_not_beaten():
         ("bleu", 9.0, 10.0, 5.0, False),
         ("ter", 60.0, 90.0, 70.0, True),
         ("ter", 80.0, 90.0, 70.0, False),
+        ("ter", 100.0, 650.0, None, False),
         ("exact_match", math.nan, 0.0, None, False),
         ("chrf", None, 1.0, None, False),
         ("chrf", 1.0, None, None, False),

@@ -5,11 +5,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
+from sacrebleu.metrics.ter import TER
 from trainer_making import Recorder, dataset, order, train
 
-from prefix_engine.base import from_transformers
 from prefix_engine.template import Template
-from prefix_engine.testing import byte_tokenizer, random_prefix, tiny_base, tiny_model
+from prefix_engine.testing import random_prefix, tiny_base, tiny_model
 from prefix_store.errors import Invalid
 from prefix_store.evaluation import METRICS, Evaluation
 from trainer_worker.report import Stopped
@@ -33,15 +33,18 @@ def test_scores_are_those_that_sacrebleu_publishes():
         ("The man bit him first.", "The man had bitten the dog."),
     ]
     prompts = [Prompt("", refs) for refs in references]
-    found = scores(Evaluation(), said, prompts)
+    found = scores(Evaluation(metrics=METRICS), said, prompts)
     assert found["bleu"] == pytest.approx(48.53, abs=0.005)
     assert found["exact_match"] == pytest.approx(1 / 3)
-    assert set(found) == set(METRICS)
+    streams = [[refs[i] for refs in references] for i in range(2)]
+    assert found["ter"] == pytest.approx(TER().corpus_score(said, streams).score)
 
 
 def test_what_was_said_exactly_scores_best_whichever_reference_it_was():
     prompts = [Prompt("a", ("one two three four five", "six")), Prompt("b", ("seven eight nine ten eleven",))]
-    found = scores(Evaluation(), [" one two three four five", "seven eight nine ten eleven\n"], prompts)
+    found = scores(
+        Evaluation(metrics=METRICS), [" one two three four five", "seven eight nine ten eleven\n"], prompts
+    )
     assert found == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0, "exact_match": 1})
     assert set(scores(Evaluation(metrics=("ter",)), ["", ""], prompts)) == {"ter"}
 
@@ -62,7 +65,7 @@ def test_prompts_are_taken_once_with_all_their_references_and_only_if_every_writ
 
 def test_the_base_writes_what_transformers_generates():
     model = tiny_model(seed=4)
-    base = from_transformers(model, byte_tokenizer())
+    base = tiny_base(seed=4)
     template = Template.of(base.tokenizer)
     prompts = [Prompt(text, ("",)) for text in ("a", "some more words", "third")]
     texts = write(base, Writer(None, template), prompts, 12)
@@ -87,9 +90,23 @@ def test_writing_stops_when_told_to(base):
         )
 
 
+def test_a_text_that_the_engine_fails_on_is_no_empty_answer(base):
+    of_another = random_prefix(tiny_base(layers=3), 3, offset=0, seed=1)
+    writer = Writer(of_another, Template.of(base.tokenizer))
+    with pytest.raises(RuntimeError, match="could not be written"):
+        write(base, writer, [Prompt("a", ("b",))], 4)
+
+
+def test_scoring_stops_when_told_to():
+    with pytest.raises(Stopped):
+        scores(Evaluation(metrics=("ter",)), ["a"], [Prompt("a", ("b",))], stopping=lambda: True)
+
+
 def test_a_run_tells_its_numbers_and_a_picture_and_no_text_of_the_dataset(base):
     data = dataset() + json.dumps({"prompt": MARK, "completion": MARK}).encode() + b"\n"
-    asked = order(data, evaluation=Evaluation(prompts=4, max_tokens=8), wishes={"eval_steps": 3})
+    asked = order(
+        data, evaluation=Evaluation(metrics=METRICS, prompts=4, max_tokens=8), wishes={"eval_steps": 3}
+    )
     report = Recorder()
     trained = train(base, asked, report)
     told = json.loads(trained.files["results.json"])
