@@ -185,8 +185,9 @@ class Scheduler:
 
         def place(s: Sequence) -> tuple[bool, bool, float, bool, int, int]:
             reading, key = s.prompt_left > 0, s.request.share
-            behind = reading or key in over
-            return s.number not in due, behind, self._served[key], reading, s.turn, len(s.generated)
+            # Of one key, prompts go by arrival, so that one ends before the next begins; rows that decode take turns.
+            last = (0, s.number) if reading else (s.turn, len(s.generated))
+            return s.number not in due, reading or key in over, self._served[key], reading, *last
 
         decode: list[Sequence] = []
         chunks: list[Chunk] = []

@@ -482,3 +482,19 @@ def test_a_tenant_with_two_requests_among_many_with_one_is_not_starved():
                 ask(owner[number])
         before = len(machine.finished)
     assert {0, 1} <= set(machine.finished)
+
+
+def test_prompts_of_one_key_are_read_one_after_the_other():
+    machine = Machine(8, 32, 16, 1000)
+    for number in range(8):
+        machine.scheduler.add(sequence(number, "one", 48, 40))
+    first = []
+    for _ in range(60):
+        first += [chunk.sequence.number for chunk in machine.step().chunks if chunk.ends_prompt]
+    assert first == list(range(8))
+    machine = Machine(8, 32, 16, 1000)
+    for number in range(8):
+        machine.scheduler.add(sequence(number, "one", 48, 40))
+    for _ in range(3):
+        machine.step()
+    assert [s.prompt_left for s in machine.scheduler.running.values()][:2] == [0, 0]
