@@ -1,6 +1,5 @@
 """Bandwidth and peak of this machine, measured beside the steps that are held against them."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 
@@ -42,13 +41,6 @@ def best_of(found: Iterable[Machine]) -> Machine:
         max(machine.read for machine in found),
         {name: max(machine.peak[name] for machine in found) for name in found[0].peak},
     )
-
-
-def processor() -> str:
-    """What the kernel calls it."""
-    with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - one line is read
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _own(weights: str, left: torch.Tensor, right: torch.Tensor) -> list[Callable[[], object]]:

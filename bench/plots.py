@@ -18,24 +18,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from bench.plot_names import DRAWN, PLOTS
 from bench.results import folder, read
+from trainer_worker.results import FAINT, OTHER, OURS, PICTURES
 
-OURS, PEER, FAINT = "#0b6e99", "#9aa5ad", "#c44e00"  # told apart by the colour-blind and in grey
-STYLE = {
-    "svg.hashsalt": "prefixserve",  # else ids are drawn by chance
-    "svg.fonttype": "none",  # text stays text
+PEER = OTHER
+STYLE = PICTURES | {
     "font.family": "DejaVu Sans",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "axes.titlesize": "medium",
-    "grid.color": "#e3e6e8",
     "lines.marker": "o",
     "lines.markersize": 4,
-    "legend.frameon": False,
     "figure.constrained_layout.w_pad": 0.1,
     "figure.constrained_layout.h_pad": 0.08,
-    "figure.facecolor": "white",  # readable on dark pages too
 }
 PLAIN = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
 Raw = dict[str, Any]

@@ -120,7 +120,7 @@ class Scheduler:
         admitted: list[Sequence] = []
         aside: list[tuple[Sequence, bool]] = []
         full = False
-        held = Counter(s.request.share for s in self.running.values())
+        held = self._held()
         walk = self._queue.walk(self._due())
         for place, sequence in enumerate(walk):
             key = sequence.request.share
@@ -149,9 +149,13 @@ class Scheduler:
             self._queue.remove(sequence)
         return admitted
 
+    def _held(self) -> Counter[str]:
+        """How many rows and seats each key has."""
+        return Counter(s.request.share for s in self.running.values())
+
     def _due(self) -> dict[str, float]:
         """What each key was served, and what has rows but is still to be computed."""
-        due = dict(self._served)
+        due = {key: self._served[key] for key in self._active}
         for sequence in self.running.values():
             due[sequence.request.share] += cost(sequence)
         return due
@@ -174,14 +178,10 @@ class Scheduler:
         Whoever has a seat moves, whatever its key was served: a row that decodes waits no longer than a few steps,
         and in each step a little of the prompt that has waited longest is read first, if it has waited for long.
         """
-        keys = Counter(s.request.share for s in self.running.values())
-        share = (self._rows + self._spare) / max(1, len(keys))
-        bound = max(share, self._rows / _A_LOT, max(keys.values(), default=0) / 2)
-        over = {key for key, rows in keys.items() if rows > bound}
+        over, due = self._over(), self._overdue()
         budget = min(self._step_tokens, _SMALL_STEP * self._rows) if over else self._step_tokens
         rest = min(self._step_tokens, _LEFT_OVER * self._rows)
-        due, most = self._overdue(), self._chunk_tokens
-        little = min(most, self._rows)
+        little = min(self._chunk_tokens, self._rows)
 
         def place(s: Sequence) -> tuple[bool, bool, float, bool, int, int]:
             reading, key = s.prompt_left > 0, s.request.share
@@ -193,25 +193,35 @@ class Scheduler:
         chunks: list[Chunk] = []
         taken = 0
         for sequence in sorted(self.running.values(), key=place):
-            second = sequence.request.share in over and sequence.number not in due
-            left = (rest if second else budget) - taken
-            if not sequence.prompt_left:
-                if left > 0 and len(decode) < self._rows:
-                    decode.append(sequence)
-                    taken += 1
-            elif (size := min(sequence.prompt_left, little if sequence.number in due else most, left)) > 0:
+            first = sequence.number in due
+            left = (rest if sequence.request.share in over and not first else budget) - taken
+            if left <= 0:
+                continue
+            if sequence.prompt_left:
+                size = min(sequence.prompt_left, little if first else self._chunk_tokens, left)
                 chunks.append(Chunk(sequence, sequence.computed, sequence.computed + size))
                 taken += size
+            elif len(decode) < self._rows:
+                decode.append(sequence)
+                taken += 1
         return Plan(tuple(decode), tuple(chunks))
+
+    def _over(self) -> set[str]:
+        """Keys that hold more than their share of all seats, and a good deal more than the others."""
+        held = self._held()
+        if not held:
+            return set()
+        share = (self._rows + self._spare) / len(held)
+        bound = max(share, self._rows / _A_LOT, max(held.values()) / 2)
+        return {key for key, rows in held.items() if rows > bound}
 
     def _overdue(self) -> set[int]:
         """Rows whose turn it is: all that decode and were passed over so often, and one prompt."""
-        waited = {number: self._turn - s.turn for number, s in self.running.items()}
-        reading = [number for number, s in self.running.items() if s.prompt_left]
-        late = {number for number in waited if waited[number] >= _MOST_PASSED_OVER} - set(reading)
-        oldest = max(reading, key=waited.__getitem__, default=None)
-        if oldest is not None and waited[oldest] >= _MOST_UNREAD:
-            late.add(oldest)
+        rows = self.running.values()
+        late = {s.number for s in rows if not s.prompt_left and self._turn - s.turn >= _MOST_PASSED_OVER}
+        oldest = min((s for s in rows if s.prompt_left), key=lambda s: s.turn, default=None)
+        if oldest is not None and self._turn - oldest.turn >= _MOST_UNREAD:
+            late.add(oldest.number)
         return late
 
     def advance(self, plan: Plan) -> None:

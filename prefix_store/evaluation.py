@@ -1,7 +1,7 @@
 """What a job wants to know of its prefix beside the loss, as it stands in the job's row: checked here, done by the trainer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from prefix_store.errors import Invalid
@@ -34,10 +34,9 @@ class Evaluation:
             Invalid: an unknown name, a wrong type or a value out of bounds; `param` names it.
         """
         given = {name: value for name, value in values.items() if value is not None}
-        unknown = set(given) - {"metrics", *_BOUNDS, "gate"}
-        if unknown:
-            name = min(unknown)
-            raise Invalid(f"evaluation.{name}", "unknown; known are metrics, prompts, max_tokens, gate")
+        known = [field.name for field in fields(Evaluation)]
+        if unknown := set(given).difference(known):
+            raise Invalid(f"evaluation.{min(unknown)}", f"unknown; known are {', '.join(known)}")
         if "metrics" in given:
             given["metrics"] = _metrics(given["metrics"])
         for name, (low, high) in _BOUNDS.items():
@@ -51,12 +50,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
-        return {
-            "metrics": list(self.metrics),
-            "prompts": self.prompts,
-            "max_tokens": self.max_tokens,
-            "gate": self.gate,
-        }
+        return {**asdict(self), "metrics": list(self.metrics)}
 
 
 def _metrics(given: Any) -> tuple[str, ...]:

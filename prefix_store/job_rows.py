@@ -95,7 +95,7 @@ def job_of(row: Row[Any]) -> Job:
     """Read a job from a row of `joined_jobs`."""
     owner = Owner(row.tenant_id, row.owner_id, row.owner_kind, row.owner_name)
     spec, result = row.spec, row.result or {}
-    asked = spec.get("evaluation")  # of a job made by older code there is none
+    asked = spec.get("evaluation")
     return Job(
         id=row.id,
         owner=owner,

@@ -79,12 +79,13 @@ class Jobs(Leases):
             "suffix": suffix,
             "metadata": dict(metadata) if metadata is not None else None,
             "method": dict(method) if method is not None else None,
-            "evaluation": evaluation.to_json() if evaluation is not None else None,
         }
+        if (
+            evaluation is not None
+        ):  # a request without one stays, to its Idempotency-Key, what it was to older code
+            spec["evaluation"] = evaluation.to_json()
         _check_prefix(owner, prefix_name, self._core.settings.reserved_names)
-        # What was not asked for is left out, so that a key given to older code still means the same request.
-        asked = {name: value for name, value in spec.items() if name != "evaluation" or value is not None}
-        request = hashlib.sha256(json.dumps([prefix_name, asked], sort_keys=True).encode()).hexdigest()
+        request = hashlib.sha256(json.dumps([prefix_name, spec], sort_keys=True).encode()).hexdigest()
         with self._core.database.write() as connection:
             ids = (owner.tenant_id, owner.owner_id)
             if owner_of(find_owner(connection, scope, owner.label)) != owner:
@@ -280,7 +281,7 @@ def _prefix_id(connection: Connection, owner: Owner, name: str) -> str:
 def _insert(connection: Connection, owner: Owner, prefix_id: str, spec: Mapping[str, Any]) -> Row[Any]:
     ids = {"tenant_id": owner.tenant_id, "owner_id": owner.owner_id, "id": new_id("ftjob")}
     values = {"prefix_id": prefix_id, "status": "queued", "spec": spec, "attempt": 0, "crashes": 0}
-    if spec["evaluation"] is not None:  # generating would keep neighbours in its process waiting
+    if "evaluation" in spec:  # generating would keep neighbours in its process waiting
         values["company"] = "alone"
     times = {"run_at": db_now(), "lease_until": 0.0, "created_at": db_now()}
     statement = insert(jobs).values(seq=next_number(connection, "jobs"), **ids, **values, **times)

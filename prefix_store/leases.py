@@ -173,7 +173,7 @@ class Leases:
         place = self._place(claim, "ver")
         self._still(claim)
         sha256 = self._core.blobs.put(place, trained.payload)
-        files = [keep_file(self._core, claim.owner, file) for file in trained.files]
+        files = [keep_file(self._core, self._place(claim, "file"), file) for file in trained.files]
         try:
             with self._core.database.write() as connection:
                 lock_owners(connection, place.tenant_id, [place.owner_id])

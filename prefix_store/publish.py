@@ -14,9 +14,7 @@ from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
 from prefix_store.job_rows import Claim, add_event, drop_checkpoint, held
-from prefix_store.names import new_id
 from prefix_store.rows import change
-from prefix_store.scope import Owner
 from prefix_store.tables import datasets, job_sources, jobs, prefixes, version_sources, versions
 
 RESULTS = "fine-tune-results"  # OpenAI's purpose of a job's result files
@@ -45,7 +43,8 @@ class KeptFile:
 class TrainedPrefix:
     """What a finished run hands over: tensor bytes, `m` positions, where text starts, how prompts are framed.
 
-    `files` become result files of the job. `metrics` are the measured numbers (held-out losses and so on), plain JSON values; `trained_tokens` counts
+    `files` become result files of the job. `metrics` are the measured numbers (held-out losses and so on), plain
+    JSON values; `trained_tokens` counts
     completion and end tokens over all updates. What it learned from stands in the job, not here.
     """
 
@@ -77,9 +76,8 @@ class Decision:
     reason: str
 
 
-def keep_file(core: Core, owner: Owner, file: ResultFile) -> KeptFile:
-    """Write a result file into the owner's folder; whoever does not publish it deletes it."""
-    place = Place(owner.tenant_id, owner.owner_id, new_id("file"))
+def keep_file(core: Core, place: Place, file: ResultFile) -> KeptFile:
+    """Write a result file; whoever does not publish it deletes it."""
     return KeptFile(file.filename, place, len(file.content), core.blobs.put(place, file.content))
 
 

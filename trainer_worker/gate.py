@@ -29,11 +29,8 @@ def judge(
     rivals = [("the base model's", held_out, base)]
     if live is not None and not math.isnan(live):
         rivals.append(("the live version's", held_out if compared is None else compared, live))
-    unbeaten = [f"{whose} {loss:.4f}" for whose, own, loss in rivals if not _beats(own, loss)]
-    if unbeaten:
-        return Verdict(False, f"its held-out loss {held_out:.4f} does not beat {' nor '.join(unbeaten)}")
-    beaten = " and ".join(f"{whose} {loss:.4f}" for whose, _, loss in rivals)
-    return Verdict(True, f"its held-out loss {held_out:.4f} beats {beaten}")
+    shown = [(f"{whose} {loss:.4f}", _beats(own, loss)) for whose, own, loss in rivals]
+    return _verdict(f"its held-out loss {held_out:.4f}", shown)
 
 
 def judge_texts(metric: str, own: float | None, base: float | None, live: float | None) -> Verdict:
@@ -51,12 +48,17 @@ def judge_texts(metric: str, own: float | None, base: float | None, live: float 
     if metric == "ter":
         own, base, live = min(own, 100.0), min(base, 100.0), None if live is None else min(live, 100.0)
     rivals = [("the base model's", base), *([] if live is None else [("the live version's", live)])]
-    sign = -1.0 if metric == "ter" else 1.0
-    unbeaten = [f"{whose} {other:.4g}" for whose, other in rivals if not _beats(-sign * own, -sign * other)]
+    sign = 1.0 if metric == "ter" else -1.0
+    shown = [(f"{whose} {other:.4g}", _beats(sign * own, sign * other)) for whose, other in rivals]
+    return _verdict(f"the {metric} {own:.4g} of its texts", shown)
+
+
+def _verdict(what: str, rivals: list[tuple[str, bool]]) -> Verdict:
+    """Who must be beaten, and whether each was."""
+    unbeaten = [rival for rival, beaten in rivals if not beaten]
     if unbeaten:
-        return Verdict(False, f"the {metric} {own:.4g} of its texts does not beat {' nor '.join(unbeaten)}")
-    beaten = " and ".join(f"{whose} {other:.4g}" for whose, other in rivals)
-    return Verdict(True, f"the {metric} {own:.4g} of its texts beats {beaten}")
+        return Verdict(False, f"{what} does not beat {' nor '.join(unbeaten)}")
+    return Verdict(True, f"{what} beats {' and '.join(rival for rival, _ in rivals)}")
 
 
 def _beats(own: float, other: float) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 Point = Mapping[str, float | None]
 Texts = Mapping[str, Mapping[str, float]]  # who wrote -> metric -> score
 
-_OURS, _OTHER, _FAINT = "#0b6e99", "#9aa5ad", "#c44e00"  # told apart by the colour-blind and in grey
-_STYLE: Any = {
+OURS, OTHER, FAINT = "#0b6e99", "#9aa5ad", "#c44e00"  # told apart by the colour-blind and in grey
+PICTURES: Any = {
     "svg.hashsalt": "prefixserve",  # else ids are drawn by chance
     "svg.fonttype": "none",  # text stays text
     "axes.spines.top": False,
@@ -18,7 +18,7 @@ _STYLE: Any = {
     "axes.axisbelow": True,
     "grid.color": "#e3e6e8",
     "legend.frameon": False,
-    "figure.facecolor": "white",
+    "figure.facecolor": "white",  # readable on dark pages too
 }
 
 
@@ -43,25 +43,25 @@ def as_svg(metrics: Mapping[str, Any], curve: Sequence[Point], texts: Texts) -> 
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     shown = sorted({name for scores in texts.values() for name in scores})
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(PICTURES):
         figure = Figure((5.5 + 2.2 * len(shown), 3.6), layout="constrained")
         grid = figure.subplots(1, 1 + len(shown), squeeze=False, width_ratios=[2.5] + [1] * len(shown))[0]
         losses = grid[0]
         for name, label, color, style in (
-            ("train_loss", "training", _OTHER, "-"),
-            ("valid_loss", "held out", _OURS, "o-"),
+            ("train_loss", "training", OTHER, "-"),
+            ("valid_loss", "held out", OURS, "o-"),
         ):
             points = [(point["step"], point[name]) for point in curve if point.get(name) is not None]
             losses.plot(*zip(*points, strict=True) if points else ([], []), style, color=color, label=label)
         for name, label, style in (("base_loss", "base", ":"), ("live_loss", "live version", "--")):
             if metrics.get(name) is not None:
-                losses.axhline(metrics[name], color=_FAINT, linestyle=style, label=f"{label}, held out")
+                losses.axhline(metrics[name], color=FAINT, linestyle=style, label=f"{label}, held out")
         losses.set(title="loss", xlabel="updates", ylabel="nats a token")
         losses.legend()
         for axes, name in zip(grid[1:], shown, strict=True):
             who = [writer for writer in texts if name in texts[writer]]
-            bars = axes.bar(who, [texts[writer][name] for writer in who], color=_OTHER, width=0.6)
-            bars[0].set_color(_OURS)
+            bars = axes.bar(who, [texts[writer][name] for writer in who], color=OTHER, width=0.6)
+            bars[0].set_color(OURS)
             axes.bar_label(bars, fmt="%.3g")
             axes.set(title=name)
         out = io.BytesIO()

@@ -82,9 +82,8 @@ def write(
         Stopped: `stopping` said so.
         RuntimeError: the engine failed on a text; scores without it would mean nothing.
     """
-    longest = (
-        2 * 4 * base.config.layers * base.config.width * base.config.positions
-    )  # bytes of a row, float32
+    # Float32 keys and values of two rows as long as there can be: none is too long for the memory.
+    longest = 2 * 4 * base.config.layers * base.config.width * base.config.positions
     memory = max(_MEMORY, 2 * longest)
     config = EngineConfig(rows=_ROWS, kv_bytes=memory, kernels="torch", prompt_cache_s=0)
     behind = writer.prefix

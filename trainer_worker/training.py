@@ -249,7 +249,8 @@ class Training:
             texts = write(base, writer, prompts, asked.max_tokens, *watched)
             found[who] = scores(asked, texts, prompts, *watched)
             shown = ", ".join(f"{name} {value:.4g}" for name, value in found[who].items())
-            told = f"Texts of {'the ' + who if who != 'live' else 'the live version'} for {len(prompts)} prompts: {shown}"
+            writes = "the live version" if who == "live" else f"the {who}"
+            told = f"Texts of {writes} for {len(prompts)} prompts: {shown}"
             self._report.event("info", "message", told, {"who": who, "prompts": len(prompts), **found[who]})
         return found
 
@@ -258,7 +259,7 @@ class Training:
         told = {
             name: value
             for name, value in metrics.items()
-            if value is not None and not (isinstance(value, float) and not math.isfinite(value))
+            if value is not None and (isinstance(value, str) or math.isfinite(value))
         }
         return {
             "results.json": results.as_json(told, curve, None if asked is None else asked.to_json(), texts),

@@ -89,7 +89,7 @@ class ModelClock:
 
 def _split(wall: float, spent: dict[str, float]) -> dict[str, float]:
     """Seconds of one step by part; "rest" are the embeddings and the call of the model."""
-    parts = {part: spent.get(part, 0.0) for part in ("products", "attention", "norms", "head", "argmax")}
+    parts = {part: spent[part] for part in ("products", "attention", "norms", "head", "argmax")}
     rest = spent["model"] - sum(spent[part] for part in ("products", "attention", "norms"))
     return {"step": wall, **parts, "rest": rest, "beside": wall - rest - sum(parts.values())}
 

@@ -3,6 +3,7 @@
    A page holds `page` slots of every head of every layer, [stride, page, head_dim], float32 or bfloat16; this
    layer's keys are the `heads` first of the stride from `keys` on, its values from `values` on.
    What each packed token may see is a prefix (m positions of its pages) and a text (its own pages). */
+#include "kernels.h"
 #include "queries.h"
 #include "threads.h"
 

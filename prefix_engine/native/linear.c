@@ -1,4 +1,5 @@
 /* Products of a few rows with a packed matrix in float32, [panels][k][NR]. */
+#include "kernels.h"
 #include "panels.h"
 
 #define KC 768 /* rows of a panel taken at a time: 768 * 48 * 4 bytes stay in a level-2 cache */

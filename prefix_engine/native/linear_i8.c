@@ -1,4 +1,5 @@
 /* Products of a few rows with a packed matrix in int8, [panels][ceil(k / 4)][NR][4]. */
+#include "kernels.h"
 #include "panels.h"
 #if defined(__AVX512VNNI__) || defined(__AVX2__)
 #include <immintrin.h>

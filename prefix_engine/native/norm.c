@@ -1,4 +1,5 @@
 /* Layer norm of each row: one row's numbers never meet another's. */
+#include "kernels.h"
 #include "threads.h"
 #include "vectors.h"
 

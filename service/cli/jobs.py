@@ -42,7 +42,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Same seed, same result.")] = None,
     evaluate: Annotated[
         str | None,
-        typer.Option(help="Score texts for held-out prompts: all, or some of bleu,chrf,ter,exact_match."),
+        typer.Option(
+            help="Score texts for held-out prompts: all but the slow ter, or some of bleu,chrf,ter,exact_match."
+        ),
     ] = None,
     gate: Annotated[
         str | None, typer.Option(help="What decides on going live: loss, or one of them.")
@@ -103,8 +105,8 @@ def start(
 def _evaluation(evaluate: str | None, gate: str | None) -> dict[str, Any] | None:
     if evaluate is None and gate in {None, "loss"}:
         return None
-    chosen = [] if evaluate in {None, "all"} else str(evaluate).split(",")
-    return {"metrics": chosen or None, "gate": gate}
+    metrics = None if evaluate is None or evaluate == "all" else evaluate.split(",")
+    return {"metrics": metrics, "gate": gate}
 
 
 def file_id_of(connection: "Connection", dataset: str, user: str | None, task: str | None) -> str:

@@ -1,5 +1,7 @@
 import pytest
+from trainer_making import base_folder
 
+from prefix_engine import load_base
 from prefix_store import StoreSettings, open_store
 from prefix_store.scope import Admin
 
@@ -28,3 +30,19 @@ def tenant(store):
 def other_tenant(store):
     _, key = store.tenants.create(Admin(), "globex")
     return store.keys.verify(key)
+
+
+@pytest.fixture
+def alice(store, tenant):
+    return store.owners.create_user(tenant, "alice")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny checkpoint as the hub has them."""
+    return base_folder(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    return load_base(folder, "cpu")

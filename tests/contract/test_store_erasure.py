@@ -12,11 +12,6 @@ from prefix_store.litter import note
 from prefix_store.scope import Admin
 
 
-@pytest.fixture
-def alice(store, tenant):
-    return store.owners.create_user(tenant, "alice")
-
-
 def test_a_worker_of_a_task_that_holds_a_contributors_data_holds_up_the_erasure(store, tenant, alice):
     task = store.owners.ensure_task(tenant, "e2e")
     file = upload(store, tenant, alice, rows(("kingfisher", "kingfisher")))

@@ -11,11 +11,6 @@ from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.scope import Admin
 
 
-@pytest.fixture
-def alice(store, tenant):
-    return store.owners.create_user(tenant, "alice")
-
-
 def test_what_a_job_was_asked_reads_back(store, tenant, alice):
     file, held_out = upload(store, tenant, alice), upload(store, tenant, alice)
     wishes = Hyperparameters(n_epochs=2, init_text="warm", text_start="0")

@@ -12,11 +12,6 @@ from prefix_store.scope import GRANTS, USER_GRANTS, Admin
 from prefix_store.tenants import TenantLimits
 
 
-@pytest.fixture
-def alice(store, tenant):
-    return store.owners.create_user(tenant, "alice")
-
-
 def test_a_process_without_a_fresh_beat_counts_as_dead_until_it_beats_again(store, settings, tenant, alice):
     hasty = open_store(settings.model_copy(update={"process_dead_after": 2.0}))
     process = hasty.feed.join("service")

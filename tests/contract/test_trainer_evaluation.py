@@ -2,13 +2,12 @@
 
 import json
 import threading
-import time
 
 import pytest
 from store_making import files_on_disk, upload
-from trainer_making import base_folder, dataset
+from test_trainer_jobs import ended, messages, working
+from trainer_making import dataset
 
-from prefix_engine import load_base
 from prefix_store.errors import Invalid, NotFound
 from prefix_store.evaluation import METRICS, Evaluation
 from prefix_store.hyperparameters import Hyperparameters
@@ -19,24 +18,12 @@ from trainer_worker.worker import Worker
 QUICK = Evaluation(metrics=METRICS, prompts=6, max_tokens=8)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return base_folder(tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture
-def alice(store, tenant):
-    return store.owners.create_user(tenant, "alice")
-
-
-@pytest.fixture
-def queue(store, tenant, alice, folder):
-    fingerprint = load_base(folder, "cpu").fingerprint
-
+def queue(store, tenant, alice, base):
     def queued(data, evaluation, steps=8, validation=None):
         wishes = Hyperparameters.from_json({"max_steps": steps, "batch_size": 8})
         more = {
-            "base_fingerprint": fingerprint,
+            "base_fingerprint": base.fingerprint,
             "seed": 1,
             "hyperparameters": wishes,
             "evaluation": evaluation,
@@ -49,27 +36,19 @@ def queue(store, tenant, alice, folder):
 
 
 @pytest.fixture
-def ended(store, tenant, folder):
+def trained(store, tenant, folder):
     """Have a worker do a job to its end."""
 
     def done(job):
         settings = WorkerSettings(base_model=folder, worker_threads=1, worker_poll_seconds=0.05)
-        worker = Worker(store, settings, threading.Event())
-        thread = threading.Thread(target=worker.run)
-        thread.start()
-        give_up = time.monotonic() + 120
-        while (found := store.jobs.get(tenant, job.id)).status in {"queued", "running"}:
-            assert time.monotonic() < give_up, found
-            time.sleep(0.05)
-        worker._stop.set()
-        thread.join(120)
-        return found
+        with working(Worker(store, settings, threading.Event())):
+            return ended(store, tenant, job, 120)
 
     return done
 
 
-def test_a_job_leaves_its_numbers_and_a_picture_as_files_of_its_owner(store, tenant, alice, queue, ended):
-    job = ended(queue(dataset(), QUICK))
+def test_a_job_leaves_its_numbers_and_a_picture_as_files_of_its_owner(store, tenant, alice, queue, trained):
+    job = trained(queue(dataset(), QUICK))
     assert job.status == "succeeded"
     files = [store.datasets.get(tenant, file_id) for file_id in job.result_files]
     assert [(file.filename, file.purpose, file.owner) for file in files] == [
@@ -92,16 +71,16 @@ def test_a_job_leaves_its_numbers_and_a_picture_as_files_of_its_owner(store, ten
         assert refused.value.param == "training_file"
 
 
-def test_a_job_that_asked_for_nothing_leaves_its_losses(store, tenant, queue, ended):
-    job = ended(queue(dataset(), None))
+def test_a_job_that_asked_for_nothing_leaves_its_losses(store, tenant, queue, trained):
+    job = trained(queue(dataset(), None))
     told = json.loads(store.datasets.read(tenant, job.result_files[0]))
     assert told["evaluation"] is None
     assert told["texts"] == {}
     assert len(told["curve"]) >= 2
 
 
-def test_result_files_go_with_their_owner(store, tenant, alice, queue, ended):
-    job = ended(queue(dataset(), None))
+def test_result_files_go_with_their_owner(store, tenant, alice, queue, trained):
+    job = trained(queue(dataset(), None))
     assert len(files_on_disk(store)) == 4  # data, prefix, two results
     erasure = store.erasure.begin(tenant, alice.label)
     assert store.erasure.purge(erasure.id).state == "done"
@@ -129,16 +108,16 @@ def lines(rows):
 
 
 @pytest.mark.parametrize("gate", ["loss", "chrf"])
-def test_poisoned_data_does_not_go_live(store, tenant, alice, queue, ended, gate):
+def test_poisoned_data_does_not_go_live(store, tenant, alice, queue, trained, gate):
     """Judged by rows that the tenant trusts: those held out of spoilt data would be spoilt too."""
     data = dataset(200, seed=1)
     trusted = upload(store, tenant, alice, dataset(60, seed=2))
     evaluation = Evaluation(metrics=("chrf",), prompts=40, max_tokens=12, gate=gate)
-    good = ended(queue(data, evaluation, 150, trusted))
+    good = trained(queue(data, evaluation, 150, trusted))
     assert good.promoted, good.result
-    spoilt = ended(queue(poisoned(data), evaluation, 150, trusted))
+    spoilt = trained(queue(poisoned(data), evaluation, 150, trusted))
     assert spoilt.status == "succeeded"
     assert spoilt.promoted is False
     assert store.registry.resolve(tenant, "alice:voice").number == 1
-    told = [event.message for event in store.jobs.events(tenant, spoilt.id, limit=100)]
+    told = messages(store, tenant, spoilt)
     assert any("does not beat" in message and "live version's" in message for message in told)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from store_making import files_on_disk, publish, upload
-from trainer_making import base_folder, dataset
+from trainer_making import dataset
 
-from prefix_engine import Prefix, load_base
+from prefix_engine import Prefix
 from prefix_engine.template import Template
 from prefix_store.errors import NoLiveVersion
 from prefix_store.hyperparameters import Hyperparameters
@@ -21,21 +21,6 @@ from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
 LONG = {"max_steps": 1_000_000, "eval_steps": 1_000_000}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return base_folder(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(folder, "cpu")
-
-
-@pytest.fixture
-def alice(store, tenant):
-    return store.owners.create_user(tenant, "alice")
 
 
 @pytest.fixture
@@ -81,8 +66,8 @@ def wait_for(store, tenant, job, accept, seconds=60):
     return found
 
 
-def ended(store, tenant, job):
-    return wait_for(store, tenant, job, lambda found: found.status not in {"queued", "running"})
+def ended(store, tenant, job, seconds=60):
+    return wait_for(store, tenant, job, lambda found: found.status not in {"queued", "running"}, seconds)
 
 
 def underway(store, tenant, job):

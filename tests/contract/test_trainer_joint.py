@@ -8,9 +8,8 @@ import time
 import pytest
 from store_making import files_on_disk, upload
 from test_trainer_jobs import LONG, ended, training_processes, underway, wait_for, working
-from trainer_making import base_folder, dataset
+from trainer_making import dataset
 
-from prefix_engine import load_base
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.scope import Admin
 from trainer_worker import attempt
@@ -18,16 +17,6 @@ from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
 PATIENCE_S = 120
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return base_folder(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def base(folder):
-    return load_base(folder, "cpu")
 
 
 @pytest.fixture

@@ -10,21 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 from store_making import upload
-from trainer_making import base_folder, dataset
+from trainer_making import dataset
 
 from prefix_engine import load_base
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.tables import checkpoints
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return base_folder(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def alice(store, tenant):
-    return store.owners.create_user(tenant, "alice")
 
 
 @pytest.fixture
