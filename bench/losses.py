@@ -22,6 +22,7 @@ from prefix_engine.template import Template
 from prefix_store.hyperparameters import Hyperparameters
 from trainer_worker.evaluate import score
 from trainer_worker.order import Order
+from trainer_worker.pieces import at_once
 from trainer_worker.rows import Encoded, Row, encode
 from trainer_worker.training import Trained, Training
 
@@ -81,14 +82,14 @@ def line(base: Base, name: str, configurations, args) -> str:
     lines = gzip.decompress((DATA / f"{name}_train.jsonl.gz").read_bytes()).splitlines(keepends=True)
     training = b"".join(lines[: args.rows])
     asked = evaluation(base, name, most=100 if args.quick else 600)
-    plain = score(base, asked, None, 0)
+    plain = at_once(score(base, asked, None, 0))
     cells, seconds, held_out = [], [], set()
     for form, start in configurations:
         began = time.perf_counter()
         trained = train(base, training, form, start, args)
         seconds.append(time.perf_counter() - began)
         prefix = trained.prefix
-        unseen = score(base, asked, prefix.tensor.to(base.device), prefix.position_offset).loss
+        unseen = at_once(score(base, asked, prefix.tensor.to(base.device), prefix.position_offset)).loss
         held_out.add(f"{trained.metrics['base_loss']:.3f}")
         cells.append(f"{trained.metrics['held_out_loss']:.3f} / {unseen:.3f}")
     rows = min(len(lines), args.rows)

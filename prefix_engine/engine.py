@@ -155,11 +155,23 @@ class Engine:
             self._draining = True
             return self._wakeup.wait_for(lambda: not self._unfinished, timeout_s)
 
+    def turn(self) -> bool:
+        """Do one step on the caller's thread, who never calls `start`; whether there was anything to do but wait.
+
+        For who generates beside other work of its own. Only one thread may turn an engine.
+        """
+        with self._wakeup:
+            if not self._owned:
+                self._loop.pool.start()
+                self._owned = True
+        self._take_in()
+        return self._loop.turn(time.monotonic())
+
     def close(self) -> None:
         """Stop the loop after its step; what has not ended fails with `engine_stopped`."""
         with self._wakeup:
             self._closing = True
-            started = self._owned
+            started = self._thread.is_alive()
             self._wake()
             if not started:
                 self._finish_off()

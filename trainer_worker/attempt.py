@@ -5,6 +5,7 @@ Only here do frames of the training process become rows. Who else is trained the
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from trainer_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
-_LISTEN_SECONDS = 0.2
+_AGAIN_SECONDS = 0.2
 _PROGRESS_SECONDS = 1.0
 _BEAT_SECONDS = 2.0  # a beat is also how a cancellation is noticed
 _NO_BASE_SECONDS = 60.0
@@ -38,6 +39,8 @@ class Attempt:
         self._lease = store.settings.lease_seconds
         self._beaten = self.heard = time.monotonic()
         self._progress: dict[str, object] | None = None
+        self._beating = threading.Lock()
+        self._ended: Exception | None = None
         self._live: Resolved | None = None
         self._files: list[ResultFile] = []
 
@@ -163,21 +166,40 @@ class Attempt:
         Raises:
             LeaseLost: the job is no longer ours.
         """
-        since = time.monotonic() - self._beaten
-        pause = _BEAT_SECONDS if self._progress is None else _PROGRESS_SECONDS
-        if not at_once and since < min(pause, self._lease / 3):
-            return
-        try:
-            answer = self._store.jobs.heartbeat(self.claim, self._progress)
-        except Exception as error:
-            if since > self._lease:  # somebody else may have the job by now
-                raise LeaseLost("the store did not answer for a whole lease") from error
-            log.warning("job %s: heartbeat failed: %s", self.claim.job_id, type(error).__name__)
-            time.sleep(_LISTEN_SECONDS)
-            return
-        self._beaten, self._progress = time.monotonic(), None
+        with self._beating:
+            since = time.monotonic() - self._beaten
+            told = self._progress
+            pause = _BEAT_SECONDS if told is None else _PROGRESS_SECONDS
+            if not at_once and since < min(pause, self._lease / 3):
+                return
+            try:
+                answer = self._store.jobs.heartbeat(self.claim, told)
+            except Exception as error:
+                if since > self._lease:  # somebody else may have the job by now
+                    raise LeaseLost("the store did not answer for a whole lease") from error
+                log.warning("job %s: heartbeat failed: %s", self.claim.job_id, type(error).__name__)
+                return
+            self._beaten = time.monotonic()
+            if self._progress is told:
+                self._progress = None
         if answer != "continue":
             raise LeaseLost(answer)
+
+    def keep(self) -> None:
+        """Beat, on another thread than the session's, which finds in `check` what came of it."""
+        try:
+            self.beat()
+        except Exception as error:  # noqa: BLE001 - see check
+            self._ended = error
+
+    def check(self) -> None:
+        """Raise what a beat found.
+
+        Raises:
+            LeaseLost: the job is no longer ours.
+        """
+        if self._ended is not None:
+            raise self._ended
 
     def settle(self, end: Frame) -> None:
         """Make the end of the run the end of the job.
@@ -192,7 +214,7 @@ class Attempt:
                 return self._settle(end)
             except Unavailable:
                 log.warning("job %s: the store does not answer; settling again", self.claim.job_id)
-                time.sleep(_LISTEN_SECONDS)
+                time.sleep(_AGAIN_SECONDS)
                 self.beat(at_once=True)
 
     def _settle(self, end: Frame) -> None:

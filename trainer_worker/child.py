@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _NICE = 10
 _PR_SET_PDEATHSIG = 1
 _CRASHED = 70  # EX_SOFTWARE
+_ALIVE_SECONDS = 5.0  # a long look tells nothing else
 
 
 class PipeReport:
@@ -81,7 +83,7 @@ def main() -> None:
     inbox: queue.SimpleQueue[_Taken] = queue.SimpleQueue()
     threading.Thread(target=_obey, args=(orders, out, inbox), daemon=True).start()
     try:
-        _train(inbox)
+        _train(inbox, out)
     except BrokenPipeError:
         os._exit(0)  # the worker is gone; nothing is left to do or to flush
     except Exception as error:  # noqa: BLE001 - told by kind and place; its text may hold rows
@@ -129,7 +131,7 @@ def _obey(orders: BinaryIO, out: BinaryIO, inbox: "queue.SimpleQueue[_Taken]") -
     os._exit(0)
 
 
-def _train(inbox: "queue.SimpleQueue[_Taken]") -> None:
+def _train(inbox: "queue.SimpleQueue[_Taken]", out: BinaryIO) -> None:
     # Late, so that the order is out of the worker's hands before torch is loaded.
     first = inbox.get()
     from trainer_worker.shop import Shop  # noqa: PLC0415
@@ -140,6 +142,7 @@ def _train(inbox: "queue.SimpleQueue[_Taken]") -> None:
     joint = bool(first.order[0].fields["joint"])
     _take(shop, first)
     del first
+    told = time.monotonic()
     while joint or shop.busy:
         while not (inbox.empty() and shop.busy):
             _take(shop, inbox.get())
@@ -149,6 +152,9 @@ def _train(inbox: "queue.SimpleQueue[_Taken]") -> None:
                 raise error
             report.send(Frame("crashed"))
             del report, error
+        if time.monotonic() - told > _ALIVE_SECONDS:
+            told = time.monotonic()
+            frames.write(out, Frame("alive"))
 
 
 def _take(shop: "Shop", taken: _Taken) -> None:

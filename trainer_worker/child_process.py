@@ -88,6 +88,11 @@ class Child:
         """Of the process, which is its group's too."""
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether it will tell nothing more than what has arrived."""
+        return not self._listener.is_alive()
+
     def hear(self, seconds: float) -> Frame | None:
         """Return the next frame, None if none came in time.
 

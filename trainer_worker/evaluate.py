@@ -1,6 +1,6 @@
 """Held-out loss: the sum of -log p over completion and end tokens of all rows, over their number, in nats."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prefix_engine.base import Base
 from prefix_engine.packed import token_losses
-from trainer_worker.report import Stopped
+from trainer_worker.pieces import Pieces
 from trainer_worker.rows import Encoded
 
 _BATCH_TOKENS = 4096
@@ -23,29 +23,18 @@ class Score:
     tokens: int
 
 
-def score(
-    base: Base,
-    rows: Sequence[Encoded],
-    prefix: Tensor | None,
-    position_offset: int,
-    stopping: Callable[[], bool] = lambda: False,
-) -> Score:
-    """Score rows behind one prefix, or by the base alone.
-
-    Raises:
-        Stopped: `stopping` said so between two batches.
-    """
+def score(base: Base, rows: Sequence[Encoded], prefix: Tensor | None, position_offset: int) -> Pieces[Score]:
+    """Score rows behind one prefix, or by the base alone; pauses before every batch."""
     total, correct, tokens = 0.0, 0, 0
     prefixes = [] if prefix is None else [prefix]
-    with torch.no_grad():
-        for batch in _batches(rows):
-            if stopping():
-                raise Stopped
-            texts = [row.behind(None if prefix is None else 0, position_offset) for row in batch]
+    for batch in _batches(rows):
+        yield
+        texts = [row.behind(None if prefix is None else 0, position_offset) for row in batch]
+        with torch.no_grad():  # not around the pause: others compute gradients meanwhile
             found = token_losses(base, texts, prefixes)
-            total += float(found.losses.double().sum())
-            correct += int(found.correct.sum())
-            tokens += len(found.losses)
+        total += float(found.losses.double().sum())
+        correct += int(found.correct.sum())
+        tokens += len(found.losses)
     return Score(total / tokens, correct / tokens, tokens)
 
 

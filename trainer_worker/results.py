@@ -2,8 +2,11 @@
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from prefix_store.evaluation import Evaluation
 
 Point = Mapping[str, float | None]
 Texts = Mapping[str, Mapping[str, float]]  # who wrote -> metric -> score
@@ -22,22 +25,31 @@ PICTURES: Any = {
 }
 
 
-def as_json(
-    metrics: Mapping[str, Any], curve: Sequence[Point], evaluation: Mapping[str, Any] | None, texts: Texts
-) -> bytes:
-    """Everything.
+def files(
+    metrics: Mapping[str, Any], curve: Sequence[Point], evaluation: Evaluation | None, texts: Texts
+) -> dict[str, bytes]:
+    """`results.json` and `losses.svg`.
 
     Args:
-        metrics: of the job.
+        metrics: of the job; those without a value, or without a finite one, are left out.
         curve: of the run's events: `step`, `train_loss`, `valid_loss`; what was not looked at is absent.
         evaluation: what was asked for.
         texts: scores of the texts.
     """
-    told = {"metrics": metrics, "curve": list(curve), "evaluation": evaluation, "texts": texts}
-    return json.dumps(told, indent=1, allow_nan=False).encode()
+    numbers = {
+        name: value
+        for name, value in metrics.items()
+        if value is not None and (isinstance(value, str) or math.isfinite(value))
+    }
+    asked = None if evaluation is None else evaluation.to_json()
+    told = {"metrics": numbers, "curve": list(curve), "evaluation": asked, "texts": texts}
+    return {
+        "results.json": json.dumps(told, indent=1, allow_nan=False).encode(),
+        "losses.svg": _picture(numbers, curve, texts),
+    }
 
 
-def as_svg(metrics: Mapping[str, Any], curve: Sequence[Point], texts: Texts) -> bytes:
+def _picture(metrics: Mapping[str, Any], curve: Sequence[Point], texts: Texts) -> bytes:
     """The losses over the updates beside those of the base and the live version, and the texts' scores if any."""
     import matplotlib as mpl  # noqa: PLC0415 - slow, and needed at a run's end
     from matplotlib.figure import Figure  # noqa: PLC0415

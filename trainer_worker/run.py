@@ -4,9 +4,10 @@ Its state lives in `State` and in the learner alone, so a run may be cut between
 elsewhere. Long held-out sets are looked at through an even sample; what is reported is the whole set.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from prefix_engine.base import Base
 from trainer_worker import checkpoint
 from trainer_worker.checkpoint import State
 from trainer_worker.evaluate import Score, score
+from trainer_worker.pieces import Pieces
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Report, Stopped
 from trainer_worker.rows import Encoded
@@ -23,9 +25,10 @@ from trainer_worker.updates import Learner, Updated
 LOOK_TOKENS = 8192  # of held-out rows that a look during training takes, about
 _TOLD = 40  # events with the training loss, over the whole run
 
-# Gives out a learner whenever it is to be moved, wants what the update saw, and returns something at last.
+# Gives out a learner whenever it is to be moved, and wants what the update saw then; gives out None wherever others
+# may go first; returns something at last.
 Result = TypeVar("Result")
-Steps = Generator[Learner, Updated | Refused, Result]
+Steps = Generator[Learner | None, Updated | Refused | None, Result]
 
 
 class Run:
@@ -63,49 +66,48 @@ class Run:
     def steps(self) -> Steps[None]:
         """Update until the plan's end or until the held-out loss has stopped falling.
 
-        Gives out the learner whenever it is to be moved, and wants what the update saw.
-
         Raises:
-            Stopped: asked to stop; the state was told as a checkpoint.
+            Stopped: asked to stop.
             Refused: it diverged.
         """
-        try:
-            while not self._over():
-                self._save_if_due()
-                self._obey()
-                self._took((yield self._learner))
-        except Stopped:
-            self._save()
-            raise
+        while not (yield from self._over()):
+            self._save_if_due()
+            self._obey()
+            self._took((yield self._learner))
 
-    def finish(self) -> Score:
+    def finish(self) -> Steps[Score]:
         """The best prefix on all held-out rows.
 
         Raises:
-            Stopped: asked to stop; the state was told as a checkpoint.
+            Stopped: asked to stop.
         """
-        offset = self._learner.plan.position_offset
-        return self.kept(lambda: self.score(self.best, self._held_out, offset))
+        return (yield from self.score(self.best, self._held_out, self._learner.plan.position_offset))
 
-    def kept(self, act: Callable[[], Result]) -> Result:
-        """Do what may be stopped; the state is told before that ends the run."""
-        try:
-            return act()
-        except Stopped:
-            self._save()
-            raise
+    def paused(self, work: Pieces[Result]) -> Steps[Result]:
+        """Work in pieces as a part of the run.
 
-    def score(self, prefix: Tensor | None, rows: Sequence[Encoded], position_offset: int) -> Score:
+        Raises:
+            Stopped: asked to stop, between two pieces.
+        """
+        with contextlib.closing(work):
+            while True:
+                try:
+                    next(work)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                self._obey()
+                yield None
+
+    def score(self, prefix: Tensor | None, rows: Sequence[Encoded], position_offset: int) -> Steps[Score]:
         """Score rows, unless asked to stop."""
-        return score(self._base, rows, prefix, position_offset, self._report.stopping)
+        return (yield from self.paused(score(self._base, rows, prefix, position_offset)))
 
     @property
     def done(self) -> int:
         """Updates that are behind it."""
         return self._learner.done
 
-    def tell_progress(self) -> None:
-        """How far it is."""
+    def _tell_progress(self) -> None:
         self._report.progress(
             {
                 "update": self._learner.done,
@@ -120,22 +122,23 @@ class Run:
         """Seconds of this and all earlier attempts."""
         return self.state.seconds + time.monotonic() - self._began
 
-    def _over(self) -> bool:
+    def _over(self) -> Steps[bool]:
         plan, done = self._learner.plan, self._learner.done
         ended = done >= plan.updates
         if self.state.looked_at < done and (ended or done % plan.eval_every == 0):
-            self._look()
+            yield from self._look()
         return ended or self.state.stale >= plan.patience
 
-    def _look(self) -> None:
+    def _look(self) -> Steps[None]:
         state, done = self.state, self._learner.done
         prefix = self._learner.form.prefix().detach().clone()
-        found = self.score(prefix, self._sample, self._learner.plan.position_offset)
+        offset = self._learner.plan.position_offset
+        found = yield from self.score(prefix, self._sample, offset)
         self._learner.require_finite(found.loss)
         state.looked_at, state.last_loss = done, found.loss
         if done == 0:
             whole = len(self._sample) == len(self._held_out)
-            first = found if whole else self.score(prefix, self._held_out, self._learner.plan.position_offset)
+            first = found if whole else (yield from self.score(prefix, self._held_out, offset))
             state.first_loss = first.loss
         if state.best_loss is None or found.loss < state.best_loss:
             state.best_loss, state.best_update, state.stale = found.loss, done, 0
@@ -148,9 +151,11 @@ class Run:
         if self._report.stopping():
             raise Stopped
 
-    def _took(self, seen: Updated | Refused) -> None:
+    def _took(self, seen: Updated | Refused | None) -> None:
         if isinstance(seen, Refused):
             raise seen
+        if seen is None:
+            raise TypeError("a learner that was given out must be moved")
         state = self.state
         loss, accuracy, count = state.window
         state.window = (loss + seen.loss, accuracy + seen.accuracy, count + 1)
@@ -158,7 +163,7 @@ class Run:
         state.train_loss = seen.loss if state.train_loss is None else 0.9 * state.train_loss + 0.1 * seen.loss
         if self._learner.done % self._tell_every == 0 and not self._looks_now():
             self._tell(None)
-        self.tell_progress()
+        self._tell_progress()
 
     def _looks_now(self) -> bool:
         plan, done = self._learner.plan, self._learner.done
@@ -191,9 +196,10 @@ class Run:
 
     def _save_if_due(self) -> None:
         if time.monotonic() - self._saved >= self._checkpoint_seconds:
-            self._save()
+            self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Tell the state as a checkpoint."""
         now = time.monotonic()
         self._saved = now
         kept = checkpoint.dump(self._learner, self.state, self.best, self.elapsed())

@@ -17,6 +17,7 @@ from trainer_worker.attempt import Attempt
 from trainer_worker.child_process import Child, Ended
 from trainer_worker.faults import place_of
 from trainer_worker.frames import Frame
+from trainer_worker.pulse import Pulse
 from trainer_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Session:
         self._store, self._settings, self._worker, self._stopping = store, settings, worker, stopping
         self._seats: dict[str, Attempt] = {}
         self._leaving: dict[str, tuple[float, Callable[[], None]]] = {}  # since when; what is done then
-        self._joint = False
+        self._joint = self._full = False
         self._looked = time.monotonic()
         self._stop_by: float | None = None
         self._stopped = False
@@ -61,7 +62,7 @@ class Session:
             return
         self._seats[attempt.claim.job_id] = attempt
         try:
-            with Child(frames) as child:
+            with Pulse(lambda: list(self._seats.values())), Child(frames) as child:
                 del frames
                 log.info("training in %d%s", child.pid, ", jobs may join" if self._joint else "")
                 self._listen(child)
@@ -83,7 +84,7 @@ class Session:
         """Until every job has ended or left, or the process is not to be trusted any more."""
         while self._seats or self._leaving:
             for attempt in list(self._seats.values()):
-                self._for_seat(child, attempt, attempt.beat)
+                self._for_seat(child, attempt, attempt.check)
             if self._stuck() or (self._leaving and not self._joint):
                 return
             if self._stopping():
@@ -114,6 +115,8 @@ class Session:
             self._end(attempt, frame)
 
     def _end(self, attempt: Attempt, frame: Frame) -> None:
+        if frame.kind == "no_base":
+            self._full = True  # nobody fares better here; the next process may
         attempt.settle(frame)
         del self._seats[attempt.claim.job_id]
 
@@ -160,7 +163,8 @@ class Session:
     def _fill(self, child: Child) -> None:
         """Take one more job in, if there is one and room for it."""
         now = time.monotonic()
-        full = len(self._seats) + len(self._leaving) >= self._settings.worker_joint_jobs
+        taken = len(self._seats) + len(self._leaving)
+        full = self._full or taken >= self._settings.worker_joint_jobs or child.ended
         if full or not self._seats or now < self._looked + self._settings.worker_poll_seconds:
             return
         try:

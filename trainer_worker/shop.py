@@ -64,7 +64,7 @@ class Shop:
         report.last(Frame("dropped"))
 
     def step(self) -> list[tuple[JobReport, Exception]]:
-        """Move every job by one update and tell the ends; returns those that are nobody's doing."""
+        """Move every job on, see `Together.step`, and tell the ends; returns those that are nobody's doing."""
         faults: list[tuple[JobReport, Exception]] = []
         ended = {} if self._together is None else self._together.step()
         for job, end in ended.items():

@@ -6,20 +6,19 @@ prompt with several references, as the E2E challenge counts them.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefix_engine import Base, Delta, Engine, EngineConfig, Event, Failed, Prefix, Request
 from prefix_engine.template import Template
 from prefix_store.evaluation import Evaluation
-from trainer_worker.report import Stopped
+from trainer_worker.pieces import Pieces
 from trainer_worker.rows import Row
 
 _ROWS = 16
 _MEMORY = 256 << 20  # bytes, for keys and values of the rows
 _NAME = "prefix"  # that the engine asks its loader for
-_LOOK_S = 0.1
-_TELL_S = 5.0
+_LOAD_S = 0.005  # between two looks whether the prefix is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +64,16 @@ def write(
     writer: Writer,
     prompts: Sequence[Prompt],
     max_tokens: int,
-    stopping: Callable[[], bool] = lambda: False,
-    alive: Callable[[], None] = lambda: None,
-) -> list[str]:
-    """One text for each prompt.
+) -> Pieces[list[str]]:
+    """One text for each prompt; pauses after every step of the engine.
 
     Args:
         base: the model.
         writer: who writes.
         prompts: that it reads.
         max_tokens: of each text; less where the base has no more positions.
-        stopping: looked at while it writes.
-        alive: called every few seconds meanwhile.
 
     Raises:
-        Stopped: `stopping` said so.
         RuntimeError: the engine failed on a text; scores without it would mean nothing.
     """
     # Float32 keys and values of two rows as long as there can be: none is too long for the memory.
@@ -88,7 +82,6 @@ def write(
     config = EngineConfig(rows=_ROWS, kv_bytes=memory, kernels="torch", prompt_cache_s=0)
     behind = writer.prefix
     engine = Engine(base, config, ({} if behind is None else {_NAME: behind}).__getitem__)
-    engine.start()
     try:
         sinks = [_Text() for _ in prompts]
         for prompt, sink in zip(prompts, sinks, strict=True):
@@ -97,14 +90,10 @@ def write(
             wanted = min(max_tokens, room)
             prefix_id = None if behind is None else _NAME
             engine.submit(Request(ids, wanted, writer.template.end_id, prefix_id=prefix_id), sink)
-        told = time.monotonic()
         while not all(sink.ended for sink in sinks):
-            time.sleep(_LOOK_S)
-            if stopping():
-                raise Stopped
-            if time.monotonic() - told > _TELL_S:
-                told = time.monotonic()
-                alive()
+            yield
+            if not engine.turn():
+                time.sleep(_LOAD_S)
     finally:
         engine.close()
     failed = {sink.failed for sink in sinks} - {"", "non_finite"}
@@ -130,16 +119,11 @@ class _Text:
 
 
 def scores(
-    evaluation: Evaluation,
-    texts: Sequence[str],
-    prompts: Sequence[Prompt],
-    stopping: Callable[[], bool] = lambda: False,
-    alive: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
+    evaluation: Evaluation, texts: Sequence[str], prompts: Sequence[Prompt]
+) -> Pieces[dict[str, float]]:
     """Of each metric that was asked for: BLEU and chrF from 0 to 100, TER from 0 up, exact matches from 0 to 1.
 
-    Raises:
-        Stopped: `stopping` said so; TER takes seconds for a text of a hundred words.
+    Pauses after every metric, and after every text for TER, which takes seconds for one of a hundred words.
     """
     from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - only where it is asked for
     from sacrebleu.metrics.chrf import CHRF  # noqa: PLC0415
@@ -150,17 +134,14 @@ def scores(
     most = max(map(len, references))
     streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
     corpus = {"bleu": BLEU, "chrf": CHRF}
-    found = {
-        name: float(made().corpus_score(said, streams).score)
-        for name, made in corpus.items()
-        if name in evaluation.metrics
-    }
+    found = {}
+    for name in corpus.keys() & set(evaluation.metrics):
+        found[name] = float(corpus[name]().corpus_score(said, streams).score)
+        yield
     if "ter" in evaluation.metrics:
         metric, edits, words = TER(), 0.0, 0.0
         for text, refs in zip(said, references, strict=True):
-            if stopping():
-                raise Stopped
-            alive()
+            yield
             one = metric.sentence_score(text, refs)
             edits, words = edits + one.num_edits, words + one.ref_length
         found["ter"] = 100.0 * edits / words if words else 0.0

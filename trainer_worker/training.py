@@ -5,7 +5,6 @@ Knows neither processes nor tables: what it needs comes in an `Order`, what it t
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from trainer_worker.order import Order, Version
 from trainer_worker.parametrization import Direct, Mlp, Parametrization
 from trainer_worker.plan import TEXT_START, resolve
 from trainer_worker.refusal import Refused
-from trainer_worker.report import Report
+from trainer_worker.report import Report, Stopped
 from trainer_worker.rows import Encoded, Row, check_lengths, encode, rows_of
 from trainer_worker.run import Run, Steps
 from trainer_worker.split import split, unseen
@@ -91,20 +90,28 @@ class Training:
 
         Raises:
             Refused: its data or settings are to blame.
-            Stopped: the report said so; if there was anything to keep, a checkpoint was told before.
+            Stopped: the report said so; a checkpoint was told before.
         """
         self._tell_plan()
         if self._order.checkpoint is not None and not self._run.resume(self._order.checkpoint):
             self._report.event("warn", "message", "The checkpoint is of another run; training begins anew")
-        self._compare()
+        try:
+            return (yield from self._whole())
+        except Stopped:
+            self._run.save()
+            raise
+
+    def _whole(self) -> Steps[Trained]:
+        yield from self._compare()
         yield from self._run.steps()
-        score = self._run.finish()
+        score = yield from self._run.finish()
         prefix = Prefix(self._run.best.cpu().contiguous(), self._plan.position_offset, self._base.fingerprint)
         prefix.check(self._base)
-        metrics, texts = self._metrics(score), self._run.kept(lambda: self._texts(prefix))
+        metrics = self._metrics(score) | {"compared_loss": (yield from self._compared(score))}
+        texts = yield from self._texts(prefix)
         for who, found in texts.items():
             metrics |= {name if who == "prefix" else f"{who}_{name}": value for name, value in found.items()}
-        files = self._files(metrics, texts)
+        files = results.files(metrics, self._run.state.curve, self._order.evaluation, texts)
         return Trained(prefix, self._template, metrics, self._run.state.trained_tokens, files)
 
     def _sides(self) -> tuple[list[Row], list[Row]]:
@@ -173,11 +180,11 @@ class Training:
             digest.update(hashlib.sha256(data).digest())
         return digest.hexdigest()
 
-    def _compare(self) -> None:
+    def _compare(self) -> Steps[None]:
         """Score the base and the live version on the held-out rows, unless an earlier attempt did."""
         state, live = self._run.state, self._order.live
         if state.base is None:
-            state.base = self._run.score(None, self._codes, 0)
+            state.base = yield from self._run.score(None, self._codes, 0)
         if live is None or state.live_version != live.version_id:
             state.live, state.live_version = None, None
         self._rival = None if live is None else self._rival_of(live)
@@ -185,7 +192,7 @@ class Training:
             prefix, codes = self._rival.prefix, self._rival.codes
             if codes:
                 tensor = prefix.tensor.to(self._base.device)
-                state.live = self._run.score(tensor, codes, prefix.position_offset)
+                state.live = yield from self._run.score(tensor, codes, prefix.position_offset)
             state.live_version = live.version_id
         told = f"Held-out loss of the base model: {state.base.loss:.4f}"
         if state.live is not None:
@@ -209,14 +216,15 @@ class Training:
             self._report.event("warn", "message", told + "both are compared on the others")
         return Rival(prefix, live.template, [codes[i] for i in fitting], fitting)
 
-    def _compared(self, score: Score) -> float | None:
+    def _compared(self, score: Score) -> Steps[float | None]:
         """The new prefix's loss on the rows that the live version was scored on."""
         if self._rival is None or len(self._rival.fitting) == len(self._codes):
             return score.loss
         if not self._rival.fitting:
             return None
         codes = [self._codes[i] for i in self._rival.fitting]
-        return self._run.score(self._run.best, codes, self._plan.position_offset).loss
+        found = yield from self._run.score(self._run.best, codes, self._plan.position_offset)
+        return found.loss
 
     def _tell_plan(self) -> None:
         plan = self._plan
@@ -230,7 +238,7 @@ class Training:
             told += f"; the MLP starts within {self._difference:.1e} of the values that it was fitted to"
         self._report.event("info", "message", told, {"hyperparameters": plan.to_json()})
 
-    def _texts(self, prefix: Prefix) -> dict[str, dict[str, float]]:
+    def _texts(self, prefix: Prefix) -> Steps[dict[str, dict[str, float]]]:
         """Scores of what the prefix, the base and the live version write for the same prompts, if they were asked for."""
         asked, base = self._order.evaluation, self._base
         if asked is None:
@@ -245,26 +253,13 @@ class Training:
             return {}
         found = {}
         for who, writer in writers.items():
-            watched = (self._report.stopping, self._run.tell_progress)
-            texts = write(base, writer, prompts, asked.max_tokens, *watched)
-            found[who] = scores(asked, texts, prompts, *watched)
+            texts = yield from self._run.paused(write(base, writer, prompts, asked.max_tokens))
+            found[who] = yield from self._run.paused(scores(asked, texts, prompts))
             shown = ", ".join(f"{name} {value:.4g}" for name, value in found[who].items())
             writes = "the live version" if who == "live" else f"the {who}"
             told = f"Texts of {writes} for {len(prompts)} prompts: {shown}"
             self._report.event("info", "message", told, {"who": who, "prompts": len(prompts), **found[who]})
         return found
-
-    def _files(self, metrics: dict[str, Any], texts: dict[str, dict[str, float]]) -> dict[str, bytes]:
-        asked, curve = self._order.evaluation, self._run.state.curve
-        told = {
-            name: value
-            for name, value in metrics.items()
-            if value is not None and (isinstance(value, str) or math.isfinite(value))
-        }
-        return {
-            "results.json": results.as_json(told, curve, None if asked is None else asked.to_json(), texts),
-            "losses.svg": results.as_svg(told, curve, texts),
-        }
 
     def _metrics(self, score: Score) -> dict[str, Any]:
         state, plan = self._run.state, self._plan
@@ -276,7 +271,6 @@ class Training:
             "training_rows": len(self._training),
             "base_loss": None if state.base is None else state.base.loss,
             "live_loss": None if state.live is None else state.live.loss,
-            "compared_loss": self._compared(score),
             "compared_rows": None if self._rival is None else len(self._rival.fitting),
             "first_loss": state.first_loss,
             "train_loss": state.train_loss,

@@ -42,6 +42,10 @@ class Learner:
         )
         self.done = 0
 
+    def next_tokens(self) -> int:
+        """Tokens of the rows that its next update sees."""
+        return sum(len(self.rows[row].tokens) for row in self.batches[self.done])
+
     def step(self) -> None:
         """Clip, move the parameters, forget the gradients.
 

@@ -6,17 +6,28 @@ import threading
 import time
 
 import pytest
+from sqlalchemy import update
 from store_making import files_on_disk, upload
 from test_trainer_jobs import LONG, ended, training_processes, underway, wait_for, working
 from trainer_making import dataset
 
+from prefix_store import StoreSettings
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.scope import Admin
+from prefix_store.tables import jobs as rows
 from trainer_worker import attempt
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
 PATIENCE_S = 120
+
+
+@pytest.fixture
+def settings(request, tmp_path, database_url):
+    """Leases that no busy machine lets run out: who must not be killed for being slow is not."""
+    return StoreSettings(
+        data_dir=tmp_path, database_url=database_url, lease_seconds=getattr(request, "param", 60.0)
+    )
 
 
 @pytest.fixture
@@ -105,8 +116,8 @@ def test_a_cancelled_and_an_erased_job_leave_the_process_and_the_others_go_on(st
             assert time.monotonic() < give_up
             time.sleep(0.1)
         assert training_processes() == {process}
-        update = store.jobs.get(scope, left.id).progress["update"]
-        wait_for(store, scope, left, lambda found: found.progress["update"] > update, PATIENCE_S)
+        seen = store.jobs.get(scope, left.id).progress["update"]
+        wait_for(store, scope, left, lambda found: found.progress["update"] > seen, PATIENCE_S)
     assert store.jobs.get(scope, cancelled.id).status == "cancelled"
     assert {place.owner_id for place in files_on_disk(store)} == {
         store.owners.get(scope, name).owner_id for name in ("user0", "user2")
@@ -142,3 +153,57 @@ def test_a_job_that_cannot_be_trained_ends_without_its_neighbours(store, jobs_of
         assert ended(store, scope, bad).error.code == "too_few_rows"
         assert ended(store, scope, other).error.code == "base_mismatch"
         assert all(store.jobs.get(scope, job.id).status == "running" for scope, job in jobs)
+
+
+@pytest.mark.parametrize("settings", [8.0], indirect=True)
+def test_a_process_that_does_not_let_go_is_ended_within_half_a_lease(store, jobs_of, worker, monkeypatch):
+    monkeypatch.setattr(attempt, "_LONGEST_BACKOFF", 0.05)
+    jobs = jobs_of("acme", 2, joint=True, wishes=LONG)
+    with working(worker):
+        all_underway(store, jobs)
+        (process,) = training_processes()
+        os.kill(process, signal.SIGSTOP)
+        (scope, cancelled), (_, left) = jobs
+        store.jobs.cancel(scope, cancelled.id)
+        wait_for(store, scope, left, lambda found: found.attempt == 2, PATIENCE_S)
+        assert process not in training_processes()
+        assert store.jobs.get(scope, cancelled.id).status == "cancelled"
+        underway(store, scope, left)
+
+
+def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_process_that_is_stuck(store, jobs_of, folder):
+    settings = WorkerSettings(
+        base_model=folder,
+        worker_threads=1,
+        worker_poll_seconds=0.05,
+        worker_joint_jobs=4,
+        worker_stop_seconds=0.5,
+    )
+    jobs = jobs_of("acme", 2, joint=True, wishes=LONG)
+    with working(Worker(store, settings, threading.Event())):
+        all_underway(store, jobs)
+        (process,) = training_processes()
+        os.kill(process, signal.SIGSTOP)
+    assert training_processes() == set()
+    for scope, job in jobs:
+        assert store.jobs.get(scope, job.id).status == "queued"
+        assert store.jobs.claim("another", "alone").attempt == 2  # at once: nobody crashed
+
+
+def test_a_job_that_another_worker_took_leaves_and_its_neighbour_goes_on(store, jobs_of, worker):
+    jobs = jobs_of("acme", 2, joint=True, wishes=LONG)
+    with working(worker):
+        all_underway(store, jobs)
+        (process,) = training_processes()
+        (scope, lost), (_, left) = jobs
+        give_up, taken = time.monotonic() + PATIENCE_S, None
+        while taken is None:
+            assert time.monotonic() < give_up
+            with store._core.database.write() as connection:  # as if a beat were late
+                connection.execute(update(rows).where(rows.c.id == lost.id).values(lease_until=0.0))
+            taken = store.jobs.claim("another", "alone")
+        assert taken.job_id == lost.id
+        seen = store.jobs.get(scope, left.id).progress["update"]
+        wait_for(store, scope, left, lambda found: found.progress["update"] > seen + 3, PATIENCE_S)
+        assert training_processes() == {process}
+        assert store.jobs.get(scope, lost.id).attempt == 2

@@ -74,6 +74,24 @@ def test_a_text_is_generated_and_counted(engine):
     assert sink.text == BASE.tokenizer.decode(list(sink.tokens))
 
 
+def test_who_turns_the_engine_gets_what_a_started_one_gives(engine):
+    prompts = [(n, n + 1, 7) for n in range(12)]
+    started = engine(rows=4)
+    expected = [ask(started, prompt, 9, prefix_id="bb-5")[0] for prompt in prompts]
+    one = Engine(BASE, EngineConfig(rows=4, kv_bytes=64 << 20, pool_bytes=4 << 20), load)
+    sinks = [ask(one, prompt, 9, prefix_id="bb-5")[0] for prompt in prompts]
+    left, steps = ask(one, max_tokens=LONG, prefix_id="a-5")[0], 0
+    assert all(sink.events == [] for sink in (*sinks, left))
+    while not all(isinstance(sink.last, Finished) for sink in sinks):
+        steps += one.turn()
+    assert steps >= 3 * 9  # twelve texts of nine tokens in four rows
+    for sink, twin in zip(sinks, expected, strict=True):
+        twin.wait()
+        assert sink.tokens == twin.tokens
+    one.close()
+    assert left.last.code == "engine_stopped"
+
+
 def test_the_prefix_changes_the_text(engine):
     one = engine()
     texts = [ask(one, max_tokens=20, prefix_id=i)[0] for i in (None, "a-5", "bb-5")]

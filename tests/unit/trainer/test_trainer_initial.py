@@ -12,6 +12,7 @@ from trainer_worker import initial
 from trainer_worker.evaluate import score
 from trainer_worker.order import Version
 from trainer_worker.parametrization import Direct, Mlp
+from trainer_worker.pieces import at_once
 from trainer_worker.refusal import Refused
 from trainer_worker.rows import encode, rows_of
 
@@ -42,7 +43,7 @@ def test_the_first_loss_is_the_bases_with_the_words_as_context(m):
     wishes = Hyperparameters(init_text=TEXT, prefix_length=m)
     words = initial.word_ids(wishes, BASE.tokenizer, m)
     form = Direct(initial.activations(BASE, words))
-    mine = score(BASE, encoded(), form.prefix().detach(), m).loss
+    mine = at_once(score(BASE, encoded(), form.prefix().detach(), m)).loss
     assert abs(mine - first_loss_with_words_in_context(words, encoded())) < 1e-4
 
 

@@ -13,6 +13,7 @@ from trainer_worker import updates
 from trainer_worker.evaluate import score
 from trainer_worker.gate import judge
 from trainer_worker.order import Version
+from trainer_worker.pieces import at_once
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Stopped
 from trainer_worker.rows import check_lengths, encode, rows_of
@@ -165,7 +166,7 @@ def test_rows_that_do_not_fit_behind_the_live_version_are_left_out_of_both_sides
     short = train(BASE, order(validation=("file-2", fresh(9)), live=live_version(live))).metrics
     assert metrics["live_loss"] == pytest.approx(short["live_loss"], abs=1e-6)
     rows = encode(rows_of([("f", fresh(9))]), found.template, BASE.tokenizer)
-    own = score(BASE, rows, found.prefix.tensor, found.prefix.position_offset).loss
+    own = at_once(score(BASE, rows, found.prefix.tensor, found.prefix.position_offset)).loss
     assert metrics["compared_loss"] == pytest.approx(own, abs=1e-6)
     assert any("do not fit behind the live version" in message for message in report.messages)
 

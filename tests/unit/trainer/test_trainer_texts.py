@@ -1,6 +1,8 @@
 """Texts that are written to be scored: which prompts, what is written, what the scores are, what the files tell."""
 
 import json
+import threading
+import time
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -12,6 +14,7 @@ from prefix_engine.template import Template
 from prefix_engine.testing import random_prefix, tiny_base, tiny_model
 from prefix_store.errors import Invalid
 from prefix_store.evaluation import METRICS, Evaluation
+from trainer_worker.pieces import at_once
 from trainer_worker.report import Stopped
 from trainer_worker.rows import Row
 from trainer_worker.texts import Prompt, Writer, chosen, scores, write
@@ -33,7 +36,7 @@ def test_scores_are_those_that_sacrebleu_publishes():
         ("The man bit him first.", "The man had bitten the dog."),
     ]
     prompts = [Prompt("", refs) for refs in references]
-    found = scores(Evaluation(metrics=METRICS), said, prompts)
+    found = at_once(scores(Evaluation(metrics=METRICS), said, prompts))
     assert found["bleu"] == pytest.approx(48.53, abs=0.005)
     assert found["exact_match"] == pytest.approx(1 / 3)
     streams = [[refs[i] for refs in references] for i in range(2)]
@@ -42,11 +45,10 @@ def test_scores_are_those_that_sacrebleu_publishes():
 
 def test_what_was_said_exactly_scores_best_whichever_reference_it_was():
     prompts = [Prompt("a", ("one two three four five", "six")), Prompt("b", ("seven eight nine ten eleven",))]
-    found = scores(
-        Evaluation(metrics=METRICS), [" one two three four five", "seven eight nine ten eleven\n"], prompts
-    )
+    said = [" one two three four five", "seven eight nine ten eleven\n"]
+    found = at_once(scores(Evaluation(metrics=METRICS), said, prompts))
     assert found == pytest.approx({"bleu": 100, "chrf": 100, "ter": 0, "exact_match": 1})
-    assert set(scores(Evaluation(metrics=("ter",)), ["", ""], prompts)) == {"ter"}
+    assert set(at_once(scores(Evaluation(metrics=("ter",)), ["", ""], prompts))) == {"ter"}
 
 
 def test_prompts_are_taken_once_with_all_their_references_and_only_if_every_writer_has_room(base):
@@ -68,7 +70,7 @@ def test_the_base_writes_what_transformers_generates():
     base = tiny_base(seed=4)
     template = Template.of(base.tokenizer)
     prompts = [Prompt(text, ("",)) for text in ("a", "some more words", "third")]
-    texts = write(base, Writer(None, template), prompts, 12)
+    texts = at_once(write(base, Writer(None, template), prompts, 12))
     for prompt, text in zip(prompts, texts, strict=True):
         ids = template.prompt_ids(base.tokenizer, prompt.text)
         asked = torch.tensor([ids])
@@ -79,27 +81,38 @@ def test_the_base_writes_what_transformers_generates():
         assert text.encode() == bytes(said).decode(errors="replace").encode()
 
 
-def test_writing_stops_when_told_to(base):
-    with pytest.raises(Stopped):
-        write(
-            base,
-            Writer(None, Template.of(base.tokenizer)),
-            [Prompt("a", ("b",))] * 50,
-            100,
-            stopping=lambda: True,
-        )
+def test_writing_pauses_after_every_step_and_may_be_left_there(base):
+    writer = Writer(random_prefix(base, 3, offset=0, seed=1), Template.of(base.tokenizer))
+    threads = threading.active_count()
+    work = write(base, writer, [Prompt(f"{i}", ("b",)) for i in range(40)], 20)
+    for _ in range(30):
+        next(work)  # 40 texts of 20 tokens in 16 rows take more steps than that
+    work.close()
+    give_up = time.monotonic() + 60
+    while threading.active_count() > threads:  # the loaders'
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
 
 
 def test_a_text_that_the_engine_fails_on_is_no_empty_answer(base):
     of_another = random_prefix(tiny_base(layers=3), 3, offset=0, seed=1)
     writer = Writer(of_another, Template.of(base.tokenizer))
     with pytest.raises(RuntimeError, match="could not be written"):
-        write(base, writer, [Prompt("a", ("b",))], 4)
+        at_once(write(base, writer, [Prompt("a", ("b",))], 4))
 
 
-def test_scoring_stops_when_told_to():
+def test_edits_are_counted_text_by_text():
+    prompts = [Prompt(letter, ("b",)) for letter in "abc"]
+    assert list(scores(Evaluation(metrics=("ter",)), ["a", "b", "c"], prompts)) == [None] * 3
+
+
+def test_a_run_that_writes_texts_stops_when_told_to(base):
+    asked = order(evaluation=Evaluation(metrics=("bleu",), prompts=4, max_tokens=30))
+    report = Recorder(lambda recorder: any("Step 12/12" in event[2] for event in recorder.events))
     with pytest.raises(Stopped):
-        scores(Evaluation(metrics=("ter",)), ["a"], [Prompt("a", ("b",))], stopping=lambda: True)
+        train(base, asked, report)
+    assert not any("Texts of" in message for message in report.messages)
+    assert report.checkpoints[-1][0] == 12
 
 
 def test_a_run_tells_its_numbers_and_a_picture_and_no_text_of_the_dataset(base):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trainer_making import Recorder, dataset, order, train
 
 from prefix_engine.testing import tiny_base
+from trainer_worker import together as together_module
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Stopped
 from trainer_worker.together import Together
@@ -141,6 +142,41 @@ def test_a_job_that_is_stopped_goes_on_alone_from_its_checkpoint():
         **{name: getattr(asked[0], name) for name in asked[0].__slots__} | {"checkpoint": state}
     )
     close(train(BASE, again), train(BASE, asked[0]))
+
+
+def test_a_long_look_of_one_job_keeps_no_other_waiting():
+    """And a job may be dropped in the middle of it."""
+    many = order(dataset(400, seed=1), seed=1, validation=("held", dataset(1500, seed=2, longest=60)))
+    reports = [Recorder(), Recorder()]
+
+    def watch(together, step, jobs):
+        if len(reports[1].updates) == 3 and "0" in together._jobs:
+            assert jobs[0]._run.state.base is None  # it still looks for the first time
+            together.drop("0")
+
+    ends = run_together([many, order(dataset(seed=3), seed=3)], after_step=watch, reports=reports)
+    assert ends.keys() == {"1"}
+    assert not reports[0].metrics
+    close(ends["1"], train(BASE, order(dataset(seed=3), seed=3)))
+
+
+@pytest.mark.parametrize("most", [1, 300, 1000])
+def test_jobs_that_fill_a_pass_are_moved_one_after_another(most, monkeypatch):
+    passes, update = [], together_module.update
+
+    def counted(base, learners):
+        passes.append([learner.next_tokens() for learner in learners])
+        return update(base, learners)
+
+    monkeypatch.setattr(together_module, "PASS_TOKENS", most)
+    monkeypatch.setattr(together_module, "update", counted)
+    orders = [order(dataset(seed=number), seed=number) for number in range(4)]
+    ends = run_together(orders)
+    for number, asked in enumerate(orders):
+        close(ends[str(number)], train(BASE, asked))
+    shared = [tokens for tokens in passes if len(tokens) > 1]
+    assert bool(shared) == (most > 1)
+    assert all(sum(tokens) <= most for tokens in shared)
 
 
 def test_an_error_in_one_job_is_that_jobs_end():

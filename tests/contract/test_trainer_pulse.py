@@ -1,0 +1,69 @@
+"""Leases of jobs whose session is busy with something else."""
+
+import threading
+import time
+
+import pytest
+from store_making import upload
+from trainer_making import dataset
+
+from prefix_store import StoreSettings
+from prefix_store.errors import LeaseLost
+from trainer_worker.attempt import Attempt
+from trainer_worker.pulse import Pulse
+from trainer_worker.settings import WorkerSettings
+
+LEASE_S = 3.0
+
+
+@pytest.fixture
+def settings(tmp_path, database_url):
+    return StoreSettings(data_dir=tmp_path, database_url=database_url, lease_seconds=LEASE_S)
+
+
+@pytest.fixture
+def attempt(store, tenant, alice):
+    file = upload(store, tenant, alice, dataset())
+    store.jobs.create(tenant, alice, "voice", [file.id])
+    return Attempt(store, WorkerSettings(), store.jobs.claim("mine"))
+
+
+def test_a_lease_is_kept_while_the_session_is_busy_and_runs_out_after_it(store, attempt):
+    with Pulse(lambda: [attempt]):
+        busy_until = time.monotonic() + 2.5 * LEASE_S
+        while time.monotonic() < busy_until:
+            assert store.jobs.claim("rival") is None
+            time.sleep(0.1)
+        attempt.check()
+    give_up = time.monotonic() + 120
+    while (taken := store.jobs.claim("rival")) is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    assert taken.job_id == attempt.claim.job_id
+    attempt.keep()
+    attempt.check()  # a beat was not due yet
+    with pytest.raises(LeaseLost):
+        attempt.beat(at_once=True)
+
+
+def test_a_cancellation_is_found_by_the_beat_and_told_to_the_session(store, tenant, attempt):
+    with Pulse(lambda: [attempt]):
+        store.jobs.cancel(tenant, attempt.claim.job_id)
+        give_up = time.monotonic() + 120
+        while attempt._ended is None:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        with pytest.raises(LeaseLost):
+            attempt.check()
+
+
+def test_who_is_seated_later_is_kept_too_and_nobody_else(store, attempt):
+    seats, beaten = [], threading.Event()
+    with Pulse(lambda: list(seats)):
+        time.sleep(0.5)
+        before = attempt._beaten
+        seats.append(attempt)
+        give_up = time.monotonic() + 120
+        while attempt._beaten == before:
+            assert time.monotonic() < give_up
+            beaten.wait(0.05)
