@@ -12,6 +12,7 @@ from sqlalchemy import Select, delete, func, insert, select, update
 from prefix_store.core import Core
 from prefix_store.db import db_now
 from prefix_store.errors import FeedGap
+from prefix_store.machine import this_machine
 from prefix_store.names import new_id
 from prefix_store.rows import Change
 from prefix_store.tables import changes, counters, processes
@@ -28,9 +29,8 @@ class Feed:
         process_id = new_id("proc")
         with self._core.database.write() as connection:
             position = int(connection.execute(_position()).scalar_one())
-            connection.execute(
-                insert(processes).values(id=process_id, kind=kind, position=position, beat_at=db_now())
-            )
+            values = {"position": position, "beat_at": db_now(), "machine": this_machine()}
+            connection.execute(insert(processes).values(id=process_id, kind=kind, **values))
         return process_id
 
     def position(self) -> int:
@@ -54,10 +54,15 @@ class Feed:
             raise FeedGap("changes that this process has not seen are forgotten; start it anew")
         return [Change(row.seq, row.kind, row.tenant_id, row.owner_id, row.version_id) for row in rows]
 
-    def beat(self, process_id: str, position: int) -> None:
-        """Say that this process lives and has acted on every change up to `position`."""
+    def beat(self, process_id: str, position: int, generating: int = 0) -> None:
+        """Say that this process lives, has acted on every change up to `position`, and generates so many texts."""
         with self._core.database.write() as connection:
-            values = {"position": position, "beat_at": db_now()}
+            values = {
+                "position": position,
+                "beat_at": db_now(),
+                "machine": this_machine(),
+                "generating": generating,
+            }
             done = connection.execute(update(processes).where(processes.c.id == process_id).values(**values))
             if done.rowcount == 0:  # counted dead and removed; alive all the same
                 connection.execute(insert(processes).values(id=process_id, kind="service", **values))
@@ -76,6 +81,15 @@ class Feed:
         behind = select(func.count()).where(fresh, processes.c.position < seq)
         with self._core.database.read() as connection:
             return bool(connection.execute(behind).scalar_one() == 0)
+
+    def generating(self) -> int:
+        """Texts that the living processes of this machine generate, as of their latest beats."""
+        fresh = processes.c.beat_at > db_now() - self._core.settings.process_dead_after
+        here = select(func.coalesce(func.sum(processes.c.generating), 0)).where(
+            fresh, processes.c.machine == this_machine()
+        )
+        with self._core.database.read() as connection:
+            return int(connection.execute(here).scalar_one())
 
     def trim(self, older_than_seconds: float) -> None:
         """Forget processes long dead, and changes as old that every other process has passed."""

@@ -238,6 +238,8 @@ processes = Table(
     Column("kind", String, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("beat_at", Float, nullable=False),
+    Column("machine", String, nullable=False, server_default=""),
+    Column("generating", Integer, nullable=False, server_default="0"),
 )
 erasures = Table(
     "erasures",

@@ -92,7 +92,7 @@ class Revocation:
     # ---- reading
 
     def _follow(self) -> None:
-        beaten, beaten_to = 0.0, -1
+        beaten, beaten_to, busy = 0.0, -1, False
         while not self._stopping and not self.broken:
             began = time.monotonic()
             try:
@@ -102,10 +102,11 @@ class Revocation:
                     self._read_to = changes[-1].seq
                     self._todo.extend(changes)
                     self._work.set()
-                acted = self._acted_to
-                if acted != beaten_to or began - beaten > BEAT_S:
-                    self._store.feed.beat(self._process_id, acted)
-                    beaten, beaten_to = began, acted
+                acted, generating = self._acted_to, self._engine.stats().running
+                # The first text is told at once, for training to let it by; that there are none, with the next beat.
+                if acted != beaten_to or began - beaten > BEAT_S or (generating and not busy):
+                    self._store.feed.beat(self._process_id, acted, generating)
+                    beaten, beaten_to, busy = began, acted, generating > 0
             except FeedGap:
                 log.critical("feed.gap")
                 self.broken = True

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from trainer_worker import frames
 from trainer_worker.faults import place_of
 from trainer_worker.frames import Frame
+from trainer_worker.pace import Pace
 
 if TYPE_CHECKING:
     from trainer_worker.shop import Shop
@@ -81,9 +82,10 @@ def main() -> None:
     orders, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up between frames
     inbox: queue.SimpleQueue[_Taken] = queue.SimpleQueue()
-    threading.Thread(target=_obey, args=(orders, out, inbox), daemon=True).start()
+    pace = Pace()
+    threading.Thread(target=_obey, args=(orders, out, inbox, pace), daemon=True).start()
     try:
-        _train(inbox, out)
+        _train(inbox, out, pace)
     except BrokenPipeError:
         os._exit(0)  # the worker is gone; nothing is left to do or to flush
     except Exception as error:  # noqa: BLE001 - told by kind and place; its text may hold rows
@@ -113,13 +115,15 @@ def _settle_in() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _obey(orders: BinaryIO, out: BinaryIO, inbox: "queue.SimpleQueue[_Taken]") -> None:
+def _obey(orders: BinaryIO, out: BinaryIO, inbox: "queue.SimpleQueue[_Taken]", pace: Pace) -> None:
     """Sort what the worker sends; stop when told to; die at once when the worker is gone."""
     stop, parts = threading.Event(), dict[str, list[Frame]]()
     reports: dict[str, PipeReport] = {}
     while (frame := frames.read(orders)) is not None:
         if frame.kind == "stop":
             stop.set()
+        elif frame.kind == "pace":
+            pace.take(frame.fields["share"])
         elif frame.kind == "begin":
             reports[frame.job] = PipeReport(out, frame.job, stop)
             inbox.put(_Taken(reports[frame.job], parts.pop(frame.job)))
@@ -128,10 +132,11 @@ def _obey(orders: BinaryIO, out: BinaryIO, inbox: "queue.SimpleQueue[_Taken]") -
             inbox.put(_Taken(reports.pop(frame.job), None))
         else:
             parts.setdefault(frame.job, []).append(frame)
+        pace.wake()
     os._exit(0)
 
 
-def _train(inbox: "queue.SimpleQueue[_Taken]", out: BinaryIO) -> None:
+def _train(inbox: "queue.SimpleQueue[_Taken]", out: BinaryIO, pace: Pace) -> None:
     # Late, so that the order is out of the worker's hands before torch is loaded.
     first = inbox.get()
     from trainer_worker.shop import Shop  # noqa: PLC0415
@@ -146,6 +151,7 @@ def _train(inbox: "queue.SimpleQueue[_Taken]", out: BinaryIO) -> None:
     while joint or shop.busy:
         while not (inbox.empty() and shop.busy):
             _take(shop, inbox.get())
+        began = time.monotonic()
         for report, error in shop.step():
             _say(error)
             if not joint:
@@ -155,6 +161,7 @@ def _train(inbox: "queue.SimpleQueue[_Taken]", out: BinaryIO) -> None:
         if time.monotonic() - told > _ALIVE_SECONDS:
             told = time.monotonic()
             frames.write(out, Frame("alive"))
+        pace.rest(time.monotonic() - began)
 
 
 def _take(shop: "Shop", taken: _Taken) -> None:

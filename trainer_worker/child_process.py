@@ -116,6 +116,10 @@ class Child:
         """Have it let go of a job; it answers with "dropped" when nothing of it is left."""
         self.send([Frame("drop", job=job)])
 
+    def go_at(self, share: float) -> None:
+        """Have it train for this share of the time, from above 0 to 1."""
+        self.send([Frame("pace", {"share": share})])
+
     def ask_to_stop(self) -> None:
         """Have it save its jobs' states and end them."""
         self.send([Frame("stop")])

@@ -23,6 +23,7 @@ from trainer_worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 _LISTEN_SECONDS = 0.2
+_GLANCE_SECONDS = 0.3
 _FAULT_SECONDS = 5.0
 
 
@@ -43,7 +44,8 @@ class Session:
         self._seats: dict[str, Attempt] = {}
         self._leaving: dict[str, tuple[float, Callable[[], None]]] = {}  # since when; what is done then
         self._joint = self._full = False
-        self._looked = time.monotonic()
+        self._looked = self._glanced = time.monotonic()
+        self._share = 1.0
         self._stop_by: float | None = None
         self._stopped = False
         # A leaving job's lease is no longer kept, and an erasure waits for its end at most: by then the process has
@@ -85,6 +87,7 @@ class Session:
         while self._seats or self._leaving:
             for attempt in list(self._seats.values()):
                 self._for_seat(child, attempt, attempt.check)
+            self._let_by(child)
             if self._stuck() or (self._leaving and not self._joint):
                 return
             if self._stopping():
@@ -159,6 +162,21 @@ class Session:
             self._stop_by = time.monotonic() + self._settings.worker_stop_seconds
             child.ask_to_stop()
         return time.monotonic() > self._stop_by
+
+    def _let_by(self, child: Child) -> None:
+        """Have the process go slower while a service on this machine generates, and no longer."""
+        now, asked = time.monotonic(), self._settings.worker_share_beside_texts
+        if asked == 1.0 or now < self._glanced + _GLANCE_SECONDS:
+            return
+        self._glanced = now
+        try:
+            share = asked if self._store.feed.generating() else 1.0
+        except Exception as error:  # noqa: BLE001 - the next look may fare better
+            log.warning("looking for texts failed: %s", type(error).__name__)
+            return
+        if share != self._share:
+            self._share = share
+            child.go_at(share)
 
     def _fill(self, child: Child) -> None:
         """Take one more job in, if there is one and room for it."""

@@ -14,6 +14,8 @@ class WorkerSettings(BaseSettings):
         worker_joint_jobs: how many jobs are trained in one process at most, of tenants that let theirs; 1 trains
             every job in a process of its own. More is on trial: a neighbour that evaluates for long delays what
             is asked of the process, up to half a lease, after which all go on alone.
+        worker_share_beside_texts: share of the time that training takes while a service on this machine generates;
+            1 lets nobody by. It is also behind every other process of the machine for the processor's time.
         worker_poll_seconds: how often an idle worker looks for a job.
         worker_checkpoint_seconds: how often a run's state is kept.
         worker_stop_seconds: how long a run may take to save its state when the worker is told to stop.
@@ -28,6 +30,7 @@ class WorkerSettings(BaseSettings):
     base_model: str = "gpt2-mini"
     worker_threads: int | None = Field(default=None, ge=1)
     worker_joint_jobs: int = Field(default=1, ge=1)
+    worker_share_beside_texts: float = Field(default=0.25, gt=0, le=1)
     worker_poll_seconds: float = Field(default=1.0, gt=0)
     worker_checkpoint_seconds: float = Field(default=20.0, gt=0)
     worker_stop_seconds: float = Field(default=15.0, gt=0)
