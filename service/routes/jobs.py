@@ -269,7 +269,9 @@ def list_checkpoints(
     """The last checkpoint of an open job; no earlier one is kept, and none when the job has ended."""
     found = list(parts.store.jobs.checkpoints(scope, job_id))
     if after is not None:
-        found = found if after not in {kept.id for kept in found} else []
+        if after not in {kept.id for kept in found}:
+            raise NotFound("checkpoint", after)
+        found = []
     return page([checkpoint_json(kept) for kept in found], limit)
 
 
