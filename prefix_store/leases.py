@@ -53,9 +53,11 @@ class Leases:
         for _ in range(_COLLISIONS):
             try:
                 with self._core.database.write() as connection:
-                    self._give_up_crashed(connection)
+                    given_up = self._give_up_crashed(connection)
                     row = connection.execute(take(worker, seating, self._core.settings)).first()
-                    return None if row is None else self._claimed(connection, row)
+                    claimed = None if row is None else self._claimed(connection, row)
+                    tell_gone(connection, given_up)
+                    return claimed
             except IntegrityError:  # another worker took another job of this prefix at the same moment
                 continue
         return None
@@ -232,7 +234,8 @@ class Leases:
             if row is None:
                 self._let_go(connection, claim)
             elif row.crashes >= self._core.settings.max_attempts:
-                self._give_up(connection, [row])
+                self._give_up(connection, row)
+                tell_gone(connection, [row])
         clear(self._core)
 
     def _claimed(self, connection: Connection, row: Row[Any]) -> Claim:
@@ -242,20 +245,21 @@ class Leases:
         job = job_of(connection.execute(joined_jobs().where(*mine)).one())
         return Claim(row.id, row.attempt, job.owner, job, row.prefix_id, row.company == "joint")
 
-    def _give_up_crashed(self, connection: Connection) -> None:
+    def _give_up_crashed(self, connection: Connection) -> Sequence[Row[Any]]:
         expired = (jobs.c.status == "running", jobs.c.lease_until <= db_now())
         last = jobs.c.crashes + 1 >= self._core.settings.max_attempts
         statement = (
             select(jobs).where(*expired, last, jobs.c.company != "joint").with_for_update(skip_locked=True)
         )
-        self._give_up(connection, connection.execute(statement).all())
+        rows = connection.execute(statement).all()
+        for row in rows:
+            self._give_up(connection, row)
+        return rows
 
-    def _give_up(self, connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    def _give_up(self, connection: Connection, row: Row[Any]) -> None:
         times = self._core.settings.max_attempts
         message = f"the worker crashed {times} times on this job; it is given up"
-        for row in rows:
-            self._end_failed(connection, row, CRASHED, message, None)
-        tell_gone(connection, rows)
+        self._end_failed(connection, row, CRASHED, message, None)
 
     def _end_failed(
         self, connection: Connection, row: Row[Any], code: str, message: str, param: str | None
