@@ -1,6 +1,7 @@
 """The prefix of a job's checkpoint: named by its job, replaced by the next one, gone with the job."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from store_making import (
@@ -17,7 +18,7 @@ from store_making import (
 )
 
 from prefix_store import open_store
-from prefix_store.errors import Corrupt, LeaseLost, NoCheckpoint, NotFound
+from prefix_store.errors import Conflict, Corrupt, LeaseLost, NoCheckpoint, NotFound
 from prefix_store.scope import Admin
 
 
@@ -287,3 +288,59 @@ def test_a_lease_that_ran_out_leaves_the_checkpoint_to_the_next_attempt(store, s
         hasty.jobs.save_checkpoint(claim, 6, b"state", best(b"late"))
     assert store.registry.read(store.registry.resolve(tenant, name_of(again))) == b"one"
     hasty.close()
+
+
+def at_once(*actions):
+    """Run calls at the same moment; what each gave, or the refusal that it met."""
+
+    def call(action):
+        try:
+            return action()
+        except (LeaseLost, NotFound, Conflict) as refused:
+            return refused
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return [future.result() for future in [pool.submit(call, action) for action in actions]]
+
+
+def test_a_checkpoint_kept_while_its_user_is_erased_leaves_nothing(store, tenant):
+    for _ in range(6):
+        alice = store.owners.create_user(tenant, "alice")
+        queue(store, tenant, alice, "voice")
+        claim = store.jobs.claim("w")
+        store.jobs.save_checkpoint(claim, 1, b"state", best(b"one"))
+        _, erasure = at_once(
+            lambda c=claim: store.jobs.save_checkpoint(c, 2, b"state", best(b"two")),
+            lambda: store.erasure.begin(tenant, "alice"),
+        )
+        with pytest.raises(NotFound):
+            store.registry.resolve(tenant, name_of(claim))
+        store.jobs.cancelled(claim)
+        assert store.erasure.purge(erasure.id).state == "done"
+        assert files_on_disk(store) == set()
+
+
+def test_a_job_that_ends_from_every_side_at_once_is_told_of_once(store, tenant):
+    """Each side takes its locks in the same order, so that none waits for another in a circle."""
+    task = store.owners.ensure_task(tenant, "e2e")
+    own = upload(store, tenant, task)
+    for _ in range(6):
+        alice = store.owners.create_user(tenant, "alice")
+        file = upload(store, tenant, alice)
+        queue(store, tenant, task, "e2e", [own.id, file.id])
+        claim = store.jobs.claim("w")
+        store.jobs.save_checkpoint(claim, 1, b"state", best(b"one"))
+        at_once(
+            lambda c=claim: store.jobs.cancel(tenant, c.job_id),
+            lambda c=claim: store.jobs.fail(c, "bad", "bad"),
+            lambda c=claim: complete(store, c),
+            lambda f=file: store.datasets.delete(tenant, f.id, versions=True),
+            lambda: store.erasure.begin(tenant, "alice"),
+        )
+        told = [change for change in store.feed.read(0) if change.job_id == claim.job_id]
+        assert len(told) == 1
+        with pytest.raises(NotFound):
+            store.registry.resolve(tenant, name_of(claim))
+        store.jobs.cancelled(claim)
+        assert store.erasure.resume() == 0
+        assert files_on_disk(store) == {own.place}
