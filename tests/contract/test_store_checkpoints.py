@@ -275,6 +275,23 @@ def test_a_damaged_checkpoint_is_corrupt_and_costs_the_run_nothing(store, tenant
     assert complete(store, claim).promoted
 
 
+def test_a_checkpoint_of_the_code_before_is_one_without_a_prefix(store, tenant, claim):
+    """Processes of that code know none of the newer columns; they may still run beside these."""
+    store.jobs.save_checkpoint(claim, 5, b"state", best(b"one"))
+    known = "tenant_id, owner_id, job_id, object_id, update_number, sha256, created_at"
+    with store._core.database.write() as connection:
+        row = connection.exec_driver_sql(f"SELECT {known} FROM checkpoints").one()
+        connection.exec_driver_sql("DELETE FROM checkpoints")
+        values = ", ".join(repr(value) for value in row)
+        connection.exec_driver_sql(f"INSERT INTO checkpoints ({known}) VALUES ({values})")
+    with pytest.raises(NoCheckpoint, match="no checkpoint yet"):
+        store.registry.resolve(tenant, name_of(claim))
+    assert store.jobs.load_checkpoint(claim) == b"state"
+    assert store.janitor.sweep(grace_seconds=-1) == 1  # the prefix that no row names any more
+    store.jobs.save_checkpoint(claim, 7, b"state", best(b"two"))
+    assert store.registry.read(store.registry.resolve(tenant, name_of(claim))) == b"two"
+
+
 def test_a_lease_that_ran_out_leaves_the_checkpoint_to_the_next_attempt(store, settings, tenant, alice):
     hasty = open_store(settings.model_copy(update={"lease_seconds": 0.15}))
     queue(store, tenant, alice, "voice")
