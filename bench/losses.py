@@ -38,6 +38,9 @@ class Silent:
     def event(self, level, type, message, data=None) -> None:  # noqa: A002
         """Forget it."""
 
+    def best(self, fields, payload) -> None:
+        """Forget it."""
+
     def checkpoint(self, update, payload) -> None:
         """Forget it."""
 

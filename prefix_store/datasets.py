@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select
 
 from prefix_store.blobs import BlobWriter
+from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
@@ -250,7 +251,7 @@ class Datasets:
                 uses.append(job_sources.c.role != "start")
             needing = jobs.c.id.in_(select(job_sources.c.job_id).where(*uses))
             which = (jobs.c.tenant_id == scope.tenant_id) & needing
-            cancel_jobs(connection, which, "Fine-tuning job cancelled: a file of it was deleted")
+            ended = cancel_jobs(connection, which, "Fine-tuning job cancelled: a file of it was deleted")
             if versions:
                 learned = select(version_sources.c.version_id).where(
                     version_sources.c.tenant_id == scope.tenant_id, version_sources.c.dataset_id == dataset_id
@@ -260,6 +261,7 @@ class Datasets:
             connection.execute(delete(datasets).where(*mine))
             forget(connection, scope.tenant_id, dataset_id)
             note(connection, [dataset.place])
+            tell_gone(connection, ended)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "dataset.deleted", dataset_id)
         clear(self._core)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
 
+from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.db import db_now
 from prefix_store.errors import NotFound
@@ -78,10 +79,11 @@ class Erasures:
         with self._core.database.write() as connection:
             found = find_owner(connection, scope, label)
             lock_owners(connection, found.tenant_id, [found.owner_id])
-            _tombstone(connection, found.tenant_id, found.owner_id)
+            ended = _tombstone(connection, found.tenant_id, found.owner_id)
             remove_versions(
                 connection, found.tenant_id, _learned_elsewhere(connection, found.tenant_id, found.owner_id)
             )
+            tell_gone(connection, ended)
             told = change(connection, "owner_erased", found.tenant_id, found.owner_id)
             erasure = _insert(connection, told, found.kind)
             ids = (found.tenant_id, scope.key_id)
@@ -100,10 +102,10 @@ class Erasures:
             mine = select(owners.c.owner_id).where(owners.c.tenant_id == tenant_id, owners.c.state == LIVE)
             found = sorted(connection.execute(mine).scalars())
             lock_owners(connection, tenant_id, found)
-            for owner_id in found:
-                _tombstone(connection, tenant_id, owner_id)
+            ended = [row for owner_id in found for row in _tombstone(connection, tenant_id, owner_id)]
             dead = update(api_keys).where(api_keys.c.tenant_id == tenant_id, api_keys.c.revoked_at.is_(None))
             connection.execute(dead.values(revoked_at=db_now()))
+            tell_gone(connection, ended)
             for owner_id in found:
                 change(connection, "owner_erased", tenant_id, owner_id)
             erasure = _insert(connection, change(connection, "owner_erased", tenant_id, ""), "tenant")
@@ -174,12 +176,13 @@ def _insert(connection: Connection, told: Change, kind: str) -> Erasure:
     return _erasure(connection.execute(insert(erasures).values(**ids, **values).returning(erasures)).one())
 
 
-def _tombstone(connection: Connection, tenant_id: str, owner_id: str) -> None:
+def _tombstone(connection: Connection, tenant_id: str, owner_id: str) -> Sequence[Row[Any]]:
+    """Hide an owner; return the jobs that this ended."""
     mine = (owners.c.tenant_id == tenant_id, owners.c.owner_id == owner_id)
     connection.execute(update(owners).where(*mine).values(state="erased", name=""))
     keys = (api_keys.c.tenant_id == tenant_id, api_keys.c.owner_id == owner_id)
     connection.execute(update(api_keys).where(*keys).values(revoked_at=db_now()))
-    cancel_jobs(connection, _touching(tenant_id, owner_id), REASON)
+    return cancel_jobs(connection, _touching(tenant_id, owner_id), REASON)
 
 
 def _touching(tenant_id: str, owner_id: str) -> ColumnElement[bool]:

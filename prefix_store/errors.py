@@ -21,6 +21,10 @@ class NoLiveVersion(NotFound):
     """The prefix exists, but none of its versions is live: a candidate waits."""
 
 
+class NoCheckpoint(NotFound):
+    """The job is there, but has no such checkpoint: none yet, another by now, or it has ended without one."""
+
+
 class Conflict(StoreError):
     """The state of things forbids it; `code` is stable, `param` names the field."""
 

@@ -52,7 +52,9 @@ class Feed:
             rows = connection.execute(statement).all()
         if not rows or rows[0].seq != after + 1:
             raise FeedGap("changes that this process has not seen are forgotten; start it anew")
-        return [Change(row.seq, row.kind, row.tenant_id, row.owner_id, row.version_id) for row in rows]
+        return [
+            Change(row.seq, row.kind, row.tenant_id, row.owner_id, row.version_id, row.job_id) for row in rows
+        ]
 
     def beat(self, process_id: str, position: int, generating: int = 0) -> None:
         """Say that this process lives, has acted on every change up to `position`, and generates so many texts."""

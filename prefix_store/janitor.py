@@ -11,6 +11,7 @@ from prefix_store.litter import clear
 from prefix_store.tables import LIVE, checkpoints, datasets, owners, versions
 
 _DAY = 86_400.0
+_NAMING = (datasets.c.id, versions.c.version_id, checkpoints.c.object_id, checkpoints.c.prefix_object_id)
 
 
 class Janitor:
@@ -30,9 +31,9 @@ class Janitor:
         with self._core.database.read() as connection:
             alive = set(connection.execute(select(owners.c.owner_id).where(owners.c.state == LIVE)).scalars())
             named: set[Place] = set()
-            for table, column in ((datasets, "id"), (versions, "version_id"), (checkpoints, "object_id")):
-                rows = connection.execute(select(table.c.tenant_id, table.c.owner_id, table.c[column]))
-                named |= {Place(*row) for row in rows}
+            for column in _NAMING:
+                ids = (column.table.c.tenant_id, column.table.c.owner_id)
+                named |= {Place(*row) for row in connection.execute(select(*ids, column)) if row[2]}
         orphans = [
             place
             for place, age in found

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, update
 
-from prefix_store.crypto import Place
+from prefix_store.checkpoints import drop_checkpoint
 from prefix_store.db import db_now
+from prefix_store.errors import NotFound
 from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
-from prefix_store.litter import note
 from prefix_store.names import new_id, prefix_name
-from prefix_store.scope import Owner
-from prefix_store.tables import LIVE, checkpoints, job_events, jobs, owners, prefixes, tenants
+from prefix_store.rows import one
+from prefix_store.scope import Owner, Scope
+from prefix_store.tables import LIVE, job_events, jobs, owners, prefixes, tenants
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 OPEN: tuple[JobStatus, ...] = ("queued", "running")
@@ -143,6 +144,23 @@ def joined_jobs() -> Select[Any]:
     return select(jobs, *columns).select_from(tables).where(owners.c.state == LIVE)
 
 
+def reached_jobs(scope: Scope) -> list[ColumnElement[bool]]:
+    """Jobs that a scope reaches: the tenant's, or those of its user's own prefixes."""
+    where = [jobs.c.tenant_id == scope.tenant_id]
+    if scope.user is not None:
+        where.append(jobs.c.owner_id == scope.user.owner_id)
+    return where
+
+
+def reached_job(connection: Connection, scope: Scope, job_id: str, of: Select[Any] | None = None) -> Row[Any]:
+    """One row of `joined_jobs`, or of what `of` makes of it; NotFound if absent or another's."""
+    statement = joined_jobs() if of is None else of
+    row = one(connection, statement.where(jobs.c.id == job_id, *reached_jobs(scope)))
+    if row is None:
+        raise NotFound("job", job_id)
+    return row
+
+
 def add_event(
     connection: Connection,
     row: Row[Any],
@@ -158,7 +176,7 @@ def add_event(
 
 
 def cancel_jobs(connection: Connection, which: ColumnElement[bool], reason: str) -> Sequence[Row[Any]]:
-    """Cancel the open ones of these jobs within the caller's transaction; return them.
+    """Cancel the open ones of these jobs within the caller's transaction; return them, for `tell_gone`.
 
     Their workers can write nothing from the commit on and notice at the next heartbeat; `lease_until` stays,
     so that an erasure knows who may still hold data in memory.
@@ -171,17 +189,6 @@ def cancel_jobs(connection: Connection, which: ColumnElement[bool], reason: str)
         add_event(connection, row, "info", "message", reason)
         drop_checkpoint(connection, row)
     return ended
-
-
-def drop_checkpoint(connection: Connection, row: Row[Any]) -> None:
-    """Remove a job's checkpoint within the caller's transaction and note its file."""
-    mine = (
-        checkpoints.c.tenant_id == row.tenant_id,
-        checkpoints.c.owner_id == row.owner_id,
-        checkpoints.c.job_id == row.id,
-    )
-    gone = connection.execute(delete(checkpoints).where(*mine).returning(checkpoints.c.object_id)).scalars()
-    note(connection, [Place(row.tenant_id, row.owner_id, object_id) for object_id in gone.all()])
 
 
 def may_join() -> ColumnElement[bool]:

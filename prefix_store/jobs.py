@@ -3,34 +3,37 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, func, insert, select
 
-from prefix_store.datasets import PURPOSE, visible_dataset
+from prefix_store.checkpoints import Checkpoint, checkpoint_of, tell_gone, with_checkpoint
 from prefix_store.db import db_now
 from prefix_store.errors import Conflict, Invalid, NotFound, Quota
 from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.idempotency import remember, replayed
-from prefix_store.job_rows import OPEN, Job, JobEvent, add_event, cancel_jobs, job_of, joined_jobs
+from prefix_store.job_rows import (
+    OPEN,
+    Job,
+    JobEvent,
+    add_event,
+    cancel_jobs,
+    job_of,
+    joined_jobs,
+    reached_job,
+    reached_jobs,
+)
 from prefix_store.leases import Leases
 from prefix_store.litter import clear
 from prefix_store.names import check_name, new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
 from prefix_store.rows import next_number, one
 from prefix_store.scope import Owner, Scope
-from prefix_store.tables import job_events, job_sources, jobs, prefixes, version_sources, versions
+from prefix_store.sources import insert_sources, sources_of
+from prefix_store.tables import job_events, jobs, prefixes
 
 _PAGE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    dataset_id: str
-    owner_id: str
-    role: str
 
 
 class Jobs(Leases):
@@ -94,11 +97,11 @@ class Jobs(Leases):
             before = replayed(connection, *ids, idempotency_key, request)
             if before is not None:
                 return _get(connection, scope, before)
-            sources = _sources(connection, scope, owner, spec)
+            sources = sources_of(connection, scope, owner, spec)
             lock_owners(connection, ids[0], {owner.owner_id, *(source.owner_id for source in sources)})
             _check_quota(connection, tenant)
             row = _insert(connection, owner, _prefix_id(connection, owner, prefix_name), spec)
-            _insert_sources(connection, row, sources)
+            insert_sources(connection, row, sources)
             add_event(connection, row, "info", "message", f"Created fine-tuning job: {row.id}")
             remember(connection, *ids, idempotency_key, request, row.id)
             self._core.audit.record(connection, owner.tenant_id, scope.key_id, "job.created", row.id)
@@ -123,9 +126,9 @@ class Jobs(Leases):
         """
         found: list[Job] = []
         with self._core.database.read() as connection:
-            last = None if after is None else _row(connection, scope, after).seq
+            last = None if after is None else reached_job(connection, scope, after).seq
             while len(found) < limit:
-                where = [*_reached(scope), *([] if last is None else [jobs.c.seq < last])]
+                where = [*reached_jobs(scope), *([] if last is None else [jobs.c.seq < last])]
                 page = joined_jobs().where(*where).order_by(jobs.c.seq.desc()).limit(_PAGE)
                 rows = connection.execute(page).all()
                 found += [job for job in map(job_of, rows) if _bears(job, metadata)]
@@ -142,14 +145,22 @@ class Jobs(Leases):
             Conflict: it has ended.
         """
         with self._core.database.write() as connection:
-            row = _row(connection, scope, job_id)
+            row = reached_job(connection, scope, job_id)
             mine = (jobs.c.tenant_id == row.tenant_id) & (jobs.c.id == job_id)
-            if not cancel_jobs(connection, mine, "Fine-tuning job cancelled"):
+            ended = cancel_jobs(connection, mine, "Fine-tuning job cancelled")
+            if not ended:
                 raise Conflict("job_ended", f"job {job_id} has ended: {row.status}")
+            tell_gone(connection, ended)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "job.cancelled", job_id)
             job = _get(connection, scope, job_id)
         clear(self._core)
         return job
+
+    def checkpoints(self, scope: Scope, job_id: str) -> Sequence[Checkpoint]:
+        """The last checkpoint of an open job, if it has one that can be called; NotFound as in `get`."""
+        with self._core.database.read() as connection:
+            found = checkpoint_of(reached_job(connection, scope, job_id, with_checkpoint(joined_jobs())))
+        return [] if found is None else [found]
 
     def events(
         self, scope: Scope, job_id: str, after: str | None = None, limit: int = 20
@@ -160,7 +171,7 @@ class Jobs(Leases):
             NotFound: the job or `after` is absent or another's.
         """
         with self._core.database.read() as connection:
-            job = _row(connection, scope, job_id)
+            job = reached_job(connection, scope, job_id)
             where = [job_events.c.tenant_id == job.tenant_id, job_events.c.job_id == job_id]
             if after is not None:
                 last = select(job_events.c.seq).where(*where, job_events.c.id == after)
@@ -187,73 +198,12 @@ def _check_prefix(owner: Owner, name: str, reserved: frozenset[str]) -> None:
         raise Invalid("prefix", "a task's prefix has the task's name")
 
 
-def _reached(scope: Scope) -> list[ColumnElement[bool]]:
-    where = [jobs.c.tenant_id == scope.tenant_id]
-    if scope.user is not None:
-        where.append(jobs.c.owner_id == scope.user.owner_id)
-    return where
-
-
-def _row(connection: Connection, scope: Scope, job_id: str) -> Row[Any]:
-    row = one(connection, joined_jobs().where(jobs.c.id == job_id, *_reached(scope)))
-    if row is None:
-        raise NotFound("job", job_id)
-    return row
-
-
 def _get(connection: Connection, scope: Scope, job_id: str) -> Job:
-    return job_of(_row(connection, scope, job_id))
+    return job_of(reached_job(connection, scope, job_id))
 
 
 def _bears(job: Job, metadata: Mapping[str, str] | None) -> bool:
     return not metadata or metadata.items() <= (job.metadata or {}).items()
-
-
-def _sources(connection: Connection, scope: Scope, owner: Owner, spec: Mapping[str, Any]) -> list[_Source]:
-    """Return what the job will have learned from: its files, and what its start learned from."""
-    if not spec["training_files"]:
-        raise Invalid("training_file", "give at least one training file")
-    found: dict[str, _Source] = {}
-    for dataset_id in spec["training_files"]:
-        found[dataset_id] = _file(connection, scope, owner, dataset_id, "training_file")
-    if spec["validation_file"] is not None:
-        file = _file(connection, scope, owner, spec["validation_file"], "validation_file")
-        found.setdefault(file.dataset_id, file)
-    if spec["start_version_id"] is not None:
-        for source in _start(connection, owner, spec["start_version_id"], spec["base_fingerprint"]):
-            found.setdefault(source.dataset_id, source)
-    return list(found.values())
-
-
-def _file(connection: Connection, scope: Scope, owner: Owner, dataset_id: str, param: str) -> _Source:
-    dataset = visible_dataset(connection, scope, dataset_id)
-    if dataset.purpose != PURPOSE:
-        raise Invalid(param, f"{dataset_id} is what a job left; give a file uploaded for {PURPOSE!r}")
-    if dataset.owner.owner_id != owner.owner_id:
-        if owner.kind == "user":
-            raise Invalid(
-                param, f"{dataset_id} is another owner's; a user's prefix learns from its own files only"
-            )
-        if dataset.owner.kind == "task":
-            raise Invalid(param, f"{dataset_id} is another task's; upload it for this one")
-    return _Source(dataset_id, dataset.owner.owner_id, param.removesuffix("_file"))
-
-
-def _start(connection: Connection, owner: Owner, version_id: str, base_fingerprint: str) -> list[_Source]:
-    mine = (
-        versions.c.tenant_id == owner.tenant_id,
-        versions.c.owner_id == owner.owner_id,
-        versions.c.version_id == version_id,
-    )
-    row = one(connection, select(versions).where(*mine))
-    if row is None:
-        raise NotFound("model", version_id)
-    if row.base_fingerprint != base_fingerprint:
-        raise Conflict("base_mismatch", "the version to start from was trained for another base", "model")
-    learned = select(version_sources).where(
-        version_sources.c.tenant_id == owner.tenant_id, version_sources.c.version_id == version_id
-    )
-    return [_Source(row.dataset_id, row.source_owner_id, "start") for row in connection.execute(learned)]
 
 
 def _check_quota(connection: Connection, tenant: Row[Any]) -> None:
@@ -286,12 +236,3 @@ def _insert(connection: Connection, owner: Owner, prefix_id: str, spec: Mapping[
     times = {"run_at": db_now(), "lease_until": 0.0, "created_at": db_now()}
     statement = insert(jobs).values(seq=next_number(connection, "jobs"), **ids, **values, **times)
     return connection.execute(statement.returning(jobs)).one()
-
-
-def _insert_sources(connection: Connection, row: Row[Any], sources: Sequence[_Source]) -> None:
-    ids = {"tenant_id": row.tenant_id, "owner_id": row.owner_id, "job_id": row.id}
-    rows = [
-        {**ids, "dataset_id": source.dataset_id, "source_owner_id": source.owner_id, "role": source.role}
-        for source in sources
-    ]
-    connection.execute(insert(job_sources), rows)

@@ -6,30 +6,25 @@ running under it and that its owner is alive. Leases are kept by the database's 
 may jump.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, case, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, case, select, true, update
 from sqlalchemy.exc import IntegrityError
 
+from prefix_store.checkpoints import drop_checkpoint, load_state, replace_checkpoint, seal, tell_gone
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
-from prefix_store.errors import Corrupt, LeaseLost, NotFound
-from prefix_store.job_rows import (
-    Claim,
-    add_event,
-    drop_checkpoint,
-    held,
-    job_of,
-    joined_jobs,
-)
+from prefix_store.errors import LeaseLost, NotFound
+from prefix_store.job_rows import Claim, add_event, held, job_of, joined_jobs
 from prefix_store.litter import clear
 from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
 from prefix_store.publish import Decision, Published, TrainedPrefix, keep_file, publish
 from prefix_store.rows import one
 from prefix_store.seating import Seating, take
-from prefix_store.tables import checkpoints, jobs, prefixes, versions
+from prefix_store.tables import jobs, prefixes, versions
 from prefix_store.version_rows import Resolved, joined, resolved_of
 
 CRASHED = "worker_crashed"
@@ -58,9 +53,11 @@ class Leases:
         for _ in range(_COLLISIONS):
             try:
                 with self._core.database.write() as connection:
-                    self._give_up_crashed(connection)
+                    given_up = self._give_up_crashed(connection)
                     row = connection.execute(take(worker, seating, self._core.settings)).first()
-                    return None if row is None else self._claimed(connection, row)
+                    claimed = None if row is None else self._claimed(connection, row)
+                    tell_gone(connection, given_up)
+                    return claimed
             except IntegrityError:  # another worker took another job of this prefix at the same moment
                 continue
         return None
@@ -118,39 +115,38 @@ class Leases:
             raise NotFound("model", version_id)
         return found
 
-    def save_checkpoint(self, claim: Claim, update_number: int, payload: bytes) -> None:
+    def save_checkpoint(
+        self, claim: Claim, update_number: int, payload: bytes, best: TrainedPrefix | None = None
+    ) -> None:
         """Keep the state of the run after that many updates; only the latest stays.
+
+        Args:
+            claim: of the job.
+            update_number: how many.
+            payload: the state.
+            best: the best prefix so far, to be called while the job is open, with its `step` in `metrics`; None
+                if it is the one that was kept before.
 
         Raises:
             LeaseLost: the job is no longer this claim's; nothing was kept.
         """
-        place = self._place(claim, "state")
         self._still(claim)
-        sha256 = self._core.blobs.put(place, payload)
+        state = seal(self._core, self._place(claim, "state"), payload)
+        kept = None if best is None else seal(self._core, self._place(claim, "ckpt"), best.payload)
         try:
             with self._core.database.write() as connection:
-                lock_owners(connection, place.tenant_id, [place.owner_id])
-                drop_checkpoint(connection, self._require(connection, claim))
-                ids = {"tenant_id": place.tenant_id, "owner_id": place.owner_id, "job_id": claim.job_id}
-                file = {"object_id": place.object_id, "sha256": sha256, "update_number": update_number}
-                connection.execute(insert(checkpoints).values(created_at=db_now(), **ids, **file))
+                lock_owners(connection, state.place.tenant_id, [state.place.owner_id])
+                job = self._require(connection, claim)
+                replace_checkpoint(connection, job, update_number, state, kept, best)
         except (LeaseLost, NotFound):
-            self._core.blobs.delete(place)
+            for written in filter(None, (state, kept)):
+                self._core.blobs.delete(written.place)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
         clear(self._core)
 
     def load_checkpoint(self, claim: Claim) -> bytes | None:
         """Return the latest state that an attempt saved; None if there is none that can be read."""
-        owner = claim.owner
-        mine = (checkpoints.c.tenant_id == owner.tenant_id, checkpoints.c.job_id == claim.job_id)
-        with self._core.database.read() as connection:
-            row = one(connection, select(checkpoints).where(*mine))
-        if row is None:
-            return None
-        try:
-            return self._core.blobs.read(Place(owner.tenant_id, owner.owner_id, row.object_id), row.sha256)
-        except Corrupt:  # the run begins anew, which ends the same
-            return None
+        return load_state(self._core, claim.owner.tenant_id, claim.job_id)
 
     def complete(
         self,
@@ -194,7 +190,9 @@ class Leases:
             LeaseLost: the job is no longer this claim's.
         """
         with self._core.database.write() as connection:
-            self._end_failed(connection, self._require(connection, claim), code, message, param)
+            row = self._require(connection, claim)
+            self._end_failed(connection, row, code, message, param)
+            tell_gone(connection, [row])
         clear(self._core)
 
     def cancelled(self, claim: Claim) -> None:
@@ -237,6 +235,7 @@ class Leases:
                 self._let_go(connection, claim)
             elif row.crashes >= self._core.settings.max_attempts:
                 self._give_up(connection, row)
+                tell_gone(connection, [row])
         clear(self._core)
 
     def _claimed(self, connection: Connection, row: Row[Any]) -> Claim:
@@ -246,14 +245,16 @@ class Leases:
         job = job_of(connection.execute(joined_jobs().where(*mine)).one())
         return Claim(row.id, row.attempt, job.owner, job, row.prefix_id, row.company == "joint")
 
-    def _give_up_crashed(self, connection: Connection) -> None:
+    def _give_up_crashed(self, connection: Connection) -> Sequence[Row[Any]]:
         expired = (jobs.c.status == "running", jobs.c.lease_until <= db_now())
         last = jobs.c.crashes + 1 >= self._core.settings.max_attempts
         statement = (
             select(jobs).where(*expired, last, jobs.c.company != "joint").with_for_update(skip_locked=True)
         )
-        for row in connection.execute(statement).all():
+        rows = connection.execute(statement).all()
+        for row in rows:
             self._give_up(connection, row)
+        return rows
 
     def _give_up(self, connection: Connection, row: Row[Any]) -> None:
         times = self._core.settings.max_attempts

@@ -1,7 +1,8 @@
 """Names that people give and how a model name is read. Knows no rows.
 
 A user's prefix is `alice:brand-voice`; a task's prefix has the task's name and is `task:e2e`. `@3` selects
-a version, `@job-<id>-step-<n>` a checkpoint; the bare name means the live version.
+a version, `@ftjob-<id>` what a job has come to, `@ftjob-<id>-step-<n>` one checkpoint of it; the bare name means
+the live version.
 """
 
 import re
@@ -15,10 +16,8 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 RULE: Final = "must match [a-z0-9][a-z0-9._-]{0,63}"
 TASK: Final = "task"
 _VERSION = r"(?P<version>[1-9][0-9]{0,8})"
-_CHECKPOINT = r"(?P<checkpoint>job-[0-9A-Za-z-]{1,64}-step-[0-9]{1,9})"
-_MODEL = re.compile(
-    rf"(?P<owner>{NAME.pattern}):(?P<prefix>{NAME.pattern})(?:@(?:{_VERSION}|{_CHECKPOINT}))?"
-)
+_JOB = r"(?P<job>ftjob-[0-9A-Za-z]{1,64})(?:-step-(?P<step>[0-9]{1,9}))?"
+_MODEL = re.compile(rf"(?P<owner>{NAME.pattern}):(?P<prefix>{NAME.pattern})(?:@(?:{_VERSION}|{_JOB}))?")
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 OwnerKind = Literal["user", "task"]
@@ -26,17 +25,18 @@ OwnerKind = Literal["user", "task"]
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A parsed prefix name; at most one of `version` and `checkpoint` is set."""
+    """A parsed prefix name; at most one of `version` and `job` is set, `step` only beside `job`."""
 
     owner_kind: OwnerKind
     owner_name: str
     prefix: str
     version: int | None = None
-    checkpoint: str | None = None
+    job: str | None = None
+    step: int | None = None
 
     @property
     def bare(self) -> str:
-        """The name without a version."""
+        """The name without a version or job."""
         return prefix_name(self.owner_kind, self.owner_name, self.prefix)
 
 
@@ -51,10 +51,10 @@ def parse_model(text: str) -> ModelName | None:
     if match is None:
         return None
     owner, prefix = match["owner"], match["prefix"]
-    number = int(match["version"]) if match["version"] else None
+    number, step = (int(match[part]) if match[part] else None for part in ("version", "step"))
     if owner == TASK:
-        return ModelName("task", prefix, prefix, number, match["checkpoint"])
-    return ModelName("user", owner, prefix, number, match["checkpoint"])
+        return ModelName("task", prefix, prefix, number, match["job"], step)
+    return ModelName("user", owner, prefix, number, match["job"], step)
 
 
 def owner_label(kind: OwnerKind, name: str) -> str:

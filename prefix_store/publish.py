@@ -10,10 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from prefix_store.checkpoints import drop_checkpoint
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
-from prefix_store.job_rows import Claim, add_event, drop_checkpoint, held
+from prefix_store.job_rows import Claim, add_event, held
 from prefix_store.rows import change
 from prefix_store.tables import datasets, job_sources, jobs, prefixes, version_sources, versions
 

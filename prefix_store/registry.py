@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, true, update
 
+from prefix_store.checkpoints import resolve_job, standing_checkpoint, tell_gone
 from prefix_store.core import Core
 from prefix_store.db import db_now
 from prefix_store.errors import Conflict, Corrupt, NoLiveVersion, NotFound
@@ -47,13 +48,19 @@ class Registry:
     def resolve(self, scope: Scope, name: str) -> Resolved:
         """Return the version that a name (`alice:voice`, `alice:voice@3`) means now, by one indexed read.
 
+        A job's name (`alice:voice@ftjob-...`) means its last checkpoint while it is open, else what it became.
+
         Raises:
+            NoCheckpoint: the job is there, but there is nothing to be called by this name.
             NoLiveVersion: the prefix is there, but a candidate waits to be promoted.
             NotFound: absent, erased, another's, or no prefix's name.
         """
         parsed = parse_model(name)
-        if parsed is None or parsed.checkpoint is not None:
+        if parsed is None:
             raise NotFound("model", name)
+        if parsed.job is not None:
+            with self._core.database.read() as connection:
+                return resolve_job(connection, scope, name, parsed)
         which: Literal["live", "number"] = "live" if parsed.version is None else "number"
         statement = named(of_user=scope.user is not None, tasks_too=True, which=which)
         with self._core.database.read() as connection:
@@ -67,10 +74,10 @@ class Registry:
         raise NotFound("model", name)
 
     def read(self, resolved: Resolved) -> bytes:
-        """Return the bytes of a version; checks that it was not deleted since it was resolved.
+        """Return the bytes of a version or checkpoint; checks that it was not deleted since it was resolved.
 
         Raises:
-            NotFound: deleted or erased.
+            NotFound: deleted or erased; of a checkpoint also: the job has ended or kept another.
             Corrupt: the file fails its seal or checksum.
         """
         if not self._stands(resolved):
@@ -166,7 +173,7 @@ class Registry:
             rows = self._locked(connection, scope, name)
             first = rows[0]
             mine = (jobs.c.tenant_id == first.p_tenant_id) & (jobs.c.prefix_id == first.p_prefix_id)
-            cancel_jobs(connection, mine, "Fine-tuning job cancelled: its model was deleted")
+            ended = cancel_jobs(connection, mine, "Fine-tuning job cancelled: its model was deleted")
             of = (
                 prefixes.c.tenant_id == first.p_tenant_id,
                 prefixes.c.owner_id == first.p_owner_id,
@@ -174,7 +181,7 @@ class Registry:
             )
             connection.execute(update(prefixes).where(*of).values(deleted_at=db_now(), live_version_id=None))
             gone = [row.version_id for row in rows if row.version_id is not None]
-            told = remove_versions(connection, first.p_tenant_id, gone)
+            told = remove_versions(connection, first.p_tenant_id, gone) + tell_gone(connection, ended)
             if not told:
                 told = [change(connection, "version_gone", first.p_tenant_id, first.p_owner_id)]
             ids = (scope.tenant_id, scope.key_id)
@@ -185,8 +192,9 @@ class Registry:
     def _stands(self, resolved: Resolved) -> bool:
         owner = resolved.owner
         values = {"tenant": owner.tenant_id, "owner": owner.owner_id, "version": resolved.version_id}
+        statement = standing_checkpoint() if resolved.number is None else standing()
         with self._core.database.read() as connection:
-            return one(connection, standing(), values) is not None
+            return one(connection, statement, values) is not None
 
     def _locked(self, connection: Connection, scope: Scope, name: str) -> Sequence[Row[Any]]:
         """Rows of a prefix to be changed, its owner held until commit."""
@@ -198,7 +206,7 @@ class Registry:
         self, connection: Connection, scope: Scope, name: str, *, tasks_too: bool = False
     ) -> Sequence[Row[Any]]:
         parsed = parse_model(name)
-        if parsed is None or parsed.version is not None or parsed.checkpoint is not None:
+        if parsed is None or parsed.version is not None or parsed.job is not None:
             raise NotFound("model", name)
         statement = named(of_user=scope.user is not None, tasks_too=tasks_too, which="all")
         newest_first = statement.order_by(versions.c.number.desc())

@@ -14,6 +14,8 @@ from prefix_store.tables import prefixes, version_sources, versions
 def remove_versions(connection: Connection, tenant_id: str, version_ids: Iterable[str]) -> list[Change]:
     """Remove versions within the caller's transaction and note their files; return what was told.
 
+    Answers that checkpoints of their jobs began end with them.
+
     Where one was live, the pointer goes back to the newest version left that was live before, or to none:
     a version that the gate kept back does not go live by the removal of another.
     """
@@ -25,7 +27,10 @@ def remove_versions(connection: Connection, tenant_id: str, version_ids: Iterabl
     connection.execute(delete(versions).where(*mine))
     note(connection, [Place(row.tenant_id, row.owner_id, row.version_id) for row in rows])
     backs = [back for row in rows if (back := _point_back(connection, row)) is not None]
-    told = [change(connection, "version_gone", row.tenant_id, row.owner_id, row.version_id) for row in rows]
+    told = [
+        change(connection, "version_gone", row.tenant_id, row.owner_id, row.version_id, row.job_id)
+        for row in rows
+    ]
     return told + [change(connection, "version_live", *back) for back in backs]
 
 

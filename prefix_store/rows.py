@@ -18,13 +18,17 @@ ChangeKind = Literal["owner_erased", "version_gone", "version_live"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change; `seq` counts in the order of commits, without gaps."""
+    """One change; `seq` counts in the order of commits, without gaps.
+
+    `version_gone` names a version, the job whose checkpoints are gone, or both: a version and the job that made it.
+    """
 
     seq: int
     kind: ChangeKind
     tenant_id: str
     owner_id: str
     version_id: str | None
+    job_id: str | None = None
 
 
 def one(
@@ -41,10 +45,15 @@ def next_number(connection: Connection, name: str) -> int:
 
 
 def change(
-    connection: Connection, kind: ChangeKind, tenant_id: str, owner_id: str, version_id: str | None = None
+    connection: Connection,
+    kind: ChangeKind,
+    tenant_id: str,
+    owner_id: str,
+    version_id: str | None = None,
+    job_id: str | None = None,
 ) -> Change:
     """Append to the change feed within the caller's transaction."""
     seq = next_number(connection, "changes")
-    ids = {"tenant_id": tenant_id, "owner_id": owner_id, "version_id": version_id}
+    ids = {"tenant_id": tenant_id, "owner_id": owner_id, "version_id": version_id, "job_id": job_id}
     connection.execute(insert(changes).values(seq=seq, kind=kind, at=db_now(), **ids))
-    return Change(seq, kind, tenant_id, owner_id, version_id)
+    return Change(seq, kind, tenant_id, owner_id, version_id, job_id)

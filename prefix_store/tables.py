@@ -208,6 +208,14 @@ checkpoints = Table(
     Column("update_number", Integer, nullable=False),
     Column("sha256", String, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("prefix_object_id", String),
+    Column("prefix_sha256", String),
+    Column("prefix_at", Float),
+    Column("m", Integer),
+    Column("position_offset", Integer),
+    Column("base_fingerprint", String),
+    Column("template", JSON),
+    Column("metrics", JSON),
     ForeignKeyConstraint(["tenant_id", "owner_id", "job_id"], ["jobs.tenant_id", "jobs.owner_id", "jobs.id"]),
 )
 litter = Table(
@@ -230,6 +238,7 @@ changes = Table(
     Column("owner_id", String, nullable=False),
     Column("version_id", String),
     Column("at", Float, nullable=False),
+    Column("job_id", String),
 )
 processes = Table(
     "processes",

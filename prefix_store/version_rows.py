@@ -15,10 +15,13 @@ from prefix_store.tables import LIVE, owners, prefixes, versions
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The version that a name meant at that moment: `m` positions, text starting at `position_offset`."""
+    """What a name meant at that moment: `m` positions, text starting at `position_offset`.
+
+    A version, or (`number` None) the prefix of a job's checkpoint; `job_id` made it. `version_id` never comes twice.
+    """
 
     version_id: str
-    number: int
+    number: int | None
     name: str
     full_name: str
     owner: Owner
@@ -27,6 +30,7 @@ class Resolved:
     base_fingerprint: str
     template: dict[str, Any]
     sha256: str
+    job_id: str | None = None
 
     @property
     def place(self) -> Place:
@@ -36,20 +40,18 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version as it is listed; `metrics` is what the trainer measured, `bytes` the tensor file's size."""
+    """One version as it is listed; `number` counts from 1, `metrics` is what the trainer measured, `bytes` the
+    tensor file's size.
+    """
 
     resolved: Resolved
+    number: int
     live: bool
     was_live: bool
     metrics: dict[str, Any]
     bytes: int
     job_id: str
     created_at: float
-
-    @property
-    def number(self) -> int:
-        """The version's number, from 1."""
-        return self.resolved.number
 
     @property
     def full_name(self) -> str:
@@ -102,7 +104,7 @@ def joined(which: ColumnElement[bool]) -> Select[Any]:
 
 
 @cache
-def named(*, of_user: bool, tasks_too: bool, which: Literal["all", "live", "number"]) -> Select[Any]:
+def named(*, of_user: bool, tasks_too: bool, which: Literal["all", "live", "number", "job"]) -> Select[Any]:
     """`joined` for prefixes of one name, to be run with `name_values`; built once, since building costs a millisecond.
 
     Args:
@@ -114,6 +116,7 @@ def named(*, of_user: bool, tasks_too: bool, which: Literal["all", "live", "numb
         "all": true(),
         "live": versions.c.version_id == prefixes.c.live_version_id,
         "number": versions.c.number == bindparam("number"),
+        "job": versions.c.job_id == bindparam("job"),
     }[which]
     where = [
         owners.c.tenant_id == bindparam("tenant"),
@@ -137,6 +140,8 @@ def name_values(scope: Scope, name: ModelName) -> dict[str, Any]:
     }
     if name.version is not None:
         values["number"] = name.version
+    if name.job is not None:
+        values["job"] = name.job
     return values if scope.user is None else {**values, "user": scope.user.owner_id}
 
 
@@ -169,13 +174,15 @@ def resolved_of(row: Row[Any]) -> Resolved:
         row.base_fingerprint,
         row.template,
         row.sha256,
+        row.job_id,
     )
 
 
 def version_of(row: Row[Any]) -> Version:
     """Read a version as listed from a row of `joined`."""
     live = row.live_version_id == row.version_id
-    return Version(resolved_of(row), live, row.was_live, row.metrics, row.bytes, row.job_id, row.created_at)
+    facts = (row.was_live, row.metrics, row.bytes, row.job_id, row.created_at)
+    return Version(resolved_of(row), row.number, live, *facts)
 
 
 def view_of(rows: Sequence[Row[Any]]) -> PrefixView:

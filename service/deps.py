@@ -5,9 +5,13 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 
+from prefix_store.names import parse_model
 from prefix_store.scope import Admin, Scope
+from prefix_store.version_rows import Resolved
 from service.errors import ApiError
 from service.parts import Parts
+
+_JOBS = "jobs:write"
 
 
 def parts_of(request: Request) -> Parts:
@@ -48,9 +52,24 @@ Generator = Annotated[Scope, Depends(may("generate"))]
 Reader = Annotated[Scope, Depends(may("prefixes:read", "prefixes:write", "generate"))]
 Writer = Annotated[Scope, Depends(may("prefixes:write"))]
 Uploader = Annotated[Scope, Depends(may("datasets:write"))]
-Trainer = Annotated[Scope, Depends(may("jobs:write"))]
+Trainer = Annotated[Scope, Depends(may(_JOBS))]
 KeyAdmin = Annotated[Scope, Depends(may("keys:admin"))]
 Eraser = Annotated[Scope, Depends(may("users:erase"))]
+
+
+def resolve(parts: Parts, scope: Scope, name: str) -> Resolved:
+    """What a name means now; a job's name is for keys that may see jobs.
+
+    Raises:
+        ApiError: 403, the key may not.
+        NotFound: nothing by that name for this scope.
+    """
+    parsed = parse_model(name)
+    if parsed is not None and parsed.job is not None and _JOBS not in scope.grants:
+        text = f"a job's checkpoint is for keys with the scope {_JOBS}; this one lacks it"
+        raise ApiError(403, "insufficient_permissions", text, "model")
+    return parts.store.registry.resolve(scope, name)
+
 
 IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=255)]
 After = Annotated[str | None, Query(max_length=200, description="The id that the page begins behind.")]

@@ -150,6 +150,7 @@ _TABLE: list[tuple[type[Exception], Any]] = [
         lambda _: ApiError(503, "overloaded", "the database does not answer; try again", retry_after=1.0),
     ),
     (store.NoLiveVersion, lambda e: ApiError(404, "no_live_version", str(e), "model")),
+    (store.NoCheckpoint, lambda e: ApiError(404, "no_checkpoint", str(e), "model")),
     (store.NotFound, _not_found),
     (store.TooLarge, lambda e: ApiError(413, "too_large", e.message, e.param)),
     (store.Invalid, _invalid),

@@ -4,7 +4,8 @@ The engine knows versions by opaque ids; what they mean is noted here when a req
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from prefix_engine import Base, Prefix
 from prefix_store import Store
@@ -34,6 +35,7 @@ class Residency:
     def __init__(self, store: Store, base: Base, in_use: Callable[[set[str]], set[str]]) -> None:
         self._store, self._base, self._in_use = store, base, in_use
         self._known: dict[str, Resolved] = {}
+        self._at_hand: dict[str, tuple[bytes, int]] = {}  # bytes, and how many requests need them
         self._lock = threading.Lock()
 
     def note(self, resolved: Resolved) -> None:
@@ -44,6 +46,42 @@ class Residency:
                 self._known = {i: known for i, known in self._known.items() if i in kept}
             self._known[resolved.version_id] = resolved
 
+    def read(self, resolved: Resolved) -> bytes | None:
+        """Bytes of a checkpoint, whose file may be replaced before the engine asks for it; None for a version.
+
+        None also for a damaged file, which the engine then finds damaged too.
+
+        Raises:
+            NotFound: it was replaced already, or its job has ended; resolve the name again.
+        """
+        if resolved.number is not None:
+            return None
+        with self._lock:
+            kept = self._at_hand.get(resolved.version_id)
+        if kept is not None:
+            return kept[0]
+        with suppress(Corrupt):
+            return self._store.registry.read(resolved)
+        return None
+
+    @contextmanager
+    def at_hand(self, resolved: Resolved | None, payload: bytes | None) -> Iterator[None]:
+        """Keep a checkpoint's bytes for the engine while a request needs them; nothing to do without bytes."""
+        if resolved is None or payload is None:
+            yield
+            return
+        version_id = resolved.version_id
+        with self._lock:
+            kept, users = self._at_hand.get(version_id, (payload, 0))
+            self._at_hand[version_id] = kept, users + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                kept, users = self._at_hand.pop(version_id)
+                if users > 1:
+                    self._at_hand[version_id] = kept, users - 1
+
     def load(self, version_id: str) -> Prefix:
         """Bytes of a version, opened and checked; called on the engine's loader threads.
 
@@ -53,10 +91,12 @@ class Residency:
         """
         with self._lock:
             resolved = self._known.get(version_id)
+            kept = self._at_hand.get(version_id)
         if resolved is None:
             raise LoadRefused("revoked", "the version is gone")
         try:
-            return Prefix.from_bytes(self._store.registry.read(resolved), self._base)
+            payload = self._store.registry.read(resolved) if kept is None else kept[0]
+            return Prefix.from_bytes(payload, self._base)
         except NotFound:
             raise LoadRefused("revoked", "the version is gone") from None
         except Corrupt:
@@ -70,6 +110,11 @@ class Residency:
                 for version_id, known in self._known.items()
                 if known.owner.tenant_id == tenant_id and owner_id in {known.owner.owner_id, ""}
             }
+
+    def of_job(self, job_id: str) -> set[str]:
+        """Ids of the version and the checkpoints that a job made, as far as they were named here."""
+        with self._lock:
+            return {version_id for version_id, known in self._known.items() if known.job_id == job_id}
 
     def forget(self, version_ids: set[str]) -> None:
         """Drop what is known of versions that are gone."""

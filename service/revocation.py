@@ -169,8 +169,12 @@ class Revocation:
                 gone.add(change.owner_id or change.tenant_id)
                 versions |= self._residency.of_owner(change.tenant_id, change.owner_id)
                 callers |= self._reuse.ended(change.tenant_id, change.owner_id)
-            elif change.kind == "version_gone" and change.version_id is not None:
-                versions.add(change.version_id)
+            elif change.kind == "version_gone":
+                if change.version_id is not None:
+                    versions.add(change.version_id)
+                if change.job_id is not None:
+                    gone.add(change.job_id)
+                    versions |= self._residency.of_job(change.job_id)
         if not gone and not versions:
             return
         tickets = self._tickets.revoke(gone | versions)

@@ -31,7 +31,8 @@ class Ticket:
     Attributes:
         tenant_id: whose queue it stands in.
         owner: owner of the prefix or file that it answers from; None for the base model.
-        version_id: of the prefix.
+        version_id: of the prefix, or of a checkpoint's.
+        job_id: that made it.
         client: address of its socket.
         tokens: most tokens that its rows may still generate.
         demand: what `tokens` was at first.
@@ -49,14 +50,15 @@ class Ticket:
     waiting: int = 0
     revoked: bool = False
     file_id: str | None = None
+    job_id: str | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     generations: list[Generation] = field(default_factory=list)
 
     @property
     def ids(self) -> set[str | None]:
-        """Whose end is its end: tenant, owner, version, file."""
+        """Whose end is its end: tenant, owner, version, job, file."""
         owner = None if self.owner is None else self.owner.owner_id
-        return {self.tenant_id, owner, self.version_id, self.file_id} - {None}
+        return {self.tenant_id, owner, self.version_id, self.job_id, self.file_id} - {None}
 
     def cancel(self) -> None:
         """Free its rows by the next step."""
@@ -88,7 +90,7 @@ class Tickets:
         """
         if resolved is None:
             return self._opened(Ticket(tenant_id, None, None, client), NotFound("model", name))
-        ticket = Ticket(tenant_id, resolved.owner, resolved.version_id, client)
+        ticket = Ticket(tenant_id, resolved.owner, resolved.version_id, client, job_id=resolved.job_id)
         return self._opened(ticket, NotFound("model", name))
 
     def open_file(self, owner: Owner, client: Address | None, file_id: str) -> Ticket:
@@ -185,7 +187,7 @@ class Tickets:
             return len(self._open)
 
     def revoke(self, ids: Iterable[str]) -> list[Ticket]:
-        """Shut out tenants, owners or versions, by their ids, for good; the tickets that must end."""
+        """Shut out tenants, owners, versions or jobs, by their ids, for good; the tickets that must end."""
         gone = set(ids)
         with self._lock:
             self._gone |= gone

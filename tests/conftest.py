@@ -53,10 +53,14 @@ def database_url(request):
 
 @pytest.fixture(scope="module", params=DATABASES)
 def service(request, tmp_path_factory):
-    """A running service that a module's tests share; each makes tenants of its own."""
+    """A running service that a module's tests share; each makes tenants of its own.
+
+    A job that a test claims is its own for as long as the module runs: nobody beats for it.
+    """
+    chosen = {"max_upload_bytes": 1 << 20, "lease_seconds": 3600.0}
     with (
         fresh_database(request.param) as url,
-        serving(tmp_path_factory.mktemp("service"), url, store={"max_upload_bytes": 1 << 20}) as running,
+        serving(tmp_path_factory.mktemp("service"), url, store=chosen) as running,
     ):
         yield running
 

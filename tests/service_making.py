@@ -86,8 +86,8 @@ class Serving:
         data = rows(("a", "b")) if data is None else data
         return client.post("/v1/files", data={"purpose": "fine-tune", **fields}, files={"file": (name, data)})
 
-    def publish(self, scope, label, name, m=4, offset=None, *, seed=0, promote=True, files=None, prefix=None):
-        """Train nothing, publish a random prefix the way a worker does; returns the version."""
+    def claim(self, scope, label, name, files=None):
+        """Queue a job and take it, as a worker does."""
         owner = self.store.owners.get(scope, label)
         if files is None:
             with self.store.datasets.writer(scope, owner, "train.jsonl") as writer:
@@ -97,11 +97,27 @@ class Serving:
         job = self.store.jobs.create(scope, owner, name, files, base_fingerprint=fingerprint)
         claim = self.store.jobs.claim("worker")
         assert claim.job_id == job.id
-        prefix = prefix or random_prefix(self.base, m, offset=offset, seed=seed)
+        return claim
+
+    def keep(self, claim, step, m=4, *, seed=0):
+        """Keep a checkpoint of a job with a random prefix, as its worker does."""
+        told = self._trained(random_prefix(self.base, m, seed=seed), m, {"step": step, "valid_loss": 3.0})
+        self.store.jobs.save_checkpoint(claim, step, b"state", told)
+
+    def _trained(self, prefix, m, metrics, offset=None):
         payload = prefix if isinstance(prefix, bytes) else prefix.to_bytes()
         template = {"separator": "\n", "end_id": self.base.config.end_id}
-        place = m if offset is None else offset
-        trained = TrainedPrefix(payload, m, place, template, {"held_out_loss": 1.0, "base_loss": 2.0}, 9)
+        return TrainedPrefix(payload, m, m if offset is None else offset, template, metrics, 9)
+
+    def publish(self, scope, label, name, m=4, offset=None, *, seed=0, promote=True, files=None, prefix=None):
+        """Train nothing, publish a random prefix the way a worker does; returns the version."""
+        claim = self.claim(scope, label, name, files)
+        prefix = prefix or random_prefix(self.base, m, offset=offset, seed=seed)
+        return self.complete(claim, prefix, m, offset, promote=promote)
+
+    def complete(self, claim, prefix, m=4, offset=None, *, promote=True):
+        """End a job with a version."""
+        trained = self._trained(prefix, m, {"held_out_loss": 1.0, "base_loss": 2.0}, offset)
         live = self.store.jobs.live(claim)
         compared = None if live is None else live.version_id
         return self.store.jobs.complete(

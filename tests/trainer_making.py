@@ -27,7 +27,7 @@ class Recorder:
     """A report that keeps what it is told and asks to stop when `stop_when` says so."""
 
     def __init__(self, stop_when=lambda recorder: False):
-        self.events, self.updates, self.checkpoints = [], [], []
+        self.events, self.updates, self.checkpoints, self.bests = [], [], [], []
         self.asked = 0
         self._stop_when = stop_when
 
@@ -36,6 +36,9 @@ class Recorder:
 
     def event(self, level, type, message, data=None):  # noqa: A002
         self.events.append((level, type, message, data))
+
+    def best(self, fields, payload):
+        self.bests.append((fields, payload))
 
     def checkpoint(self, update, payload):
         self.checkpoints.append((update, payload))

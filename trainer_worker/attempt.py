@@ -43,6 +43,7 @@ class Attempt:
         self._ended: Exception | None = None
         self._live: Resolved | None = None
         self._files: list[ResultFile] = []
+        self._best: TrainedPrefix | None = None
 
     def frames(self) -> list[Frame] | None:
         """What the training process needs to begin; None if the job cannot be trained, which is settled then.
@@ -153,9 +154,17 @@ class Attempt:
                 self._store.jobs.event(self.claim, told["level"], told["type"], told["message"], told["data"])
         elif frame.kind == "file":
             self._files.append(ResultFile(frame.fields["name"], frame.payload))
+        elif frame.kind == "best":
+            told = frame.fields
+            self._best = TrainedPrefix(
+                frame.payload, told["m"], told["position_offset"], told["template"], told["metrics"]
+            )
         elif frame.kind == "checkpoint":
             with _forgiven("checkpoint"):
-                self._store.jobs.save_checkpoint(self.claim, frame.fields["update"], frame.payload)
+                self._store.jobs.save_checkpoint(
+                    self.claim, frame.fields["update"], frame.payload, self._best
+                )
+                self._best = None  # kept; what was not kept goes with the next checkpoint
         else:
             return False
         return True

@@ -58,6 +58,10 @@ class PipeReport:
         """See `Report`."""
         self.send(Frame("checkpoint", {"update": update}, payload))
 
+    def best(self, fields: dict[str, Any], payload: bytes) -> None:
+        """See `Report`."""
+        self.send(Frame("best", fields, payload))
+
     def stopping(self) -> bool:
         """See `Report`."""
         return self._stop.is_set() or self._dropped.is_set()

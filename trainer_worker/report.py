@@ -25,6 +25,11 @@ class Report(Protocol):
     def checkpoint(self, update: int, payload: bytes) -> None:
         """Take the state after that many updates."""
 
+    def best(self, fields: dict[str, Any], payload: bytes) -> None:
+        """Take the best prefix so far, right before the checkpoint that it belongs to: its bytes and, in `fields`,
+        m, position_offset, template and metrics (step, valid_loss). It is not told again while it stays the best.
+        """
+
     def stopping(self) -> bool:
         """Whether to save a checkpoint and stop."""
         ...

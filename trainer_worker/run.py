@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from prefix_engine.base import Base
+from prefix_engine.prefix import Prefix
+from prefix_engine.template import Template
 from trainer_worker import checkpoint
 from trainer_worker.checkpoint import State
 from trainer_worker.evaluate import Score, score
@@ -42,6 +44,7 @@ class Run:
         state: State,
         report: Report,
         checkpoint_seconds: float,
+        template: Template,
     ) -> None:
         self._base, self._learner, self._report = base, learner, report
         self._held_out = held_out
@@ -51,6 +54,8 @@ class Run:
         self._tell_every = max(1, learner.plan.updates // _TOLD)
         self._began = self._saved = time.monotonic()
         self._began_at = 0
+        self._template = template
+        self._told_best: int | None = None  # the update of the best prefix that was told last
         self.state = state
         self.best: Tensor = learner.form.prefix().detach().clone()
 
@@ -202,5 +207,18 @@ class Run:
         """Tell the state as a checkpoint."""
         now = time.monotonic()
         self._saved = now
+        self._tell_best()
         kept = checkpoint.dump(self._learner, self.state, self.best, self.elapsed())
         self._report.checkpoint(self._learner.done, kept)
+
+    def _tell_best(self) -> None:
+        """The best prefix so far, which can be served while the run goes on; none before the first look."""
+        state = self.state
+        if state.best_loss is None or state.best_update == self._told_best:
+            return
+        offset = self._learner.plan.position_offset
+        prefix = Prefix(self.best.cpu().contiguous(), offset, self._base.fingerprint)
+        metrics = {"step": state.best_update, "valid_loss": state.best_loss}
+        fields = {"m": prefix.m, "position_offset": offset, "template": self._template.to_json()}
+        self._report.best({**fields, "metrics": metrics}, prefix.to_bytes())
+        self._told_best = state.best_update

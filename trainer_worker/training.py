@@ -73,7 +73,7 @@ class Training:
         self._codes = codes[1]
         self._rival: Rival | None = None
         state = State(self._identity())
-        self._run = Run(base, learner, codes[1], state, report, order.checkpoint_seconds)
+        self._run = Run(base, learner, codes[1], state, report, order.checkpoint_seconds, self._template)
 
     def train(self) -> Trained:
         """Run the job by itself; raises what `steps` raises."""

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def generate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="The base model, a prefix, or a version (name@N).")],
+    model: Annotated[
+        str, typer.Argument(help="The base model, a prefix, a version (name@N), or a job (name@ftjob-...).")
+    ],
     prompts: Annotated[list[str], typer.Argument(help="One prompt or several; - reads standard input.")],
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=1)] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0, max=2)] = 0.0,

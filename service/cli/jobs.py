@@ -180,6 +180,23 @@ def events(context: typer.Context, job_id: str) -> None:
         out().print(plain(line))
 
 
+@jobs.command("checkpoints")
+def checkpoints(context: typer.Context, job_id: str) -> None:
+    """The last checkpoint of a job that is not over: the name by which it can be called already."""
+    found = connect(context).pages(f"/v1/fine_tuning/jobs/{job_id}/checkpoints")
+    rows = [
+        (
+            kept["fine_tuned_model_checkpoint"],
+            str(kept["step_number"]),
+            number(kept["metrics"].get("valid_loss")),
+            moment(kept["created_at"]),
+        )
+        for kept in found
+    ]
+    columns = ("call it by", "update", "held-out loss", "at (UTC)")
+    show_table(columns, rows, "no checkpoint: the job has kept none yet, or is over")
+
+
 @jobs.command("results")
 def results(
     context: typer.Context,

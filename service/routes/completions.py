@@ -11,12 +11,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse, Response
 
+from prefix_store.errors import NotFound
 from prefix_store.scope import Scope
 from prefix_store.tenants import Tenant
 from prefix_store.version_rows import Resolved
 from service.admission import Demand, Used
 from service.answers import Answer
-from service.deps import Generator, PartsDep, shown
+from service.deps import Generator, PartsDep, resolve, shown
 from service.errors import ApiError
 from service.outbox import ClientGone, Outbox
 from service.parts import Parts
@@ -49,6 +50,8 @@ Deadline = Annotated[
     Header(alias="x-deadline-seconds", gt=0, le=86400, description="Fail if not done after this."),
 ]
 
+_REPLACED = 5  # times that a checkpoint may be replaced while one request looks it up
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -71,7 +74,7 @@ async def admitted(
     A dependency that yields, not the response, owns the ticket: its end runs however the client went away.
     """
     seconds = min(x_deadline_seconds or parts.settings.deadline_seconds, parts.settings.deadline_seconds)
-    tenant, resolved, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
+    tenant, resolved, payload, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
     headers = parts.admission.rate(tenant) | parts.admission.quota(tenant, used.tokens)
     share, reuse = scope.tenant_id, parts.reuse.ids(scope, body.user)
     ready = await to_thread.run_sync(
@@ -84,8 +87,9 @@ async def admitted(
         parts.residency.note(resolved)
     ticket = parts.tickets.open(scope.tenant_id, request.scope.get("client"), resolved, body.model)
     try:
-        parts.admission.queue(tenant, ticket, Demand(len(ready.requests), ready.generates), seconds, used)
-        yield Admitted(ready, ticket, headers)
+        with parts.residency.at_hand(resolved, payload):
+            parts.admission.queue(tenant, ticket, Demand(len(ready.requests), ready.generates), seconds, used)
+            yield Admitted(ready, ticket, headers)
     finally:
         ticket.cancel()
         try:
@@ -94,14 +98,25 @@ async def admitted(
             parts.tickets.end(ticket)
 
 
-def _look_up(parts: Parts, scope: Scope, model: str) -> tuple[Tenant, Resolved | None, Used]:
-    """What the store knows: the tenant's limits, the version that the name means, the day's tokens."""
-    resolved = None if model == parts.base.name else parts.store.registry.resolve(scope, model)
+def _look_up(parts: Parts, scope: Scope, model: str) -> tuple[Tenant, Resolved | None, bytes | None, Used]:
+    """What the store knows: the tenant's limits, what the name means (a checkpoint's bytes too), the day's tokens."""
+    resolved, payload = (None, None) if model == parts.base.name else _resolved(parts, scope, model)
     tenant = parts.store.tenants.get(scope.tenant_id)
     asked, tokens = parts.tickets.asked(scope.tenant_id), 0
     if tenant.tokens_per_day is not None:
         tokens = parts.meter.pending(scope.tenant_id) + parts.store.usage.tokens_today(scope.tenant_id)
-    return tenant, resolved, Used(tokens, asked)
+    return tenant, resolved, payload, Used(tokens, asked)
+
+
+def _resolved(parts: Parts, scope: Scope, model: str) -> tuple[Resolved, bytes | None]:
+    """What a name means; a checkpoint that is replaced this moment is looked up again."""
+    for _ in range(_REPLACED):
+        resolved = resolve(parts, scope, model)
+        try:
+            return resolved, parts.residency.read(resolved)
+        except NotFound:
+            continue
+    raise NotFound("model", model)
 
 
 @router.post("/v1/completions", responses=shown(EXAMPLE))

@@ -4,15 +4,18 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 
+from prefix_store.checkpoints import Checkpoint
 from prefix_store.errors import NotFound
 from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.job_rows import Job, JobEvent
 from prefix_store.names import parse_model, parse_owner
 from prefix_store.scope import Owner, Scope
-from service.deps import After, IdempotencyKey, PartsDep, Trainer, page, shown
+from service.deletion import reached_all
+from service.deps import After, IdempotencyKey, PartsDep, Trainer, page, resolve, shown
 from service.errors import ApiError
 from service.parts import Parts
 from service.schemas import JobBody
@@ -40,6 +43,15 @@ EVENT = {
     "type": "message",
     "message": "Fine-tuning job started",
     "data": None,
+}
+CHECKPOINT = {
+    "id": "ckpt-4uTnqvJ0Zq1rVbY7eXo2Ks",
+    "object": "fine_tuning.job.checkpoint",
+    "created_at": 1767225640,
+    "fine_tuning_job_id": "ftjob-4uTnqvJ0Zq1rVbY7eXo2Ks",
+    "fine_tuned_model_checkpoint": "alice:brand-voice@ftjob-4uTnqvJ0Zq1rVbY7eXo2Ks",
+    "step_number": 60,
+    "metrics": {"step": 60, "valid_loss": 2.4},
 }
 MOST_BYTES = 4  # times the largest upload, for all files of a job together
 _AUTO = ("n_epochs", "batch_size", "learning_rate_multiplier")
@@ -92,6 +104,19 @@ def event_json(event: JobEvent) -> dict[str, Any]:
         "type": event.type,
         "message": event.message,
         "data": event.data,
+    }
+
+
+def checkpoint_json(kept: Checkpoint) -> dict[str, Any]:
+    """A checkpoint as OpenAI's."""
+    return {
+        "id": kept.id,
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": int(kept.created_at),
+        "fine_tuning_job_id": kept.job_id,
+        "fine_tuned_model_checkpoint": kept.name,
+        "step_number": kept.step,
+        "metrics": kept.metrics,
     }
 
 
@@ -160,7 +185,7 @@ def _target(scope: Scope, body: JobBody) -> tuple[str, str]:
         if body.suffix is not None:
             raise ApiError(400, "invalid_value", "give suffix or prefix, not both", "suffix")
         parsed = parse_model(body.prefix)
-        if parsed is None or parsed.version is not None or parsed.checkpoint is not None:
+        if parsed is None or parsed.version is not None or parsed.job is not None:
             text = "prefix must be a full name without a version, alice:brand-voice or task:e2e"
             raise ApiError(400, "invalid_value", text, "prefix")
         label = parsed.owner_name if parsed.owner_kind == "user" else f"task:{parsed.owner_name}"
@@ -178,9 +203,12 @@ def _start(parts: Parts, scope: Scope, model: str, label: str) -> str | None:
     """Version that the job goes on from: one of the same owner, or none for the base model."""
     if model == parts.base.name:
         return None
-    resolved = parts.store.registry.resolve(scope, model)
+    resolved = resolve(parts, scope, model)
     if resolved.owner.label != label:
         raise NotFound("model", model)
+    if resolved.number is None:
+        text = "a job cannot start from a checkpoint; wait for its job's end and start from the version"
+        raise ApiError(400, "invalid_value", text, "model")
     return resolved.version_id
 
 
@@ -220,9 +248,31 @@ def get_job(parts: PartsDep, scope: Trainer, job_id: str) -> dict[str, Any]:
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/cancel", responses=shown({**EXAMPLE, "status": "cancelled"}))
-def cancel_job(parts: PartsDep, scope: Trainer, job_id: str) -> dict[str, Any]:
-    """End a job; nothing of it is published afterwards."""
-    return job_json(parts.store.jobs.cancel(scope, job_id))
+async def cancel_job(parts: PartsDep, scope: Trainer, job_id: str) -> dict[str, Any]:
+    """End a job; nothing of it is published afterwards, and answers of its checkpoints end."""
+    job = await to_thread.run_sync(parts.store.jobs.cancel, scope, job_id)
+    await reached_all(parts, await to_thread.run_sync(parts.store.feed.position))
+    return job_json(job)
+
+
+@router.get(
+    "/v1/fine_tuning/jobs/{job_id}/checkpoints",
+    responses=shown({"object": "list", "data": [CHECKPOINT], "has_more": False}),
+)
+def list_checkpoints(
+    parts: PartsDep,
+    scope: Trainer,
+    job_id: str,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+) -> dict[str, Any]:
+    """The last checkpoint of an open job; no earlier one is kept, and none when the job has ended."""
+    found = list(parts.store.jobs.checkpoints(scope, job_id))
+    if after is not None:
+        if after not in {kept.id for kept in found}:
+            raise NotFound("checkpoint", after)
+        found = []
+    return page([checkpoint_json(kept) for kept in found], limit)
 
 
 @router.get(

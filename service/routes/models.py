@@ -9,9 +9,10 @@ from fastapi.responses import JSONResponse
 from prefix_store.errors import NotFound
 from prefix_store.names import parse_model
 from prefix_store.rows import Change
-from prefix_store.version_rows import Version
+from prefix_store.scope import Scope
+from prefix_store.version_rows import Resolved, Version
 from service.deletion import reached_all
-from service.deps import PartsDep, Reader, Writer, shown
+from service.deps import PartsDep, Reader, Writer, resolve, shown
 from service.errors import FINAL, ApiError
 from service.parts import Parts
 
@@ -42,14 +43,25 @@ def list_models(parts: PartsDep, scope: Reader) -> dict[str, Any]:
 
 @router.get("/v1/models/{name}", responses=shown(EXAMPLE))
 def get_model(parts: PartsDep, scope: Reader, name: str) -> dict[str, Any]:
-    """The base model, a prefix or a version."""
+    """The base model, a prefix, a version or a job's checkpoint."""
     if name == parts.base.name:
         return base_model(parts)
-    resolved = parts.store.registry.resolve(scope, name)
+    resolved = resolve(parts, scope, name)
+    if resolved.number is None:
+        return _checkpoint_model(parts, scope, name, resolved)
     for version in parts.store.registry.versions(scope, resolved.name):
         if version.resolved.version_id == resolved.version_id:
             return prefix_model(name, version)
     raise NotFound("model", name)
+
+
+def _checkpoint_model(parts: Parts, scope: Scope, name: str, resolved: Resolved) -> dict[str, Any]:
+    for kept in parts.store.jobs.checkpoints(scope, resolved.job_id or ""):
+        if kept.id == resolved.version_id:
+            known = {"id": name, "object": "model", "created": int(kept.created_at)}
+            known |= {"owned_by": resolved.owner.label, "prefix_version": resolved.full_name}
+            return {**known, "prefix_length": kept.m}
+    raise NotFound("model", name)  # replaced or gone since it was resolved
 
 
 @router.delete(
@@ -66,7 +78,7 @@ async def delete_model(parts: PartsDep, scope: Writer, name: str) -> JSONRespons
 
 def _delete(parts: Parts, scope: Writer, name: str) -> Change:
     parsed = parse_model(name)
-    if parsed is None or parsed.checkpoint is not None:
+    if parsed is None or parsed.job is not None:
         raise NotFound("model", name)
     if parsed.version is not None:
         return parts.store.registry.delete_version(scope, parsed.bare, parsed.version)

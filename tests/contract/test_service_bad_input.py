@@ -96,7 +96,7 @@ def test_a_bad_completion_names_its_field(alice, change, param):
 
 
 @pytest.mark.parametrize("model", ["nobody:x", "alice", "alice:", "alice:voice@", "alice:voice@99", "alice:voice@0",
-                                   "../../etc/passwd", "alice:../voice", "a" * 200, "alice:voice@job-1-step-2", "ALICE:voice"])  # fmt: skip
+                                   "../../etc/passwd", "alice:../voice", "a" * 200, "alice:voice@ftjob-1", "alice:voice@ftjob-1-step-2", "ALICE:voice"])  # fmt: skip
 def test_no_prefixs_name_is_404_and_never_the_base_model(alice, model):
     refused = complete(alice, model)
     assert refused.status_code == 404

@@ -17,7 +17,7 @@ PROMPT = "category : music | answer : R. Kelly"
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
-    with Machine(tmp_path_factory.mktemp("machine")) as machine:
+    with Machine(tmp_path_factory.mktemp("machine"), worker_checkpoint_seconds=0.5) as machine:
         machine.serve()
         machine.work()
         yield machine
@@ -89,6 +89,30 @@ def test_events_page_by_themselves_and_carry_losses(alice, trained):
     assert metrics
     assert any(m.get("train_loss") is not None for m in metrics)
     assert any(m.get("valid_loss") is not None for m in metrics)
+
+
+def test_a_checkpoint_is_listed_and_called_while_its_job_runs(alice, trained):
+    job = alice.fine_tuning.jobs.create(
+        model="gpt2-mini",
+        training_file=trained.training_file,
+        suffix="slow",
+        extra_body={"hyperparameters": {**QUICK, "max_steps": 5000}},
+    )
+    give_up = time.monotonic() + 120
+    while not (page := alice.fine_tuning.jobs.checkpoints.list(job.id)).data:
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    (kept,) = page  # pages by itself
+    assert (kept.object, kept.fine_tuning_job_id) == ("fine_tuning.job.checkpoint", job.id)
+    assert kept.step_number == kept.metrics.step
+    assert kept.metrics.valid_loss > 0
+    answer = alice.completions.create(model=kept.fine_tuned_model_checkpoint, prompt=PROMPT, max_tokens=4)
+    assert answer.model == f"alice:slow@{job.id}"
+    assert answer.model_extra["prefix_version"].startswith(f"{answer.model}-step-")
+    assert alice.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    with pytest.raises(openai.NotFoundError) as gone:
+        alice.completions.create(model=kept.fine_tuned_model_checkpoint, prompt=PROMPT)
+    assert gone.value.code == "no_checkpoint"
 
 
 def test_it_generates_plain_streamed_and_many_at_once(alice, trained):

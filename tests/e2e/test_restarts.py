@@ -103,7 +103,7 @@ def test_streams_longer_than_the_drain_end_with_an_error_and_not_as_if_whole(tmp
 
 
 def test_a_worker_killed_in_mid_training_is_followed_by_one_that_publishes_once(tmp_path):
-    with Machine(tmp_path, lease_seconds=3) as machine:
+    with Machine(tmp_path, lease_seconds=3, worker_checkpoint_seconds=0.2) as machine:
         machine.serve()
         acme = machine.tenant()
         alice = machine.user(acme, "alice")
@@ -111,9 +111,16 @@ def test_a_worker_killed_in_mid_training_is_followed_by_one_that_publishes_once(
         job = machine.train(alice, file, "quiz", hyperparameters={"max_steps": 60, "prefix_length": 6})
         worker = machine.work()
         machine.wait(alice, job, lambda j: ((j["progress"] or {}).get("update") or 0) >= 8)
+        kept = f"/v1/fine_tuning/jobs/{job}/checkpoints"
+        machine.wait(alice, job, lambda _: alice.get(kept).json()["data"])
         kill(worker)
+        name = f"alice:quiz@{job}"
+        asked = {"model": name, "prompt": "category : music", "max_tokens": 4}
+        between = alice.post("/v1/completions", json=asked).json()
+        assert between["prefix_version"].startswith(f"{name}-step-")
         machine.work()
         done = machine.wait(alice, job)
+        assert alice.post("/v1/completions", json=asked).json()["prefix_version"] == "alice:quiz@1"
         assert done["status"] == "succeeded"
         assert done["fine_tuned_model"] == "alice:quiz@1"
         versions = alice.get("/v1/prefixes/alice:quiz").json()["versions"]

@@ -4,9 +4,10 @@ import gzip
 from pathlib import Path
 
 import pytest
-from trainer_making import dataset, order, train
+from trainer_making import Recorder, dataset, order, train
 
 from prefix_engine import Engine, EngineConfig, Prefix, Request, load_base
+from prefix_engine.template import Template
 from prefix_engine.testing import Collected, tiny_base
 from trainer_worker.rows import encode, rows_of
 from trainer_worker.split import split
@@ -50,6 +51,20 @@ def test_a_tiny_prefix_serves_the_loss_that_was_reported(form, text_start):
     assert tokens == trained.metrics["held_out_tokens"]
     assert served == pytest.approx(trained.metrics["held_out_loss"], abs=1e-4)
     assert trained.metrics["held_out_loss"] < trained.metrics["base_loss"]
+
+
+@pytest.mark.parametrize("text_start", ["m", "0"])
+def test_a_checkpoint_serves_the_loss_that_its_update_had(text_start):
+    base, report = tiny_base(), Recorder()
+    wishes = {"text_start": text_start, "max_steps": 12, "eval_steps": 4}
+    asked = order(dataset(120), wishes=wishes, checkpoint_seconds=0.0)
+    train(base, asked, report)
+    codes = held_out_of(base, asked, Template.of(base.tokenizer))
+    assert len(report.bests) > 2
+    for fields, payload in report.bests[1:]:
+        assert Template.from_json(fields["template"]) == Template.of(base.tokenizer)
+        served, _ = served_loss(base, payload, codes)
+        assert served == pytest.approx(fields["metrics"]["valid_loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize("text_start", ["m", "0"])

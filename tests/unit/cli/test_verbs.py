@@ -220,3 +220,18 @@ def test_results_of_a_job_are_written_into_a_folder(wire, command, tmp_path):
     wire.answers["GET", f"{JOB}/ftjob-1"] = (200, {**job, "status": "running", "result_files": []})
     with pytest.raises(CommandError, match="is running and has left no files"):
         command("jobs", "results", "ftjob-1")
+
+
+def test_the_last_checkpoint_of_a_job_is_shown_by_the_name_to_call_it_by(wire, command):
+    kept = {
+        "id": "ckpt-1",
+        "created_at": 1767225640,
+        "fine_tuned_model_checkpoint": "alice:voice@ftjob-1",
+        "step_number": 60,
+        "metrics": {"step": 60, "valid_loss": 2.4012},
+    }
+    wire.answers["GET", f"{JOB}/ftjob-1/checkpoints"] = (200, {"data": [kept], "has_more": False})
+    shown = command("jobs", "checkpoints", "ftjob-1").output
+    assert re.search(r"alice:voice@ftjob-1 +60 +2\.401", shown)
+    wire.answers["GET", f"{JOB}/ftjob-1/checkpoints"] = (200, {"data": [], "has_more": False})
+    assert "kept none yet, or is over" in command("jobs", "checkpoints", "ftjob-1").output

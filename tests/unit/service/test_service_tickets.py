@@ -1,5 +1,7 @@
 """Tickets: what is gone opens none and stays gone; queues count what waits."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,17 @@ def test_what_is_revoked_ends_and_opens_never_again(gone):
         with pytest.raises(NotFound):
             tickets.open("ten-1", None, version())
     assert tickets.open("ten-2", None, version(owner="own-c", tenant="ten-2"))
+
+
+def test_a_job_that_is_gone_ends_all_of_its_checkpoints_and_no_others():
+    tickets = Tickets()
+    first, second = (replace(version(number), number=None, job_id="ftjob-1") for number in (1, 2))
+    mine = [tickets.open("ten-1", None, found) for found in (first, second)]
+    other = tickets.open("ten-1", None, replace(version(3), job_id="ftjob-2"))
+    assert set(tickets.revoke(["ftjob-1"])) == set(mine)
+    assert not other.revoked
+    with pytest.raises(NotFound):
+        tickets.open("ten-1", None, first)
 
 
 def test_a_base_models_ticket_survives_the_owners_but_not_the_tenant():

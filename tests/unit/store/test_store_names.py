@@ -22,9 +22,11 @@ def test_a_tasks_prefix_has_the_tasks_name():
     assert parse_owner("alice") == ("user", "alice")
 
 
-def test_a_checkpoint_is_read_apart_from_a_version():
-    name = parse_model("alice:voice@job-abC12-step-30")
-    assert (name.version, name.checkpoint) == (None, "job-abC12-step-30")
+def test_a_job_and_its_checkpoint_are_read_apart_from_a_version():
+    job = new_id("ftjob")
+    assert parse_model(f"alice:voice@{job}") == ModelName("user", "alice", "voice", None, job)
+    name = parse_model(f"task:e2e@{job}-step-30")
+    assert (name.version, name.job, name.step, name.bare) == (None, job, 30, "task:e2e")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,11 @@ def test_a_checkpoint_is_read_apart_from_a_version():
             "alice:voice\n",
             "alice:voice@1\n",
             "alice:voice@\uff11",
+            "alice:voice@ftjob-",
+            "alice:voice@ftjob-a-step-",
+            "alice:voice@ftjob-a-step-1x",
+            "alice:voice@job-a",
+            "alice:voice@1-step-2",
             "é:x",
         ),
         *("task:task:x", "a" * 65 + ":v", "alice:voice@9999999999", ""),

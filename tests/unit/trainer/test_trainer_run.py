@@ -5,8 +5,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load
 from trainer_making import Recorder, dataset, order, train
 
+from prefix_engine.prefix import Prefix
 from prefix_engine.template import Template
 from prefix_engine.testing import random_prefix, tiny_base
 from trainer_worker import updates
@@ -77,6 +79,40 @@ def test_a_checkpoint_taken_on_the_way_leads_to_the_same_end():
         again = Recorder()
         assert digest(train(BASE, order_with(asked, state), again)) == digest(whole)
         assert again.updates[0]["update"] == update + 1
+
+
+def test_the_best_prefix_is_told_with_the_checkpoint_and_once_while_it_stays_the_best():
+    told = []
+
+    class Listing(Recorder):
+        def best(self, fields, payload):
+            super().best(fields, payload)
+            told.append(fields["metrics"]["step"])
+
+        def checkpoint(self, update, payload):
+            super().checkpoint(update, payload)
+            told.append((update, load(payload)["best"]))
+
+    report = Listing()
+    train(BASE, order(wishes={"eval_steps": 4}, checkpoint_seconds=0.0), report)
+    looks = {event["step"]: event["valid_loss"] for event in report.metrics if "valid_loss" in event}
+    steps = [entry for entry in told if isinstance(entry, int)]
+    assert steps == sorted(set(steps))
+    assert steps[:3] == [0, 4, 8]  # as long as the loss falls at every look
+    for (fields, payload), step in zip(report.bests, steps, strict=True):
+        assert fields["metrics"] == {"step": step, "valid_loss": looks[step]}
+        prefix = Prefix.from_bytes(payload, BASE)
+        assert (fields["m"], fields["position_offset"]) == (prefix.m, prefix.position_offset)
+        update, best = told[told.index(step) + 1]  # the checkpoint that it goes with
+        assert update == step
+        assert torch.equal(prefix.tensor, best)
+
+
+def test_a_run_stopped_before_its_first_look_tells_no_prefix():
+    report = Recorder(lambda told: True)
+    with pytest.raises(Stopped):
+        train(BASE, order(), report)
+    assert report.bests == []
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"wishes": {"max_steps": 13}}, {"data": dataset(seed=8)}])
