@@ -16,7 +16,7 @@ from bench.process import BUILD
 from bench.table import Row
 
 ENGINE = ("contest", "mixing", "steps", "streams", "memory")
-SERVICE = ("sweep", "fair", "cold", "registry")
+SERVICE = ("sweep", "fair", "cold", "beside", "registry")
 COMMANDS = (
     {name: f"python -m bench --rows {name}" for name in ENGINE}
     | {f"service-{name}": f"python -m bench.service --rows {name}" for name in SERVICE}

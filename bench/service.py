@@ -1,6 +1,6 @@
 """The service's bench (W3): over HTTP with streams, on a temporary folder, with tenants and prefixes of its own.
 
-Run: python -m bench.service [--quick] [--rows sweep,fair,cold,registry] [--base gpt2-mini]
+Run: python -m bench.service [--quick] [--rows sweep,fair,cold,beside,registry] [--base gpt2-mini]
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import Any
 from bench.model import model_folder
 from bench.referee import LIMIT, Referee
 from bench.results import choose_rows, folder, keep
+from bench.service_beside import beside
 from bench.service_cold import cold
 from bench.service_fair import fair
 from bench.service_registry import registry
@@ -38,7 +39,13 @@ def loads(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
     return rows + more, {"saturated": full, "sweep": swept | {"deadline": deadline}}
 
 
-SECTIONS: dict[str, Section] = {"sweep": loads, "fair": fair, "cold": cold, "registry": registry}
+SECTIONS: dict[str, Section] = {
+    "sweep": loads,
+    "fair": fair,
+    "cold": cold,
+    "beside": beside,
+    "registry": registry,
+}
 
 
 def main() -> None:

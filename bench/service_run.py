@@ -35,6 +35,8 @@ class Sizes:
         cold: prefixes of which the first use is compared with the next, one at a time.
         crowd: cold prefixes that are asked for at once.
         window_s: after a crowd was sent, in which the others' tokens are looked at.
+        beside_s: seconds of each turn of streams beside which somebody trains or not.
+        beside_rounds: of both kinds of turn.
         registered: prefixes of the registries, the fewest first.
         resolves: calls of each turn on a registry.
     """
@@ -55,6 +57,8 @@ class Sizes:
     cold: int = 40
     crowd: int = 50
     window_s: float = 1.5
+    beside_s: float = 30.0
+    beside_rounds: int = 3
     registered: tuple[int, ...] = (100, 1000, 10_000, 100_000)
     resolves: int = 1000
 
@@ -76,6 +80,8 @@ QUICK = Sizes(
     cold=3,
     crowd=4,
     window_s=0.1,
+    beside_s=3.0,
+    beside_rounds=1,
     registered=(10, 300),
     resolves=40,
 )

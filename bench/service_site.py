@@ -95,6 +95,10 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self._children.stop()
 
+    def start_worker(self) -> None:
+        """Start a worker beside it, with the same settings; it ends with the service."""
+        self._children.start("worker", "trainer_worker")
+
     def cpu_seconds(self) -> float:
         """Processor time that the service used until now."""
         return cpu_seconds(self._child.process.pid)

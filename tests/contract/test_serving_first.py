@@ -56,7 +56,7 @@ def test_a_service_tells_that_it_generates_and_that_it_no_longer_does(own_servic
     def ask():
         long = {"max_tokens": 200, "min_tokens": 200}
         while not seen:
-            assert complete(tenant, "base", **long).status_code == 200
+            assert complete(tenant, own_service.base.name, **long).status_code == 200
 
     asking = threading.Thread(target=ask)
     asking.start()

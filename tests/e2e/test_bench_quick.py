@@ -54,6 +54,8 @@ SERVICE_ROWS = [
     r"fair share: light tenants' p95 time per token beside \d+ streams of one tenant",
     r"cold prefix \(m=10, bytes on disk\): added to the time to first token",
     r"others' time between tokens while \d+ cold prefixes load",
+    r"p95 time between tokens of \d+ streams with training beside them, worker: priority alone",
+    r"p95 time between tokens of \d+ streams with training beside them, worker: default",
     r"resolve and admit, p99, [\d,]+ registered prefixes against [\d,]+",
     r"memory of the process, [\d,]+ registered prefixes against [\d,]+",
 ]

@@ -1,0 +1,140 @@
+"""Training beside serving: what eight streams see of a worker that trains on the same machine, and what it gets done."""
+
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench.service_run import PATIENT_S, ServiceRun
+from bench.service_site import Running, Tenant
+from bench.table import Row
+from prefix_store import Store, StoreSettings, open_store
+from prefix_store.hyperparameters import Hyperparameters
+from prefix_store.job_rows import Job
+from prefix_store.scope import Scope
+from service.cli import bench_load
+from service.cli.bench_load import Outcome
+from service.cli.bench_report import percentile
+
+_STREAMS = 8
+_ROWS, _CHARACTERS = 400, 60
+_READY_S = 300.0
+_LOOK_S = 0.1
+# What may be set of the worker: lets nobody by, and as it comes.
+_WORKERS = {"priority alone": "1.0", "default": ""}
+
+
+def beside(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
+    """Streams with a worker that has nothing to do, and with one that trains, in turn."""
+    raw: dict[str, Any] = {}
+    for name, share in _WORKERS.items():
+        more = {"worker_share_beside_texts": share} if share else {}
+        with (
+            _store(run) as store,
+            Running(run.folder, run.base_model, deadline_seconds=PATIENT_S, **more) as service,
+        ):
+            service.start_worker()
+            raw[name] = _compared(run, store, service, name)
+    return [_row(name, found) for name, found in raw.items()], raw
+
+
+def _row(name: str, found: dict[str, Any]) -> Row:
+    gaps = {who: [turn["gap"] for turn in found[who]] for who in ("without", "with")}
+    ratio = statistics.median(a / b for a, b in zip(gaps["with"], gaps["without"], strict=True))
+    updates = {who: statistics.median(turn["updates"] for turn in found[who]) for who in ("with", "alone")}
+    tokens = {who: statistics.median(turn["tokens"] for turn in found[who]) for who in ("with", "without")}
+    return Row(
+        f"p95 time between tokens of {_STREAMS} streams with training beside them, worker: {name}",
+        f"{1000 * statistics.median(gaps['with']):.0f} ms, {tokens['with']:.0f} tokens/s; training "
+        f"{updates['with']:.2f} updates/s",
+        f"{1000 * statistics.median(gaps['without']):.0f} ms, {tokens['without']:.0f} tokens/s without; training "
+        f"{updates['alone']:.2f} updates/s without streams",
+        ratio,
+    )
+
+
+@contextmanager
+def _store(run: ServiceRun) -> Iterator[Store]:
+    store = open_store(StoreSettings(data_dir=run.folder))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _compared(
+    run: ServiceRun, store: Store, service: Running, name: str
+) -> dict[str, list[dict[str, float]]]:
+    found: dict[str, list[dict[str, float]]] = {"without": [], "with": [], "alone": []}
+    tenant = run.tenants[0]
+    for turn in range(run.sizes.beside_rounds):
+        found["without"].append(_streams(run, service, turn))
+        with _training(store, tenant, turn) as (scope, job):
+            found["alone"].append(
+                {"updates": _rate(store, scope, job, lambda: time.sleep(run.sizes.beside_s / 2))}
+            )
+            seen: dict[str, float] = {}
+            rate = _rate(
+                store, scope, job, lambda into=seen, at=turn: into.update(_streams(run, service, at))
+            )
+            found["with"].append(seen | {"updates": rate})
+        run.say(
+            f"  {name}, turn {turn + 1}: {found['without'][-1]}, {found['with'][-1]}, {found['alone'][-1]}"
+        )
+    return found
+
+
+def _streams(run: ServiceRun, service: Running, turn: int) -> dict[str, float]:
+    """Eight streams for a while; p95 of the times between their tokens, in seconds, and tokens a second of all."""
+    asks = run.stream(run.tenants[0], None, seed=7000 + turn)
+    outcomes, seconds = bench_load.run(service.url, asks, concurrency=_STREAMS, seconds=run.sizes.beside_s)
+    good = [outcome for outcome in outcomes if outcome.error is None]
+    return {"gap": percentile(_gaps(good), 95), "tokens": sum(one.tokens for one in good) / seconds}
+
+
+def _gaps(outcomes: list[Outcome]) -> list[float]:
+    return list(itertools.chain.from_iterable(outcome.gaps for outcome in outcomes))
+
+
+@contextmanager
+def _training(store: Store, tenant: Tenant, seed: int) -> Iterator[tuple[Scope, Job]]:
+    """A job that does not end, once it is under way; cancelled at the end, and its process gone."""
+    scope = store.keys.verify(tenant.key)
+    assert isinstance(scope, Scope)
+    owner, draw = store.owners.get(scope, "user"), random.Random(seed)
+    with store.datasets.writer(scope, owner, "train.jsonl") as writer:
+        for number in range(_ROWS):
+            text = "".join(draw.choices("abcdefgh ", k=_CHARACTERS))
+            writer.write(f'{{"prompt": "{number}", "completion": "{text}"}}\n'.encode())
+        dataset = writer.finish()
+    wishes = Hyperparameters(max_steps=1_000_000, eval_steps=1_000_000)
+    job = store.jobs.create(scope, owner, f"t{seed}", [dataset.id], hyperparameters=wishes, seed=seed)
+    try:
+        _until(lambda: (store.jobs.get(scope, job.id).progress or {}).get("update", 0) > 1)
+        yield scope, job
+    finally:
+        store.jobs.cancel(scope, job.id)
+        _until(lambda: store.jobs.get(scope, job.id).status == "cancelled")
+        time.sleep(3.0)  # a beat, after which the worker ends the process
+
+
+def _until(condition: Any) -> None:
+    give_up = time.monotonic() + _READY_S
+    while not condition():
+        if time.monotonic() > give_up:
+            raise RuntimeError("the worker did not get there in time; see worker.log")
+        time.sleep(_LOOK_S)
+
+
+def _rate(store: Store, scope: Scope, job: Job, act: Any) -> float:
+    """Updates a second of a job meanwhile."""
+
+    def done() -> int:
+        return int((store.jobs.get(scope, job.id).progress or {})["update"])
+
+    before, began = done(), time.monotonic()
+    act()
+    return (done() - before) / (time.monotonic() - began)
