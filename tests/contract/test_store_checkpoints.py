@@ -178,6 +178,21 @@ def test_a_worker_that_lost_its_job_keeps_nothing(store, settings, tenant, claim
     assert prefix_files(store) == {found.place}
 
 
+def test_a_job_that_ends_while_its_checkpoint_is_written_keeps_nothing(store, tenant, claim, monkeypatch):
+    put = store.blobs.put
+
+    def slowly(place, data):
+        if place.object_id.startswith("ckpt-"):
+            store.jobs.cancel(tenant, claim.job_id)
+        return put(place, data)
+
+    monkeypatch.setattr(store.blobs, "put", slowly)
+    with pytest.raises(LeaseLost):
+        store.jobs.save_checkpoint(claim, 5, b"state", best(b"late"))
+    assert len(files_on_disk(store)) == 1  # the upload
+    assert store.jobs.checkpoints(tenant, claim.job_id) == []
+
+
 def test_a_foreign_job_and_an_absent_one_answer_alike(store, tenant, other_tenant, alice, claim):
     store.jobs.save_checkpoint(claim, 5, b"state", best(b"one"))
     store.owners.create_user(tenant, "bob")

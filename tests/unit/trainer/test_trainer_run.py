@@ -106,6 +106,11 @@ def test_the_best_prefix_is_told_with_the_checkpoint_and_once_while_it_stays_the
         update, best = told[told.index(step) + 1]  # the checkpoint that it goes with
         assert update == step
         assert torch.equal(prefix.tensor, best)
+    cut = Recorder(lambda told: len(told.updates) == 7)
+    with pytest.raises(Stopped):
+        train(BASE, order(wishes={"eval_steps": 4}), cut)
+    assert cut.checkpoints[-1][0] == 7
+    assert cut.bests == [report.bests[1]]  # of the look before, not of the moment
 
 
 def test_a_run_stopped_before_its_first_look_tells_no_prefix():
