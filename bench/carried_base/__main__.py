@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.carried_base import card, model, state, tokens
-from bench.carried_base.corpus import LISTING, CorpusError, read_listing
+from bench.carried_base.corpus import LISTING, CorpusError, read_listing, sha256_of
 from bench.carried_base.recipe import Recipe
 from bench.carried_base.train import Run, RunError
 from bench.process import BUILD
@@ -33,7 +33,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     budget.add_argument("--minutes", type=float, help="60 if neither is given")
     budget.add_argument("--updates", type=int, help="the same number gives the same weights again")
     parser.add_argument("--rate", type=float, help="highest rate of both optimisers")
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--seed", type=int, default=Recipe().seed)
     parser.add_argument("--threads", type=int, default=2, help="other sums are rounded with another number")
     return parser.parse_args(given)
 
@@ -58,18 +58,19 @@ def make(args: argparse.Namespace) -> None:
         tokens.save_tokenizer(tokenizer, args.out, recipe.block)
     encoded = tokens.encode(args.corpus, corpus, tokenizer, BUILD / "carried-base")
     trained = model.fresh(recipe) if scratch else model.load(model.place_of(recipe.start))
-    run = Run(tokens.stream(encoded, recipe.seed), corpus.digest, args.out, args.threads)
+    digest = "" if scratch else sha256_of(model.place_of(recipe.start) / "model.safetensors")
+    run = Run(tokens.stream(encoded, recipe.seed), corpus.digest, digest, args.out, args.threads)
     before = None if scratch else card.before(args.out, trained, encoded, corpus, tokenizer)
     if state.read(args.out) is None and not recipe.updates:
         recipe = run.planned(trained, recipe, args.minutes or 60)
     recipe = run.train(trained, recipe)
-    card.write(args.out, card.Result(recipe, corpus, encoded, tokenizer, args.threads), trained, before)
+    card.write(args.out, card.Result(recipe, corpus, encoded, tokenizer, run), trained, before)
     print(f"{args.out}: README.md says what it is")
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The settings that the arguments ask for; from none the rates are those of the first run."""
-    rate = args.rate or (3e-3 if args.start == "none" else Recipe.matrices_rate)
+    rate = args.rate or (3e-3 if args.start == "none" else Recipe().matrices_rate)
     recipe = Recipe(start=args.start, seed=args.seed, matrices_rate=rate, rest_rate=rate)
     return replace(recipe, updates=args.updates or 0)
 

@@ -16,6 +16,7 @@ from bench.carried_base import losses, model, state, tokens
 from bench.carried_base.card_text import text
 from bench.carried_base.corpus import Corpus
 from bench.carried_base.recipe import Recipe
+from bench.carried_base.train import Run
 from trainer_worker.results import FAINT, OURS, PICTURES
 
 MOST_BYTES = 32_000_000
@@ -29,7 +30,7 @@ class Result:
     corpus: Corpus
     encoded: tokens.Encoded
     tokenizer: Tokenizer
-    threads: int
+    run: Run
 
 
 def before(
@@ -51,7 +52,8 @@ def write(folder: Path, result: Result, trained: Any, before: dict[str, Any] | N
     found = ({"before": before} if before else {}) | {"after": shipped}
     _write_json(folder / "heldout_loss.json", found)
     recipe = result.recipe.as_json() | {
-        "threads": result.threads,
+        "threads": result.run.threads,
+        "start_sha256": result.run.start,
         "torch": torch.__version__,
         "corpus": result.corpus.digest,
         "parameters": sum(weight.numel() for weight in trained.parameters()),
@@ -67,7 +69,10 @@ def write(folder: Path, result: Result, trained: Any, before: dict[str, Any] | N
 
 def render(folder: Path, corpus: Corpus) -> None:
     """Write README.md from what lies in the folder."""
-    said = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("config", "recipe", "heldout_loss")}
+    said = {
+        name: json.loads((folder / f"{name}.json").read_text())
+        for name in ("config", "recipe", "heldout_loss")
+    }
     card = text(said["config"], said["recipe"], said["heldout_loss"], state.read_log(folder), corpus)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -83,7 +88,9 @@ def save_base(folder: Path, trained: Any, tokenizer: Tokenizer) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     size = (folder / "model.safetensors").stat().st_size
     if size >= MOST_BYTES:
-        raise ValueError(f"model.safetensors has {size} bytes, at most {MOST_BYTES} are carried: train a smaller shape")
+        raise ValueError(
+            f"model.safetensors has {size} bytes, at most {MOST_BYTES} are carried: train a smaller shape"
+        )
     trained.config.save_pretrained(folder)
     tokens.save_tokenizer(tokenizer, folder, trained.config.n_positions)
 

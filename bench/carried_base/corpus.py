@@ -71,7 +71,7 @@ class Corpus:
                     f"{entry.file} is not in {folder}: give --corpus the folder that holds every file of the "
                     f"listing (corpus.json says where each comes from), or --listing one of your own files"
                 )
-            found = _digest(path)
+            found = sha256_of(path)
             if found != entry.sha256:
                 raise CorpusError(
                     f"{entry.file} in {folder} has SHA-256 {found}, the listing says {entry.sha256}: "
@@ -111,6 +111,7 @@ def documents(folder: Path, text: Text) -> Iterator[str]:
         raise CorpusError(f"{text.file} holds {count} documents, the listing says {text.documents}: mend it")
 
 
-def _digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,7 @@ it is cut to the base's positions. Bits a byte count the UTF-8 bytes of the toke
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def score(model: Any, encoded: Encoded, corpus: Corpus, tokenizer: Backend) -> d
             scored = width[encoded.document(place)[:CUT]].sum()
             sums[encoded.sources[place]] += (found[row, :CUT].sum(), real[row, :CUT].sum(), scored)
     named = {text.name: sums[place] for place, text in enumerate(corpus.texts) if sums[place, 1]}
-    spans = [(a, b) for a, b in zip(POSITIONS, POSITIONS[1:], strict=False) if tokens[a:b].sum()]
+    spans = [(a, b) for a, b in pairwise(POSITIONS) if tokens[a:b].sum()]
     return {
         "by_source": {name: _told(*held) for name, held in (named | {"all": sums.sum(0)}).items()},
         "by_position": {

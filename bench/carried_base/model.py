@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -58,7 +58,9 @@ def losses(model: Any, ids: Tensor, targets: Tensor) -> Tensor:
     with torch.no_grad():
         states = model.transformer(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
         found = [
-            F.cross_entropy(F.linear(some, model.transformer.wte.weight), wanted, reduction="none")
+            functional.cross_entropy(
+                functional.linear(some, model.transformer.wte.weight), wanted, reduction="none"
+            )
             for some, wanted in zip(states.split(PIECE), targets.flatten().split(PIECE), strict=True)
         ]
     return torch.cat(found).view_as(targets)
@@ -77,8 +79,8 @@ def add_gradients(model: Any, batch: Batch, parts: int = 1) -> float:
         states = states.flatten(0, 1)
         cut = states.detach().requires_grad_()
         for some, wanted in zip(cut.split(PIECE), targets.flatten().split(PIECE), strict=True):
-            logits = F.linear(some, model.transformer.wte.weight)
-            loss = F.cross_entropy(logits, wanted, reduction="sum") / batch.targets.numel()
+            logits = functional.linear(some, model.transformer.wte.weight)
+            loss = functional.cross_entropy(logits, wanted, reduction="sum") / batch.targets.numel()
             loss.backward()
             total += loss.item()
         states.backward(cut.grad)

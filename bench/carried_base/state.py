@@ -6,7 +6,7 @@ replaces both or neither. Nothing is pickled.
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,13 @@ class Progress:
     seconds: float
     recipe: dict[str, Any]
     corpus: str  # digest
-    notes: dict[str, Any] = field(default_factory=dict)
+    start: str  # SHA-256 of the file of the weights that it began with; empty from none
 
 
-def save(
-    folder: Path, progress: Progress, model: Any, optimisers: dict[str, torch.optim.Optimizer]
-) -> None:
+def save(folder: Path, progress: Progress, model: Any, optimisers: dict[str, torch.optim.Optimizer]) -> None:
     """Keep weights, optimisers and progress: whole or not at all."""
-    said = {
-        "update": progress.update,
-        "seconds": progress.seconds,
-        "recipe": progress.recipe,
-        "corpus": progress.corpus,
-        "notes": progress.notes,
-    }
     making = folder / f"{STATE}.{os.getpid()}"
-    save_file(_tensors(model, optimisers), making, {"progress": json.dumps(said)})
+    save_file(_tensors(model, optimisers), making, {"progress": json.dumps(asdict(progress))})
     making.replace(folder / STATE)
 
 

@@ -26,6 +26,7 @@ class Run:
 
     stream: NDArray[np.uint16]
     corpus: str  # digest
+    start: str  # SHA-256 of the file that `model` was read from; empty from none
     folder: Path
     threads: int
     save_seconds: float = 180.0
@@ -66,7 +67,8 @@ class Run:
             last = update + 1 in (recipe.updates, stop_after)
             if last or now - saved > self.save_seconds:
                 saved = now
-                progress = state.Progress(update + 1, seconds + now - began, recipe.as_json(), self.corpus)
+                spent = seconds + now - began
+                progress = state.Progress(update + 1, spent, recipe.as_json(), self.corpus, self.start)
                 state.save(self.folder, progress, model, makers)
             if update + 1 == stop_after:
                 break
@@ -84,9 +86,10 @@ class Run:
     def _follow(self, kept: state.Progress, recipe: Recipe) -> Recipe:
         planned = from_json(kept.recipe)
         wanted = replace(recipe, updates=recipe.updates or planned.updates)
-        if kept.corpus != self.corpus or replace(wanted, updates=planned.updates) != planned:
+        same = (kept.corpus, kept.start) == (self.corpus, self.start)
+        if not same or replace(wanted, updates=planned.updates) != planned:
             raise RunError(
-                f"{self.folder} holds a run with other settings or another corpus: go on with the same ones, "
+                f"{self.folder} holds a run with other settings, weights or corpus: go on with the same ones, "
                 f"or give --out a new folder"
             )
         if any(wanted.share(update) != planned.share(update) for update in range(kept.update)):
