@@ -42,7 +42,9 @@ def test_a_file_that_was_changed_is_named_with_both_digests_and_what_to_do(tmp_p
     corpus = read_listing(write_corpus(tmp_path))
     corpus.check(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"\n")
-    with pytest.raises(CorpusError, match=rf"{name} in .* has SHA-256 [0-9a-f]{{64}}, .*: copy the file again"):
+    with pytest.raises(
+        CorpusError, match=rf"{name} in .* has SHA-256 [0-9a-f]{{64}}, .*: copy the file again"
+    ):
         corpus.check(tmp_path)
 
 
