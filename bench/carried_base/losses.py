@@ -40,7 +40,7 @@ def score(model: Any, encoded: Encoded, corpus: Corpus, tokenizer: Backend) -> d
         nats[: found.shape[1]] += found.sum(0)
         tokens[: found.shape[1]] += real.sum(0)
         for row, place in enumerate(places):
-            scored = width[encoded.document(place)[:CUT]].sum()
+            scored = width[encoded.document(place)[: min(CUT, longest)]].sum()
             sums[encoded.sources[place]] += (found[row, :CUT].sum(), real[row, :CUT].sum(), scored)
     named = {text.name: sums[place] for place, text in enumerate(corpus.texts) if sums[place, 1]}
     spans = [(a, b) for a, b in pairwise(POSITIONS) if tokens[a:b].sum()]
