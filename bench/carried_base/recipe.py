@@ -22,14 +22,14 @@ class Recipe:
     blocks: int = 6
     block: int = 1024  # the longest window, n_positions
     window: int = 256  # the short windows
-    long_every: int = 4  # one update in so many has windows of `block` tokens; 0: none has
+    long_every: int = 2  # one update in so many has windows of `block` tokens; 0: none has
     matrices_rate: float = 1e-3  # Muon; an update's root mean square is 0.2 of it, as AdamW's
     rest_rate: float = 1e-3  # AdamW
     matrices_decay: float = 0.01
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
-    warmup: int = 50  # updates
+    warmup: int = 20  # updates
     decay: float = 0.5  # of all updates
     micro: int = 1  # parts in which an update's gradient is added up: memory, no other meaning
     layers: int = 6  # the shape, for a start from none
