@@ -28,12 +28,16 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default=settings.MINI, help="a carried base, a folder, or a name on the hub")
+    parser.add_argument(
+        "--base", default=settings.MINI, help="a carried base, a folder, or a name on the hub"
+    )
     parser.add_argument("--device", help="of torch; cuda where there is one")
     parser.add_argument("--task", default="e2e", choices=TASKS)
     parser.add_argument("--study", default="main", choices=studies.STUDIES)
     parser.add_argument("--methods", help="names with commas; the study's own if not given")
-    parser.add_argument("--rows", type=_counts, help="training rows, with commas; the study's own if not given")
+    parser.add_argument(
+        "--rows", type=_counts, help="training rows, with commas; the study's own if not given"
+    )
     parser.add_argument("--samples", type=int, help="choices of rows for each number of rows")
     parser.add_argument("--seeds", type=int, help="trainings of each choice")
     parser.add_argument("--steps", type=int, help="updates of every method alike")
@@ -43,7 +47,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--decoding", default="greedy,beam5", help="of greedy,beam5")
     parser.add_argument("--into", type=Path, default=PLACE, help="folder of the results")
     parser.add_argument("--again", action="store_true", help="train finished models again")
-    parser.add_argument("--table", action="store_true", help="print the tables of what was run, draw its plots")
+    parser.add_argument(
+        "--table", action="store_true", help="print the tables of what was run, draw its plots"
+    )
     parser.add_argument("--rescore", action="store_true", help="score kept texts again, say by a new metric")
     args = parser.parse_args()
     if args.steps is not None and args.epochs is not None:
@@ -91,7 +97,9 @@ def tell(record: Record, what: str) -> None:
     shown = ", ".join(
         f"{decoding} BLEU {groups['all']['bleu']:.1f}" for decoding, groups in record["scores"].items()
     )
-    print(f"{head}: {losses}, {record['updates']} updates, {record['seconds']:.0f} s; {shown}", file=sys.stderr)
+    print(
+        f"{head}: {losses}, {record['updates']} updates, {record['seconds']:.0f} s; {shown}", file=sys.stderr
+    )
 
 
 def draw(records: Records) -> None:

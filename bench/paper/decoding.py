@@ -15,7 +15,15 @@ from bench.paper.methods.method import Method
 BATCH = 32
 
 
-def write(method: Method, prompts: Sequence[str], *, beams: int, most: int, batch: int = BATCH) -> list[str]:
+def write(
+    method: Method,
+    prompts: Sequence[str],
+    *,
+    beams: int,
+    most: int,
+    batch: int = BATCH,
+    line_breaks: bool = False,
+) -> list[str]:
     """One text for each prompt, in order.
 
     Args:
@@ -24,15 +32,17 @@ def write(method: Method, prompts: Sequence[str], *, beams: int, most: int, batc
         beams: 1 is greedy.
         most: tokens of a text; fewer where the base has no more positions.
         batch: prompts at once.
+        line_breaks: let it write them.
     """
     host = method.host
     ids = [host.template.prompt_ids(host.base.tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
     found = [""] * len(ids)
     method.model.eval()
+    never = [] if line_breaks else banned(host)
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
-        texts = _batch(method, [ids[place] for place in places], beams, most)
+        texts = _batch(method, [ids[place] for place in places], beams, most, never)
         for place, text in zip(places, texts, strict=True):
             found[place] = text
     return found
@@ -45,7 +55,9 @@ def banned(host: Host) -> list[int]:
 
 
 @torch.no_grad()
-def _batch(method: Method, ids: Sequence[Sequence[int]], beams: int, most: int) -> list[str]:
+def _batch(
+    method: Method, ids: Sequence[Sequence[int]], beams: int, most: int, never: Sequence[int]
+) -> list[str]:
     host, end = method.host, method.host.template.end_id
     context = method.context([row[:-1] for row in ids])
     rows, slots = context.mask.shape
@@ -64,7 +76,7 @@ def _batch(method: Method, ids: Sequence[Sequence[int]], beams: int, most: int) 
             max_new_tokens=max(1, min(most, room)),
             num_beams=beams,
             do_sample=False,
-            suppress_tokens=banned(host) or None,
+            suppress_tokens=list(never) or None,
             eos_token_id=end,
             pad_token_id=end,
             bos_token_id=end,

@@ -17,11 +17,11 @@ class Missing(Exception):
     """A library, a program or a model is not there; the message says which and the mend."""
 
 
-def need(*modules: str, program: str | None = None) -> None:
-    """Raise Missing unless these modules and this program can be found."""
+def need(*modules: str, program: str | None = None, mend: str = INSTALL) -> None:
+    """Raise Missing with the mend unless these modules and this program can be found."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise Missing(f"{module} not installed; {INSTALL}")
+            raise Missing(f"{module} not installed; {mend}")
     if program is not None and shutil.which(program) is None:
         raise Missing(f"{program} is not on PATH; install a Java runtime")
 
@@ -82,6 +82,27 @@ def cider(texts: Texts, references: References) -> float:
     return cider_of(texts, references)
 
 
+def bertscore(texts: Texts, references: References) -> float:
+    """BERTScore F1, 0 to 1."""
+    from bench.paper.neural import bertscore_of  # noqa: PLC0415 - needs an optional library and a model
+
+    return bertscore_of(texts, references)
+
+
+def moverscore(texts: Texts, references: References) -> float:
+    """MoverScore."""
+    from bench.paper.neural import moverscore_of  # noqa: PLC0415
+
+    return moverscore_of(texts, references)
+
+
+def bleurt(texts: Texts, references: References) -> float:
+    """BLEURT-20."""
+    from bench.paper.neural import bleurt_of  # noqa: PLC0415
+
+    return bleurt_of(texts, references)
+
+
 METRICS: dict[str, Callable[[Texts, References], float]] = {
     "bleu": bleu,
     "nist": nist,
@@ -89,11 +110,15 @@ METRICS: dict[str, Callable[[Texts, References], float]] = {
     "rouge_l": rouge_l,
     "cider": cider,
     "ter": ter,
+    "bertscore": bertscore,
+    "moverscore": moverscore,
+    "bleurt": bleurt,
 }
-LOWER_IS_BETTER = ("ter", "slot_error", "slots_missing", "slots_wrong", "slots_added")
 
 
-def measure(texts: Texts, references: References, names: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
+def measure(
+    texts: Texts, references: References, names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, str]]:
     """Scores by name, and why some could not be had."""
     scores, missing = {}, {}
     for name in names:

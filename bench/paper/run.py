@@ -8,10 +8,10 @@ from typing import Any
 from bench.paper import decoding, metrics, slots
 from bench.paper.fitting import fit
 from bench.paper.host import Host
+from bench.paper.job import BEAMS, Job
 from bench.paper.methods import make
 from bench.paper.methods.method import Method
 from bench.paper.methods.prefix import ProductPrefix
-from bench.paper.job import BEAMS, Job
 from bench.paper.records import Record
 from bench.paper.settings import UNTRAINED, Settings
 from bench.paper.tasks import Scored, Task, cut, load, sized
@@ -19,6 +19,7 @@ from prefix_store.hyperparameters import Hyperparameters
 from trainer_worker.parametrization import MID
 from trainer_worker.plan import Plan, resolve
 from trainer_worker.rows import Encoded, encode
+
 
 def task_of(job: Job, host: Host) -> Task:
     """The task at the job's sizes."""
@@ -140,8 +141,6 @@ def _moved(host: Host, settings: Settings, kept: int) -> int:
         return kept
     width, out = host.base.config.width, kept // settings.size
     return settings.size * width + (width + 1) * MID + (MID + 1) * out
-
-
 
 
 def rescored(host: Host, job: Job, record: Record, texts: dict[str, list[str]]) -> Record:

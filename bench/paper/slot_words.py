@@ -90,7 +90,7 @@ VALUES: dict[str, Patterns] = {
     },
     "price": {
         "less than £ 20": _any(r"\b(?:less|lower|cheaper) than\s*£?\s*20\b", r"\b(?:under|below)\s*£?\s*20\b", r"\bup to\s*£?\s*20\b"),
-        "£ 20 - 25": _any(r"£?\s*20\s*(?:pounds? )?(?:-|–|to|and|through)\s*£?\s*25\b"),
+        "£ 20 - 25": _any(r"£?\s*20\s*(?:pounds? )?(?:-|\u2013|to|and|through)\s*£?\s*25\b"),
         "more than £ 30": _any(r"\b(?:more|higher|greater) than\s*£?\s*30\b", r"\b(?:over|above)\s*£?\s*30\b", r"£\s*30\s*(?:\+|(?:and|or) (?:up|more|over|higher|above))"),
         "cheap": _any(r"\bcheap(?:er|ly)?\b(?! than)", r"\binexpensive\b", r"\blow(?:er)?(?:[\s-]+cost|" + _PRICED + ")", r"\blow\b(?:\s+\w+)?\s+price", r"\b" + _PRICE + _LINK + r"low\b", r"\baffordabl[ey]\b", r"\bbudget\b"),
         "moderate": _any(rf"\bmoderate(?:ly)?\b(?![\s-]+(?:\w+[\s-]+)?{_RATE})", r"\breasonabl[ey]\b", r"\b(?:mid|medium|middle|average|fair(?:ly)?)(?:[\s-]*(?:range|level))?" + _PRICED, r"\bmid[\s-]*(?:range|priced?)\b", r"\b" + _PRICE + _LINK + r"(?:average|medium|fair)\b"),
@@ -101,7 +101,7 @@ VALUES: dict[str, Patterns] = {
         "3 out of 5": _stars(3, "three"),
         "5 out of 5": _stars(5, "five"),
         "low": _any(*_rated("low(?:er|est)?", "poor", "bad", "terrible"), r"\b(?:not well|poorly)[\s-]+(?:rated|received|reviewed)\b", r"\bone of the lowest\b"),
-        "average": _any(*_rated("average", "mediocre", "moderate", "decent", "ok", "okay", "middle"),),
+        "average": _any(*_rated("average", "mediocre", "moderate", "decent", "ok", "okay", "middle")),
         "high": _any(*_rated("high(?:er|est)?", "good", "great", "excellent", "well", "top", "best", "perfect"), r"\bhighly\b", r"\bloved by\b"),
     },
     "family friendly": {
@@ -113,7 +113,7 @@ VALUES: dict[str, Patterns] = {
         ),
         "yes": _any(
             rf"\b{_FAMILY}{_FRIENDLY}", rf"(?<!un)(?:welcom\w*|suit\w*|friendly|good|great|perfect|fun|appropriate|ideal|nice|place|for|bring\w*)\b(?:[\s-]+\w+){{0,3}}?[\s-]+{_FAMILY}\b",
-            rf"\b{_FAMILY}[\s-]+(?:restaurant|pub|coffee|place|venue|establishment|atmosphere|environment|dining|are (?:very )?welcome)\b", rf"\b(?:all|the whole) (?:ages?|family)\b",
+            rf"\b{_FAMILY}[\s-]+(?:restaurant|pub|coffee|place|venue|establishment|atmosphere|environment|dining|are (?:very )?welcome)\b", r"\b(?:all|the whole) (?:ages?|family)\b",
         ),
     },
 }  # fmt: skip

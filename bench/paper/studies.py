@@ -23,9 +23,19 @@ TABLE_LENGTHS = (1, 2, 5, 10, 20, 40)
 LOW = (50, 100, 200, 500)
 # The paper's figure 5; the relevant words are for its two kinds of task.
 IRRELEVANT = ("elephant", "divide", "active")
-RELEVANT = {"scitldr": ("summarize", "summarization"), "": ("table-to-text:", "beautiful restaurant sentence")}
+RELEVANT = {
+    "scitldr": ("summarize", "summarization"),
+    "": ("table-to-text:", "beautiful restaurant sentence"),
+}
+# Learning rates that are tried: decades and their thirds, around where each kind of method learns at all.
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-TRIED = {"fine-tuning": (1e-4, 3e-3), "ft-top2": (3e-4, 1e-2), "adapter-0.1": (1e-3, 1e-1), "adapter-3": (3e-4, 3e-2)}
+TRIED = {
+    "fine-tuning": (3e-4, 3e-3),
+    "ft-top2": (1e-3, 1e-2),
+    "adapter-0.1": (3e-3, 3e-2),
+    "adapter-3": (1e-3, 1e-2),
+}
+TRIED_KEYS = (3e-2, 3e-1)  # of prefixes, infixes and soft prompts
 
 
 def jobs(args: argparse.Namespace) -> list[Job]:
@@ -98,7 +108,7 @@ def _init(args: argparse.Namespace) -> Iterator[Job]:
 def _rates(args: argparse.Namespace) -> Iterator[Job]:
     default = tuple(method for method in METHODS if method not in UNTRAINED and kind_of(method) != "search")
     for job in _jobs(args, _methods(args, default)):
-        low, high = TRIED.get(job.method, (1e-2, 3e-1))
+        low, high = TRIED.get(job.method, TRIED_KEYS)
         for rate in RATES:
             if args.rate in (None, rate) and low <= rate <= high:
                 yield job.choosing(rate)

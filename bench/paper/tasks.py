@@ -104,6 +104,8 @@ def load(name: str, *, extrapolate: bool = False) -> Task:
     if extrapolate and name != "webnlg":
         raise ValueError("--study extrapolation needs categories; give --task webnlg")
     training, held_out, scored = _SIDES[name]() if not extrapolate else _extrapolation()
+    asked = {one.prompt for one in scored}  # 8 test inputs of WebNLG and 2 of SciTLDR are in training too
+    training, held_out = ([row for row in rows if row.prompt not in asked] for rows in (training, held_out))
     return Task(name, training, unseen(held_out, training), scored, **_SHAPES[name])
 
 
@@ -126,7 +128,7 @@ def _dart() -> tuple[list[Row], list[Row], list[Scored]]:
     random.Random(DART_SEED).shuffle(inputs)
     count = round(DART_SCORED * len(inputs))
     scored = [Scored(line["prompt"], tuple(line["references"])) for line in inputs[:count]]
-    training, held_out = _split(unseen(_as_rows(inputs[count:], "dart_wiki_dev"), _as_rows(inputs[:count], "")))
+    training, held_out = _split(_as_rows(inputs[count:], "dart_wiki_dev"))
     return training, held_out, scored
 
 
@@ -190,8 +192,7 @@ def sized(task: Task, rows: int | None, sample: int, limit_inputs: int | None, *
         held_out = chance.sample(held_out, min(wanted, len(held_out)))
     scored = list(task.scored)
     if limit_inputs is not None and limit_inputs < len(scored):
-        step = len(scored) / limit_inputs
-        scored = [scored[int(place * step)] for place in range(limit_inputs)]
+        scored = [scored[place * len(scored) // limit_inputs] for place in range(limit_inputs)]
     return replace(task, training=training, held_out=held_out, scored=scored)
 
 

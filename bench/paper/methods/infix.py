@@ -28,5 +28,7 @@ class Infix(Method):
             read_alone = read(self.model, prompts)
         if not read_alone.layers:  # only empty inputs: the infix is a prefix
             rows = len(prompts)
-            return read(self.model, [[]] * rows, prefix=self.kept["infix"], offset=self.kept["infix"].shape[3])
+            return read(
+                self.model, [[]] * rows, prefix=self.kept["infix"], offset=self.kept["infix"].shape[3]
+            )
         return read_alone.then(self.kept["infix"])

@@ -13,7 +13,6 @@ from trainer_worker.plan import Plan
 from trainer_worker.rows import Encoded
 from trainer_worker.updates import CLIP, PIECE_TOKENS
 
-
 _SCORED_TOKENS = 4096
 
 
