@@ -3,6 +3,8 @@
 pycocoevalcap is the caption evaluation that the E2E challenge's script builds on.
 """
 
+from functools import lru_cache
+
 from bench.paper.metrics import References, Texts, need
 
 Tokens = dict[int, list[str]]
@@ -39,6 +41,13 @@ def cider_of(texts: Texts, references: References) -> float:
 
 def tokens(texts: Texts, references: References) -> tuple[Tokens, Tokens]:
     """(references, texts) by number, tokenised; a text without words stays as an empty one."""
+    return _tokens(tuple(texts), tuple(map(tuple, references)))
+
+
+@lru_cache(
+    maxsize=1
+)  # the three metrics ask for the same one after the other, and each call starts Java twice
+def _tokens(texts: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> tuple[Tokens, Tokens]:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # noqa: PLC0415
 
     tokenizer = PTBTokenizer()
