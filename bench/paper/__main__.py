@@ -20,8 +20,11 @@ def main() -> None:
     args = arguments()
     records = Records(args.into)
     if args.table:
-        print(table.report(records.all()))
+        text = table.report(records.all())
+        print(text)
         draw(records)
+        if args.write is not None:
+            args.write.write_text(table.written(args.write.read_text(), text))
         return
     train(args, records)
 
@@ -50,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--table", action="store_true", help="print the tables of what was run, draw its plots"
     )
+    parser.add_argument("--write", type=Path, help="with --table: a document that has a place for the tables")
     parser.add_argument("--rescore", action="store_true", help="score kept texts again, say by a new metric")
     args = parser.parse_args()
     if args.steps is not None and args.epochs is not None:

@@ -52,7 +52,9 @@ class Job:
 
     def key(self, base: str, fingerprint: str) -> str:
         """Digest of all that decides the result on a base; a job whose key has a record is finished."""
-        identity = {**asdict(self), "base": fingerprint, "settings": asdict(self.settings(base))}
+        settings = asdict(self.settings(base))
+        del settings["source"]  # where a figure comes from changes no result
+        identity = {**asdict(self), "base": fingerprint, "settings": settings}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_start(self, start: str, words: str | None) -> "Job":

@@ -5,6 +5,7 @@ or a setting tells apart stands in a table of its own, so that unlike runs are n
 """
 
 import json
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ HEADS = {
 }
 DIGITS = {"nist": 2, "cider": 2, "bertscore": 3, "moverscore": 3, "bleurt": 3}
 GAP = ("prefix", "fine-tuning")
+MARKS = re.compile(r"(<!-- paper: tables -->)\n.*?(<!-- /paper -->)", re.DOTALL)
 
 
 def report(records: Sequence[Record]) -> str:
@@ -44,6 +46,17 @@ def report(records: Sequence[Record]) -> str:
     return "\n\n".join(tables) or "Nothing was run yet: python -m bench.paper --task e2e"
 
 
+def written(document: str, text: str) -> str:
+    """The document with these tables between its marks.
+
+    Raises:
+        ValueError: it has no marks.
+    """
+    if not MARKS.search(document):
+        raise ValueError("no <!-- paper: tables --> and <!-- /paper --> in the document; --write needs both")
+    return MARKS.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", document)
+
+
 def _by(records: Sequence[Record], key) -> dict:
     found = defaultdict(list)
     for record in records:
@@ -56,6 +69,11 @@ def _sizes(record: Record) -> tuple:
     names = ("base", "task", "steps", "epochs", "rate", "scored_inputs")
     rows = record["training_rows"] if record["study"] in ("main", "extrapolation", "length") else 0
     return (*(record[name] for name in names), rows)
+
+
+def _settings(record: Record) -> str:
+    """What it was trained with, but not where the figures come from."""
+    return json.dumps({name: value for name, value in record["settings"].items() if name != "source"})
 
 
 def _views(records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -93,9 +111,7 @@ def _table(records: Sequence[Record], decoding: str, group: str) -> str:
         *(HEADS[n] for n in names),
     ]
     lines = [_title(with_scores, decoding, group), "", _line(head), "|" + "---|" * len(head)]
-    alike = _by(
-        with_scores, lambda r: (r["training_rows"], label(r), json.dumps(r["settings"], sort_keys=True))
-    )
+    alike = _by(with_scores, lambda r: (r["training_rows"], label(r), _settings(r)))
     for (rows, name, _), some in alike.items():
         cells = [_mean([r["scores"][decoding][group].get(n) for r in some], DIGITS.get(n, 1)) for n in names]
         lines.append(_line([f"{rows:,}", name, str(len(some)), *_facts(some), *cells]))

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -278,3 +279,12 @@ def test_run_returns_what_the_table_needs(host):
     assert len(texts["greedy"]) == 2
     assert table.label(record) == "random, uniform 0 to 1"
     assert "rows" in table.report([record])
+
+
+def test_tables_are_written_between_the_marks_of_the_document():
+    document = (Path(__file__).resolve().parents[3] / "docs" / "paper.md").read_text()
+    found = table.written(document, "| a |")
+    assert "<!-- paper: tables -->\n| a |\n<!-- /paper -->" in found
+    assert table.written(found, "| b |") == table.written(document, "| b |")
+    with pytest.raises(ValueError, match="--write needs both"):
+        table.written("# No place", "| a |")
