@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bench.paper.records import Record
-from bench.paper.table import label
+from bench.paper.table import label, sizes
 from bench.plots import PLAIN, STYLE
 from trainer_worker.results import FAINT, OTHER, OURS
 
@@ -26,13 +26,13 @@ def draw(records: Sequence[Record], into: Path) -> dict[str, str]:
     told: dict[str, str] = {}
     for study, way in WAYS.items():
         found = [r for r in records if r["study"] == study and r["scores"]]
-        for (base, task), some in _by_task(found).items():
-            name = f"{study}-{base}-{task}"
+        for alike in dict.fromkeys(map(sizes, found)):  # runs of unlike sizes never share a picture
+            some = [record for record in found if sizes(record) == alike]
+            name = f"{study}-{'-'.join(_told(alike))}".replace(" ", "-")
             with mpl.rc_context(STYLE):
                 path = into / f"{name}.svg"
-                way(some, f"{study}: {task} on {base}").savefig(
-                    path, metadata={"Date": None, "Creator": None}
-                )
+                title = f"{study}: {', '.join(_told(alike))}"
+                way(some, title).savefig(path, metadata={"Date": None, "Creator": None})
             told[name] = str(path)
         if not found:
             told[study] = "left out: nothing was run"
@@ -70,11 +70,11 @@ WAYS: dict[str, Callable[[Sequence[Record], str], Figure]] = {
 }
 
 
-def _by_task(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    found = defaultdict(list)
-    for record in records:
-        found[record["base"], record["task"]].append(record)
-    return found
+def _told(alike: tuple) -> list[str]:
+    """Sizes as words: the base, the task, and what was limited."""
+    base, task, steps, epochs, rate, inputs, rows = alike
+    counts = ((rows, "rows"), (inputs, "inputs"), (steps, "updates"), (epochs, "epochs"))
+    return [base, task, *(f"{n} {what}" for n, what in counts if n), *([f"rate {rate:g}"] if rate else [])]
 
 
 def scores(record: Record) -> dict[str, float]:

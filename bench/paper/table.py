@@ -37,7 +37,7 @@ MARKS = re.compile(r"(<!-- paper: tables -->)\n.*?(<!-- /paper -->)", re.DOTALL)
 def report(records: Sequence[Record]) -> str:
     """All tables as markdown; says so where there is nothing."""
     tables = []
-    for (study, _), some in _by(records, lambda r: (r["study"], _sizes(r))).items():
+    for (study, _), some in _by(records, lambda r: (r["study"], sizes(r))).items():
         if study == "rates":
             tables.append(_rates(some))
             continue
@@ -64,8 +64,8 @@ def _by(records: Sequence[Record], key) -> dict:
     return found
 
 
-def _sizes(record: Record) -> tuple:
-    """What must be equal for two models to stand in one table."""
+def sizes(record: Record) -> tuple:
+    """(base, task, steps, epochs, rate, scored inputs, rows or 0): what must be equal for two models to stand in one table."""
     names = ("base", "task", "steps", "epochs", "rate", "scored_inputs")
     rows = record["training_rows"] if record["study"] in ("main", "extrapolation", "length") else 0
     return (*(record[name] for name in names), rows)
@@ -142,7 +142,7 @@ def _range(counts: Sequence[int]) -> str:
 
 def _facts(some: Sequence[Record]) -> list[str]:
     first = some[0]
-    trained = f"{first['trained']:,} ({100 * first['trained'] / first['base_parameters']:.2g} %)"
+    trained = f"{first['trained']:,} ({100 * first['trained'] / first['base_parameters']:.3g} %)"
     seconds = statistics.mean(r["seconds"] for r in some)
     losses = [r["held_out_loss"] for r in some]
     return [trained, size(first["stored_bytes"]), f"{seconds:.0f}", _mean(losses, 3)]

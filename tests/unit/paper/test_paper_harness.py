@@ -231,7 +231,7 @@ def test_the_table_has_means_spreads_and_the_gap_with_its_sign():
     records += [record_of("fine-tuning", seed=seed, bleu=bleu) for seed, bleu in ((0, 15.0), (1, 14.0))]
     found = table.report(records)
     assert (
-        "| 50 | prefix | 2 | 30,720 (0.43 %) | 123 kB | 3 | 2.000 ± 0.000 | 13.0 ± 1.4 | 50.0 ± 0.0 |"
+        "| 50 | prefix | 2 | 30,720 (0.433 %) | 123 kB | 3 | 2.000 ± 0.000 | 13.0 ± 1.4 | 50.0 ± 0.0 |"
         in found
     )
     assert (
@@ -266,7 +266,11 @@ def test_plots_are_drawn_for_what_was_run_and_are_the_same_bytes_again(tmp_path)
     told = plots.draw(records, tmp_path)
     assert told["init"].startswith("left out")
     drawn = sorted(path.name for path in tmp_path.glob("*.svg"))
-    assert drawn == ["length-gpt2-mini-e2e.svg", "low-data-gpt2-mini-e2e.svg", "main-gpt2-mini-e2e.svg"]
+    assert drawn == [
+        "length-gpt2-mini-e2e-50-rows-7-inputs.svg",
+        "low-data-gpt2-mini-e2e-7-inputs.svg",
+        "main-gpt2-mini-e2e-50-rows-7-inputs.svg",
+    ]
     first = [(tmp_path / name).read_bytes() for name in drawn]
     plots.draw(records, tmp_path)
     assert [(tmp_path / name).read_bytes() for name in drawn] == first

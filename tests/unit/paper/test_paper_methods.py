@@ -266,3 +266,12 @@ def test_a_uniform_start_lies_between_0_and_1(host):
     values = method.kept["prefix"]
     assert 0 <= float(values.min()) < 0.01
     assert 0.99 < float(values.max()) <= 1
+
+
+def test_an_infix_takes_the_positions_between_input_and_answer(host, rows):
+    method = moved(Infix(host, 4, WORDS))
+    empty = encode([Row("", TEXTS[0], "rows", 1)], host.template, host.base.tokenizer)
+    together = cost(
+        method, [*empty, rows[1]]
+    )  # here the empty input stands behind pads, alone there are none
+    assert together == pytest.approx(cost(method, empty) + cost(method, [rows[1]]), rel=1e-5)
