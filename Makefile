@@ -6,10 +6,10 @@ STAMP := $(VENV)/.set-up
 PEERS := $(patsubst bench/peers/%.txt,build/peers/%/.installed,$(wildcard bench/peers/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint bench bench-peers clean
+.PHONY: help setup demo serve test lint bench bench-peers bench-paper-deps bench-paper-models clean
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with the pinned dependencies (skipped when nothing changed)
 
@@ -47,6 +47,12 @@ bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefix
 	$(BIN)/python -m bench.plots
 
 bench-peers: $(PEERS) ## what bench compares with and setup does not bring, each in a venv of its own
+
+bench-paper-deps: $(STAMP) ## what python -m bench.paper scores texts with (it also wants Java)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,paper]'
+
+bench-paper-models: $(STAMP) ## BERTScore and BLEURT; their models must be in the hub's cache
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,paper,paper-models]'
 
 # vLLM's CPU build does not start beside the builds of these three that it pulls in.
 build/peers/%/.installed: bench/peers/%.txt

@@ -231,8 +231,6 @@ def _prefix_id(connection: Connection, owner: Owner, name: str) -> str:
 def _insert(connection: Connection, owner: Owner, prefix_id: str, spec: Mapping[str, Any]) -> Row[Any]:
     ids = {"tenant_id": owner.tenant_id, "owner_id": owner.owner_id, "id": new_id("ftjob")}
     values = {"prefix_id": prefix_id, "status": "queued", "spec": spec, "attempt": 0, "crashes": 0}
-    if "evaluation" in spec:  # generating would keep neighbours in its process waiting
-        values["company"] = "alone"
     times = {"run_at": db_now(), "lease_until": 0.0, "created_at": db_now()}
     statement = insert(jobs).values(seq=next_number(connection, "jobs"), **ids, **values, **times)
     return connection.execute(statement.returning(jobs)).one()

@@ -12,8 +12,7 @@ class WorkerSettings(BaseSettings):
         worker_threads: threads of a training process; torch's own choice if None. A run that was cut ends
             bit for bit the same only with as many.
         worker_joint_jobs: how many jobs are trained in one process at most, of tenants that let theirs; 1 trains
-            every job in a process of its own. More is on trial: a neighbour that evaluates for long delays what
-            is asked of the process, up to half a lease, after which all go on alone.
+            every job in a process of its own.
         worker_share_beside_texts: share of the time that training takes while a service on this machine generates;
             1 lets nobody by. It is also behind every other process of the machine for the processor's time.
         worker_poll_seconds: how often an idle worker looks for a job.
@@ -29,7 +28,7 @@ class WorkerSettings(BaseSettings):
 
     base_model: str = "gpt2-mini"
     worker_threads: int | None = Field(default=None, ge=1)
-    worker_joint_jobs: int = Field(default=1, ge=1)
+    worker_joint_jobs: int = Field(default=8, ge=1)
     worker_share_beside_texts: float = Field(default=0.25, gt=0, le=1)
     worker_poll_seconds: float = Field(default=1.0, gt=0)
     worker_checkpoint_seconds: float = Field(default=20.0, gt=0)

@@ -12,6 +12,7 @@ from test_trainer_jobs import LONG, ended, training_processes, underway, wait_fo
 from trainer_making import dataset
 
 from prefix_store import StoreSettings
+from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.scope import Admin
 from prefix_store.tables import jobs as rows
@@ -207,3 +208,27 @@ def test_a_job_that_another_worker_took_leaves_and_its_neighbour_goes_on(store, 
         wait_for(store, scope, left, lambda found: found.progress["update"] > seen + 3, PATIENCE_S)
         assert training_processes() == {process}
         assert store.jobs.get(scope, lost.id).attempt == 2
+
+
+def test_a_job_that_writes_texts_does_so_between_its_neighbours_updates(store, jobs_of, worker, base):
+    ((scope, left),) = jobs_of("acme", 1, joint=True, wishes=LONG)
+    user = store.owners.create_user(scope, "writer")
+    file = upload(store, scope, user, dataset(80))
+    with working(worker):
+        underway(store, scope, left)
+        (process,) = training_processes()
+        job = store.jobs.create(
+            scope,
+            user,
+            "voice",
+            [file.id],
+            base_fingerprint=base.fingerprint,
+            hyperparameters=Hyperparameters.from_json({"max_steps": 8, "batch_size": 8}),
+            evaluation=Evaluation(metrics=("bleu", "chrf"), prompts=8, max_tokens=16),
+        )
+        done = ended(store, scope, job, PATIENCE_S)
+        assert (done.status, done.attempt) == ("succeeded", 1)
+        assert {"bleu", "chrf", "base_bleu"} <= done.result.keys()
+        seen = store.jobs.get(scope, left.id).progress["update"]
+        wait_for(store, scope, left, lambda found: found.progress["update"] > seen, PATIENCE_S)
+        assert training_processes() == {process}

@@ -32,7 +32,7 @@ def pins(requirements):
 
 def test_every_dependency_is_pinned_and_so_is_what_it_pulls_in():
     project = PYPROJECT["project"]
-    wanted = pins(project["dependencies"] + project["optional-dependencies"]["dev"])
+    wanted = pins(sum(project["optional-dependencies"].values(), project["dependencies"]))
     held = pins((ROOT / "constraints.txt").read_text().split())
     assert wanted.items() <= held.items()
     assert len(held) > len(wanted)
@@ -148,6 +148,19 @@ def test_carried_datasets_have_the_rows_that_their_readme_says():
         row = rf"^\| `{name}`[^|]*\| {trained:,} \| {asked:,}[ |]"
         assert re.search(row, table, re.MULTILINE), f"{name}: {trained:,} and {asked:,}"
     assert not [path.name for path in files if "webnlg" in path.name]
+
+
+def test_data_of_the_papers_comparison_has_the_rows_that_the_readme_says_and_webnlg_is_named_non_commercial():
+    folder = ROOT / "examples" / "data"
+    table = (folder / "README.md").read_text()
+    files = sorted((folder / "paper").glob("*.jsonl.gz"))
+    assert len(files) == 7
+    assert sum(path.stat().st_size for path in files) < 2_500_000
+    for path in files:
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+        row = rf"^\| `paper/{path.name.removesuffix('.jsonl.gz')}` \| {len(lines):,}[ |]"
+        assert re.search(row, table, re.MULTILINE), f"{path.name}: {len(lines):,}"
+    assert re.search(r"^\| `paper/webnlg_\*`.*non-commercial", table, re.MULTILINE)
 
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

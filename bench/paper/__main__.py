@@ -1,0 +1,118 @@
+"""The paper's comparison, one command: train and score every method on one frozen checkpoint.
+
+Run: python -m bench.paper --base gpt2-mini --task e2e [--rows 400 --limit-inputs 40 --steps 60]
+     python -m bench.paper --study low-data --task e2e
+     python -m bench.paper --table
+
+Each finished model is a line of build/bench/paper/results.jsonl and is not trained again; `--again` does.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.paper import settings, studies, table
+from bench.paper.records import PLACE, Record, Records
+from bench.paper.tasks import TASKS
+
+
+def main() -> None:
+    args = arguments()
+    records = Records(args.into)
+    if args.table:
+        text = table.report(records.all())
+        print(text)
+        draw(records)
+        if args.write is not None:
+            args.write.write_text(table.written(args.write.read_text(), text))
+        return
+    train(args, records)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--base", default=settings.MINI, help="a carried base, a folder, or a name on the hub"
+    )
+    parser.add_argument("--device", help="of torch; cuda where there is one")
+    parser.add_argument("--task", default="e2e", choices=TASKS)
+    parser.add_argument("--study", default="main", choices=studies.STUDIES)
+    parser.add_argument("--methods", help="names with commas; the study's own if not given")
+    parser.add_argument(
+        "--rows", type=_counts, help="training rows, with commas; the study's own if not given"
+    )
+    parser.add_argument("--samples", type=int, help="choices of rows for each number of rows")
+    parser.add_argument("--seeds", type=int, help="trainings of each choice")
+    parser.add_argument("--steps", type=int, help="updates of every method alike")
+    parser.add_argument("--epochs", type=int, help="epochs of every method alike")
+    parser.add_argument("--rate", type=float, help="learning rate instead of the settings'")
+    parser.add_argument("--limit-inputs", type=int, help="scored inputs; all if not given")
+    parser.add_argument("--decoding", default="greedy,beam5", help="of greedy,beam5")
+    parser.add_argument("--into", type=Path, default=PLACE, help="folder of the results")
+    parser.add_argument("--again", action="store_true", help="train finished models again")
+    parser.add_argument(
+        "--table", action="store_true", help="print the tables of what was run, draw its plots"
+    )
+    parser.add_argument("--write", type=Path, help="with --table: a document that has a place for the tables")
+    parser.add_argument("--rescore", action="store_true", help="score kept texts again, say by a new metric")
+    args = parser.parse_args()
+    if args.steps is not None and args.epochs is not None:
+        parser.error("give --steps or --epochs, not both")
+    return args
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    counts = tuple(int(part) for part in text.split(",") if part)
+    if not counts or min(counts) < 1:
+        raise argparse.ArgumentTypeError("give numbers of rows from 1 up, with commas in between")
+    return counts
+
+
+def train(args: argparse.Namespace, records: Records) -> None:
+    """Run every job that has no record yet."""
+    from bench.paper.host import open_host  # noqa: PLC0415 - `--table` loads no torch
+    from bench.paper.run import rescored, run  # noqa: PLC0415
+
+    host = open_host(args.base, args.device)
+    jobs = studies.jobs(args)
+    keys = [job.key(host.base.name, host.base.fingerprint) for job in jobs]
+    if args.rescore:
+        done = {record["key"]: record for record in records.all()}
+        for key, job in zip(keys, jobs, strict=True):
+            if key in done:
+                records.replace(rescored(host, job, done[key], records.texts(key)))
+                tell(done[key], "scored again")
+        return
+    done = set() if args.again else records.keys()
+    for number, (key, job) in enumerate(zip(keys, jobs, strict=True), 1):
+        if key in done:
+            print(f"{number}/{len(jobs)} {job.method}: finished before", file=sys.stderr)
+            continue
+        record, texts = run(host, job)
+        records.add(record, texts)
+        tell(record, f"{number}/{len(jobs)}")
+    print(table.report([record for record in records.all() if record["key"] in set(keys)]))
+
+
+def tell(record: Record, what: str) -> None:
+    """One line on a model, without its texts."""
+    head = f"{what} {record['task']} {record['method']} rows {record['training_rows']} seed {record['seed']}"
+    losses = f"held-out {record['held_out_loss']:.3f} (base {record['base_loss']:.3f})"
+    shown = ", ".join(
+        f"{decoding} BLEU {groups['all']['bleu']:.1f}" for decoding, groups in record["scores"].items()
+    )
+    print(
+        f"{head}: {losses}, {record['updates']} updates, {record['seconds']:.0f} s; {shown}", file=sys.stderr
+    )
+
+
+def draw(records: Records) -> None:
+    """Plots of what is there, beside the results."""
+    from bench.paper import plots  # noqa: PLC0415 - needs matplotlib
+
+    for name, what in plots.draw(records.all(), records.place / "plots").items():
+        print(f"{name}: {what}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""One model that is asked for; plain data, whose digest says whether it was trained before."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+
+from bench.paper.settings import Settings, settings_of
+
+BEAMS = {"greedy": 1, "beam5": 5}  # the paper decodes tables by beams of 5
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One model that is asked for.
+
+    Attributes:
+        study: that asks for it.
+        task: by name.
+        method: as in `settings.METHODS`.
+        rows: training rows; None takes all.
+        sample: seed by which rows are chosen.
+        seed: of the training.
+        start: what a prefix begins with: `words`, `random`, `uniform`.
+        words: that it begins with, if not the task's own.
+        steps: updates, if not those of the settings.
+        epochs: instead of those of the settings.
+        rate: of learning, instead of that of the settings.
+        limit_inputs: inputs that are scored; None takes all; 0 none, where only the held-out loss is asked for.
+        decodings: of the texts, names of `BEAMS`.
+    """
+
+    study: str
+    task: str
+    method: str
+    rows: int | None = None
+    sample: int = 0
+    seed: int = 0
+    start: str = "words"
+    words: str | None = None
+    steps: int | None = None
+    epochs: int | None = None
+    rate: float | None = None
+    limit_inputs: int | None = None
+    decodings: tuple[str, ...] = ("greedy",)
+
+    def settings(self, base: str) -> Settings:
+        """Of its method, with what was asked for instead."""
+        found = settings_of(self.method, base, self.task)
+        if self.epochs is not None:
+            found = replace(found, epochs=self.epochs)
+        return found if self.rate is None else replace(found, rate=self.rate)
+
+    def key(self, base: str, fingerprint: str) -> str:
+        """Digest of all that decides the result on a base; a job whose key has a record is finished."""
+        settings = asdict(self.settings(base))
+        del settings["source"]  # where a figure comes from changes no result
+        identity = {**asdict(self), "base": fingerprint, "settings": settings}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def with_start(self, start: str, words: str | None) -> "Job":
+        """The same with another beginning of the prefix."""
+        return replace(self, start=start, words=words)
+
+    def choosing(self, rate: float) -> "Job":
+        """The same at a learning rate that is tried: no text is written, no input scored."""
+        return replace(self, rate=rate, limit_inputs=0, decodings=())

@@ -1,0 +1,129 @@
+"""Scores of texts against references, each by a library that others use; a missing one is said, not replaced.
+
+BLEU and TER by sacrebleu, NIST by nltk, METEOR, ROUGE-L and CIDEr by pycocoevalcap (the code that the E2E
+challenge's script builds on; it needs Java). All but sacrebleu come with the extra `paper`.
+"""
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Sequence
+
+INSTALL = "install with `make bench-paper-deps`"
+Texts = Sequence[str]
+References = Sequence[Sequence[str]]
+
+
+class Missing(Exception):
+    """A library, a program or a model is not there; the message says which and the mend."""
+
+
+def need(*modules: str, program: str | None = None, mend: str = INSTALL) -> None:
+    """Raise Missing with the mend unless these modules and this program can be found."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise Missing(f"{module} not installed; {mend}")
+    if program is not None and shutil.which(program) is None:
+        raise Missing(f"{program} is not on PATH; install a Java runtime")
+
+
+def bleu(texts: Texts, references: References) -> float:
+    """BLEU-4, 0 to 100: sacrebleu's default, tokens as mteval-v13a, cased."""
+    from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - only where it is asked for
+
+    return float(BLEU().corpus_score(list(texts), streams(references)).score)
+
+
+def ter(texts: Texts, references: References) -> float:
+    """Translation edit rate against the nearest reference, 0 up, times 100; lower is better."""
+    from sacrebleu.metrics.ter import TER  # noqa: PLC0415
+
+    return float(TER().corpus_score(list(texts), streams(references)).score)
+
+
+def nist(texts: Texts, references: References) -> float:
+    """NIST-5 of nltk, on tokens as mteval-v13a, lower case."""
+    need("nltk")
+    from nltk.translate.nist_score import corpus_nist  # noqa: PLC0415
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a  # noqa: PLC0415
+
+    tokens = Tokenizer13a()
+    said = [tokens(text.lower()).split() for text in texts]
+    wanted = [[tokens(reference.lower()).split() for reference in refs] for refs in references]
+    try:
+        return float(corpus_nist(wanted, said, n=5))
+    except ZeroDivisionError:  # no text is as long as five tokens
+        return 0.0
+
+
+def streams(references: References) -> list[list[str | None]]:
+    """References as sacrebleu wants them: the first of every text, the second of every text, ..."""
+    most = max(map(len, references))
+    return [[refs[place] if place < len(refs) else None for refs in references] for place in range(most)]
+
+
+def meteor(texts: Texts, references: References) -> float:
+    """METEOR 1.5 for English, times 100."""
+    from bench.paper.coco import meteor_of  # noqa: PLC0415 - needs an optional library
+
+    return 100.0 * meteor_of(texts, references)
+
+
+def rouge_l(texts: Texts, references: References) -> float:
+    """ROUGE-L (F with beta 1.2), times 100."""
+    from bench.paper.coco import rouge_of  # noqa: PLC0415
+
+    return 100.0 * rouge_of(texts, references)
+
+
+def cider(texts: Texts, references: References) -> float:
+    """CIDEr-D, 0 to 10."""
+    from bench.paper.coco import cider_of  # noqa: PLC0415
+
+    return cider_of(texts, references)
+
+
+def bertscore(texts: Texts, references: References) -> float:
+    """BERTScore F1, 0 to 1."""
+    from bench.paper.neural import bertscore_of  # noqa: PLC0415 - needs an optional library and a model
+
+    return bertscore_of(texts, references)
+
+
+def moverscore(texts: Texts, references: References) -> float:
+    """MoverScore."""
+    from bench.paper.neural import moverscore_of  # noqa: PLC0415
+
+    return moverscore_of(texts, references)
+
+
+def bleurt(texts: Texts, references: References) -> float:
+    """BLEURT-20."""
+    from bench.paper.neural import bleurt_of  # noqa: PLC0415
+
+    return bleurt_of(texts, references)
+
+
+METRICS: dict[str, Callable[[Texts, References], float]] = {
+    "bleu": bleu,
+    "nist": nist,
+    "meteor": meteor,
+    "rouge_l": rouge_l,
+    "cider": cider,
+    "ter": ter,
+    "bertscore": bertscore,
+    "moverscore": moverscore,
+    "bleurt": bleurt,
+}
+
+
+def measure(
+    texts: Texts, references: References, names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Scores by name, and why some could not be had."""
+    scores, missing = {}, {}
+    for name in names:
+        try:
+            scores[name] = METRICS[name](texts, references)
+        except Missing as error:
+            missing[name] = str(error)
+    return scores, missing

@@ -1,0 +1,294 @@
+"""The harness around the methods: tasks, studies, results that are kept, tables."""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.paper import __main__ as command
+from bench.paper import plots, settings, studies, table
+from bench.paper.host import open_host
+from bench.paper.job import Job
+from bench.paper.published import cited
+from bench.paper.records import Records
+from bench.paper.run import plan_of, run, task_of, wishes_of
+from bench.paper.settings import METHODS, settings_of
+from bench.paper.tasks import TASKS, UNSEEN, cut, load, sized
+from trainer_worker.plan import resolve
+from trainer_worker.rows import encode
+
+
+@pytest.fixture(scope="module")
+def host():
+    return open_host("gpt2-mini", "cpu")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_nothing_is_chosen_or_trained_by_what_is_scored(name):
+    task = load(name)
+    sides = [{row.prompt for row in rows} for rows in (task.training, task.held_out)]
+    asked = {one.prompt for one in task.scored}
+    assert all(sides)
+    assert not sides[0] & sides[1]
+    assert not asked & (sides[0] | sides[1])
+
+
+def test_dart_is_split_by_a_fixed_seed():
+    first, second = load("dart"), load("dart")
+    assert first == second
+    assert len(first.scored) == 140
+    assert len(first.training) + len(first.held_out) == 281
+
+
+def test_extrapolation_trains_and_chooses_on_other_categories_than_it_scores():
+    task = load("webnlg", extrapolate=True)
+    known = load("webnlg")
+    assert {one.group for one in task.scored} == {"seen", "unseen"}
+    assert len(task.scored) == len(known.scored)
+    texts, all_texts = ({(row.prompt, row.completion) for row in one.training} for one in (task, known))
+    assert texts < all_texts
+    assert len(UNSEEN) == 3
+    with pytest.raises(ValueError, match="--task webnlg"):
+        load("e2e", extrapolate=True)
+
+
+def test_a_smaller_task_is_the_same_for_the_same_sample_and_another_for_another():
+    task = load("dart")
+    first, again, other = (sized(task, 50, sample, 12) for sample in (0, 0, 1))
+    assert first == again
+    assert len(first.training) == 50
+    assert len(first.scored) == len(set(first.scored)) == 12
+    assert set(first.training) != set(other.training)
+    assert first.scored == other.scored
+    assert set(first.training) <= set(task.training)
+    assert set(first.held_out) <= set(task.held_out)
+
+
+def test_low_data_holds_out_thirty_percent_of_the_size():
+    task = load("e2e")
+    assert len(sized(task, 200, 0, None, low=True).held_out) == 60
+    assert len(sized(task, 200, 0, None).held_out) == 20
+
+
+def test_no_scored_input_where_none_is_asked_for():
+    assert sized(load("dart"), 20, 0, 0).scored == []
+
+
+def test_long_inputs_are_cut_to_the_tasks_length(host):
+    task = replace(sized(load("scitldr"), 20, 0, 4), prompt_tokens=30)
+    short = cut(task, host)
+    assert max(len(host.encode(row.prompt)) for row in short.training) <= 32
+    assert short.training[0].prompt == task.training[0].prompt[: len(short.training[0].prompt)]
+    assert [row.completion for row in short.training] == [row.completion for row in task.training]
+
+
+def arguments(**given):
+    asked = {
+        "study": "main", "task": "e2e", "methods": None, "rows": None, "samples": None, "seeds": None, "steps": None,
+        "epochs": None, "rate": None, "limit_inputs": None, "decoding": "greedy,beam5",
+    }  # fmt: skip
+    return argparse.Namespace(**{**asked, **given})
+
+
+def test_low_data_is_ten_models_a_point_for_each_of_two_methods():
+    jobs = studies.jobs(arguments(study="low-data"))
+    assert len(jobs) == 4 * 10 * 2
+    assert {(job.rows, job.method) for job in jobs} == {
+        (rows, method) for rows in (50, 100, 200, 500) for method in ("prefix", "fine-tuning")
+    }
+    assert len({job.key("gpt2-mini", "print") for job in jobs}) == len(jobs)
+
+
+def test_every_study_has_jobs_whose_keys_differ_and_untrained_methods_run_once():
+    for study in studies.STUDIES:
+        jobs = studies.jobs(arguments(study=study, task="webnlg"))
+        assert jobs, study
+        assert len({job.key("gpt2-mini", "print") for job in jobs}) == len(jobs), study
+    jobs = studies.jobs(arguments(seeds=3))
+    assert sum(job.method == "base" for job in jobs) == 1
+    assert sum(job.method == "prefix" for job in jobs) == 3
+
+
+def test_choosing_rates_writes_and_scores_nothing():
+    jobs = studies.jobs(arguments(study="rates"))
+    assert {job.limit_inputs for job in jobs} == {0}
+    assert {job.decodings for job in jobs} == {()}
+    assert len({job.rate for job in jobs if job.method == "fine-tuning"}) > 2
+
+
+def test_the_start_study_has_random_irrelevant_and_relevant_starts():
+    jobs = studies.jobs(arguments(study="init", samples=1, seeds=1))
+    assert {job.start for job in jobs} == {"uniform", "random", "words"}
+    assert {"elephant", "table-to-text:"} <= {job.words for job in jobs}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_method_has_settings_with_their_source(method, task):
+    for base in ("gpt2-mini", "gpt2-medium"):
+        found = settings_of(method, base, task)
+        assert found.source
+        if base == "gpt2-medium" and found.source == settings.TABLE_5:
+            assert found.epochs
+
+
+def test_the_papers_own_settings_are_used_on_its_checkpoints():
+    prefix = settings_of("prefix", "gpt2-medium", "e2e")
+    assert (prefix.rate, prefix.epochs, prefix.batch, prefix.size) == (8e-5, 5, 10, 5)
+    assert (prefix.form, prefix.text_start) == ("mlp", "m")
+    tuned = settings_of("fine-tuning", "gpt2-medium", "webnlg")
+    assert (tuned.rate, tuned.epochs, tuned.batch) == (1e-5, 10, 6)
+    assert settings_of("prefix-40", "gpt2-medium", "e2e").size == 40
+    with pytest.raises(ValueError, match="choose of base"):
+        settings_of("prompt", "gpt2-mini", "e2e")
+
+
+def test_every_method_gets_the_updates_and_batches_of_the_prefix(host):
+    job = Job("main", "dart", "prefix", rows=60)
+    task = task_of(job, host)
+    codes = encode(task.training, host.template, host.base.tokenizer)
+    tokens = sum(len(code.tokens) for code in codes)
+    wishes = wishes_of(job, job.settings("gpt2-mini"), task)
+    ours = resolve(wishes, m=10, position_offset=0, rows=len(codes), tokens=tokens, seed=0)
+    for method in ("fine-tuning", "adapter-3", "emb-10", "search-10"):
+        other = replace(job, method=method)
+        plan = plan_of(other, other.settings("gpt2-mini"), codes)
+        same = ("updates", "batch_size", "warmup", "eval_every", "patience", "weight_decay", "seed")
+        assert [getattr(plan, name) for name in same] == [getattr(ours, name) for name in same]
+
+
+def test_the_papers_figures_stand_by_base_task_and_method():
+    assert cited("gpt2-medium", "e2e", "all", "prefix")[0]["bleu"] == 69.7
+    assert cited("gpt2-medium", "e2e", "all", "emb-20")[0]["nist"] == 7.11
+    assert cited("gpt2-large", "webnlg", "unseen", "fine-tuning")[0]["bleu"] == 43.1
+    assert cited("gpt2-mini", "e2e", "all", "prefix") is None
+
+
+SMALL = ("--task", "e2e", "--rows", "24", "--steps", "2", "--limit-inputs", "3", "--decoding", "greedy")
+
+
+def call(monkeypatch, into, *more):
+    monkeypatch.setattr(sys, "argv", ["paper", *SMALL, "--into", str(into), *more])
+    command.main()
+
+
+def test_one_command_trains_scores_keeps_and_goes_on(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, tmp_path, "--methods", "base,prefix")
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    first = [json.loads(line) for line in lines]
+    assert [record["method"] for record in first] == ["base", "prefix"]
+    assert first[1]["trained"] == 10 * 6 * 2 * 256
+    assert first[1]["stored_bytes"] == 4 * first[1]["trained"]
+    assert first[1]["updates"] == 2
+    assert set(first[1]["scores"]["greedy"]["all"]) >= {"bleu", "ter", "slot_error"}
+    assert len(Records(tmp_path).texts(first[1]["key"])["greedy"]) == 3
+    call(monkeypatch, tmp_path, "--methods", "base,prefix,hand")
+    again = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert again[:2] == first
+    assert [record["method"] for record in again[2:]] == ["hand"]
+    told = capsys.readouterr()
+    assert "2/3 prefix: finished before" in told.err
+    assert "| 24 | prefix |" in told.out
+    assert "scored on 3 inputs" in told.out
+
+
+def test_kept_texts_are_scored_again_without_training(monkeypatch, tmp_path):
+    call(monkeypatch, tmp_path, "--methods", "base")
+    records = Records(tmp_path)
+    record = records.all()[0]
+    records.replace({**record, "scores": {}})
+    call(monkeypatch, tmp_path, "--methods", "base", "--rescore")
+    assert Records(tmp_path).all() == [record]
+
+
+def test_a_line_that_was_cut_off_is_passed_over_and_closed(tmp_path):
+    records = Records(tmp_path)
+    records.add({"key": "a", "method": "base"}, {})
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"key": "b", "met')
+    assert records.keys() == {"a"}
+    records.add({"key": "c", "method": "prefix"}, {})
+    assert records.keys() == {"a", "c"}
+
+
+def record_of(method, rows=50, seed=0, sample=0, bleu=10.0, study="low-data", base="gpt2-mini", **more):
+    return {
+        "key": f"{method}{rows}{seed}{sample}{bleu}", "base": base, "study": study, "task": "e2e", "method": method,
+        "rows": rows, "sample": sample, "seed": seed, "start": "words", "words": None, "steps": None, "epochs": None,
+        "rate": None, "limit_inputs": 7, "training_rows": rows, "held_out_rows": 15, "scored_inputs": 7,
+        "settings": {"size": 10}, "updates": 20, "best_update": 20, "seconds": 3.0, "held_out_loss": 2.0,
+        "base_loss": 4.0, "trained": 30720, "kept": 30720, "stored_bytes": 122880, "base_parameters": 7098368,
+        "scores": {"greedy": {"all": {"bleu": bleu, "slot_error": 50.0}}},
+        "missing": {"nist": "nltk not installed; install with `make bench-paper-deps`"}, **more,
+    }  # fmt: skip
+
+
+def test_the_table_has_means_spreads_and_the_gap_with_its_sign():
+    records = [record_of("prefix", seed=seed, bleu=bleu) for seed, bleu in ((0, 12.0), (1, 14.0))]
+    records += [record_of("fine-tuning", seed=seed, bleu=bleu) for seed, bleu in ((0, 15.0), (1, 14.0))]
+    found = table.report(records)
+    assert (
+        "| 50 | prefix | 2 | 30,720 (0.433 %) | 123 kB | 3 | 2.000 ± 0.000 | 13.0 ± 1.4 | 50.0 ± 0.0 |"
+        in found
+    )
+    assert (
+        "| 50 | **prefix minus fine-tuning** | 2 |  |  |  | +0.000 ± 0.000 | -1.5 ± 2.1 | +0.0 ± 0.0 |"
+        in found
+    )
+    assert "scored on 7 inputs" in found
+    assert "held-out rows 15" in found
+    assert "Not scored: NIST: nltk not installed" in found
+
+
+def test_runs_of_unlike_settings_are_not_averaged():
+    other = record_of("prefix", seed=1, bleu=30.0, settings={"size": 20})
+    found = table.report([record_of("prefix"), other])
+    assert found.count("| 50 | prefix | 1 |") == 2
+
+
+def test_the_papers_line_stands_below_ours_on_its_checkpoints():
+    found = table.report([record_of("prefix", study="main", base="gpt2-medium")])
+    assert "| *prefix, Li & Liang 2021, table 1* |" in found
+    assert "| 69.7 |" in found
+    assert "Li & Liang" not in table.report([record_of("prefix", study="main")])
+
+
+def test_an_empty_table_says_what_to_run():
+    assert "python -m bench.paper" in table.report([])
+
+
+def test_plots_are_drawn_for_what_was_run_and_are_the_same_bytes_again(tmp_path):
+    records = [record_of(method, rows=rows) for method in ("prefix", "fine-tuning") for rows in (50, 100)]
+    records += [record_of("base", study="main"), record_of("prefix", study="length", settings={"size": 5})]
+    told = plots.draw(records, tmp_path)
+    assert told["init"].startswith("left out")
+    drawn = sorted(path.name for path in tmp_path.glob("*.svg"))
+    assert drawn == [
+        "length-gpt2-mini-e2e-50-rows-7-inputs.svg",
+        "low-data-gpt2-mini-e2e-7-inputs.svg",
+        "main-gpt2-mini-e2e-50-rows-7-inputs.svg",
+    ]
+    first = [(tmp_path / name).read_bytes() for name in drawn]
+    plots.draw(records, tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in drawn] == first
+
+
+def test_run_returns_what_the_table_needs(host):
+    job = Job("init", "dart", "prefix-3", rows=20, start="uniform", steps=1, limit_inputs=2)
+    record, texts = run(host, job)
+    assert record["trained"] == 3 * 6 * 2 * 256
+    assert len(texts["greedy"]) == 2
+    assert table.label(record) == "random, uniform 0 to 1"
+    assert "rows" in table.report([record])
+
+
+def test_tables_are_written_between_the_marks_of_the_document():
+    document = (Path(__file__).resolve().parents[3] / "docs" / "paper.md").read_text()
+    found = table.written(document, "| a |")
+    assert "<!-- paper: tables -->\n| a |\n<!-- /paper -->" in found
+    assert table.written(found, "| b |") == table.written(document, "| b |")
+    with pytest.raises(ValueError, match="--write needs both"):
+        table.written("# No place", "| a |")
