@@ -55,15 +55,8 @@ class Run:
         for update in range(done, recipe.updates):
             loss, norm = self._update(model, makers, recipe, update)
             now = time.monotonic()
-            state.log(
-                self.folder,
-                update=update + 1,
-                tokens=(update + 1) * recipe.tokens,
-                loss=round(loss, 4),
-                norm=round(norm, 4),
-                rate=makers["matrices"].param_groups[0]["lr"],
-                seconds=round(seconds + now - began, 2),
-            )
+            rate = makers["matrices"].param_groups[0]["lr"]
+            self._note(recipe, update + 1, loss, norm, rate, seconds + now - began)
             last = update + 1 in (recipe.updates, stop_after)
             if last or now - saved > self.save_seconds:
                 saved = now
@@ -73,6 +66,19 @@ class Run:
             if update + 1 == stop_after:
                 break
         return recipe
+
+    def _note(
+        self, recipe: Recipe, update: int, loss: float, norm: float, rate: float, seconds: float
+    ) -> None:
+        state.log(
+            self.folder,
+            update=update,
+            tokens=update * recipe.tokens,
+            loss=round(loss, 4),
+            norm=round(norm, 4),
+            rate=rate,
+            seconds=round(seconds, 2),
+        )
 
     def _update(self, model: Any, makers: Any, recipe: Recipe, update: int) -> tuple[float, float]:
         loss = add_gradients(model, batch(self.stream, recipe, update), recipe.micro)

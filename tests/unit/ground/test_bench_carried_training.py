@@ -108,7 +108,8 @@ def test_a_corpus_shorter_than_an_update_is_refused():
 
 def test_gradients_made_piece_by_piece_are_those_of_transformers_own_loss(monkeypatch):
     monkeypatch.setattr(model, "PIECE", 7)
-    taken = batches.batch(np.arange(2000, dtype=np.uint16) % 300, TINY, 0)
+    stream = np.arange(2000, dtype=np.uint16) % 300
+    taken = next(one for at in range(50) if (one := batches.batch(stream, TINY, at)).first > 0)
     parts, whole = model.fresh(TINY), model.fresh(TINY)
     loss = model.add_gradients(parts, taken, parts=2)
     positions = torch.arange(taken.first, taken.first + taken.ids.shape[1]).unsqueeze(0)
@@ -210,6 +211,24 @@ def test_losses_are_those_of_the_product_for_each_source(made):
     assert found["loss"] == pytest.approx(nats / count, abs=1e-3)
     assert found["bits_per_byte"] == pytest.approx(nats / np.log(2) / size, abs=1e-3)
     assert said["by_source"]["all"]["tokens"] == said["by_position"]["0 to 255"]["tokens"]
+
+
+def test_the_command_says_what_is_wrong_with_the_corpus_and_makes_nothing(made, tmp_path, monkeypatch):
+    listing, out = made[0] / "listing.json", tmp_path / "out"
+    given = ["--corpus", str(tmp_path), "--listing", str(listing), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["carried_base", *given])
+    with pytest.raises(SystemExit, match=r"notes\.txt\.gz is not in"):
+        command.main()
+    assert not out.exists()
+
+
+def test_the_command_goes_on_from_the_carried_base_at_a_third_of_the_rate_it_began_with():
+    given = ["--corpus", "texts", "--out", "new"]
+    on = command.recipe_of(command.arguments([*given, "--minutes", "5"]))
+    none = command.recipe_of(command.arguments([*given, "--from", "none", "--updates", "7"]))
+    assert (on.start, on.updates, on.seed) == ("gpt2-mini", 0, Recipe().seed)
+    assert (none.start, none.updates) == ("none", 7)
+    assert on.matrices_rate == on.rest_rate == pytest.approx(none.rest_rate / 3)
 
 
 @pytest.fixture(scope="module")
