@@ -129,7 +129,7 @@ def test_a_crash_of_the_shared_process_counts_for_nobody_and_each_is_tried_alone
     store, jobs_of, worker, monkeypatch
 ):
     monkeypatch.setattr(attempt, "_LONGEST_BACKOFF", 0.05)
-    jobs = jobs_of("acme", 3, joint=True, wishes={"max_steps": 1500, "eval_steps": 1500})
+    jobs = jobs_of("acme", 3, joint=True, wishes={"max_steps": 500, "eval_steps": 500})
     with working(worker):
         all_underway(store, jobs)
         (process,) = training_processes()

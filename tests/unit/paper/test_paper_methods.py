@@ -15,6 +15,7 @@ from bench.paper.methods.words import Search, Words
 from prefix_engine.prefix import Prefix
 from prefix_store.hyperparameters import Hyperparameters
 from trainer_worker.evaluate import score
+from trainer_worker.pieces import at_once
 from trainer_worker.plan import resolve
 from trainer_worker.rows import Row, encode
 from trainer_worker.texts import Prompt, Writer
@@ -87,17 +88,17 @@ def test_and_is_another_when_moved_while_the_base_stays(host, rows, name):
     before = Bare(host).score(rows)
     assert abs(moved(MAKERS[name](host)).score(rows) - before) > 1e-3
     assert Bare(host).score(rows) == before
-    assert score(host.base, rows, None, 0).loss == pytest.approx(before, abs=1e-5)
+    assert at_once(score(host.base, rows, None, 0)).loss == pytest.approx(before, abs=1e-5)
 
 
 def test_the_harness_and_the_product_score_the_base_alike(host, rows):
-    assert Bare(host).score(rows) == pytest.approx(score(host.base, rows, None, 0).loss, abs=1e-5)
+    assert Bare(host).score(rows) == pytest.approx(at_once(score(host.base, rows, None, 0)).loss, abs=1e-5)
 
 
 @pytest.mark.parametrize("offset", [0, 5])
 def test_the_harness_and_the_product_score_a_prefix_alike(host, rows, offset):
     prefix = prefix_of(host, 5, offset)
-    ours = score(host.base, rows, prefix.tensor, offset).loss
+    ours = at_once(score(host.base, rows, prefix.tensor, offset)).loss
     assert ProductPrefix(host, prefix).score(rows) == pytest.approx(ours, abs=1e-5)
     assert abs(ours - Bare(host).score(rows)) > 0.1
 
@@ -124,7 +125,7 @@ def test_greedy_texts_are_those_of_the_serving_engine(host, offset):
     prefix = prefix_of(host, 5, offset)
     ours = write(ProductPrefix(host, prefix), PROMPTS, beams=1, most=10, line_breaks=True)
     prompts = [Prompt(text, ("",)) for text in PROMPTS]
-    served = written_by_the_engine(host.base, Writer(prefix, host.template), prompts, 10)
+    served = at_once(written_by_the_engine(host.base, Writer(prefix, host.template), prompts, 10))
     assert ours == [text.strip() for text in served]
 
 
