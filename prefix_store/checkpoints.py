@@ -62,9 +62,17 @@ class Sealed:
     sha256: str
 
 
-def seal(core: Core, place: Place, payload: bytes) -> Sealed:
-    """Write a file; whoever does not keep it deletes it."""
-    return Sealed(place, core.blobs.put(place, payload))
+def seal(core: Core, files: Iterable[tuple[Place, bytes]]) -> list[Sealed]:
+    """Write files, all or none; whoever does not keep them deletes them."""
+    written: list[Sealed] = []
+    try:
+        for place, payload in files:
+            written.append(Sealed(place, core.blobs.put(place, payload)))
+    except Exception:
+        for file in written:
+            core.blobs.delete(file.place)
+        raise
+    return written
 
 
 def load_state(core: Core, tenant_id: str, job_id: str) -> bytes | None:

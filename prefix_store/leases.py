@@ -131,15 +131,16 @@ class Leases:
             LeaseLost: the job is no longer this claim's; nothing was kept.
         """
         self._still(claim)
-        state = seal(self._core, self._place(claim, "state"), payload)
-        kept = None if best is None else seal(self._core, self._place(claim, "ckpt"), best.payload)
+        files = [(self._place(claim, "state"), payload)]
+        files += [] if best is None else [(self._place(claim, "ckpt"), best.payload)]
+        state, *kept = sealed = seal(self._core, files)
         try:
             with self._core.database.write() as connection:
                 lock_owners(connection, state.place.tenant_id, [state.place.owner_id])
                 job = self._require(connection, claim)
-                replace_checkpoint(connection, job, update_number, state, kept, best)
+                replace_checkpoint(connection, job, update_number, state, kept[0] if kept else None, best)
         except (LeaseLost, NotFound):
-            for written in filter(None, (state, kept)):
+            for written in sealed:
                 self._core.blobs.delete(written.place)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
         clear(self._core)

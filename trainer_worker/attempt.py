@@ -188,27 +188,34 @@ class Attempt:
                     raise LeaseLost("the store did not answer for a whole lease") from error
                 log.warning("job %s: heartbeat failed: %s", self.claim.job_id, type(error).__name__)
                 return
+            if answer != "continue":
+                raise LeaseLost(answer)
             self._beaten = time.monotonic()
             if self._progress is told:
                 self._progress = None
-        if answer != "continue":
-            raise LeaseLost(answer)
 
     def keep(self) -> None:
         """Beat, on another thread than the session's, which finds in `check` what came of it."""
         try:
             self.beat()
         except Exception as error:  # noqa: BLE001 - see check
-            self._ended = error
+            self._ended = error.with_traceback(None)
+
+    @property
+    def kept_at(self) -> float:
+        """When its lease was last prolonged, on the monotonic clock."""
+        return self._beaten
 
     def check(self) -> None:
         """Raise what a beat found.
 
         Raises:
-            LeaseLost: the job is no longer ours.
+            LeaseLost: the job is no longer ours, or no beat has come back for so long that it may not be.
         """
         if self._ended is not None:
             raise self._ended
+        if time.monotonic() > self._beaten + self._lease:
+            raise LeaseLost("the store did not answer for a whole lease")
 
     def settle(self, end: Frame) -> None:
         """Make the end of the run the end of the job.

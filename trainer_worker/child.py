@@ -64,10 +64,10 @@ class PipeReport:
 
     def stopping(self) -> bool:
         """See `Report`."""
-        return self._stop.is_set() or self._dropped.is_set()
+        return self._stop.is_set()
 
     def drop(self) -> None:
-        """Make `stopping` true, and tell nothing any more."""
+        """Tell nothing any more."""
         self._dropped.set()
 
     def send(self, frame: Frame) -> None:

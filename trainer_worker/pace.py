@@ -6,7 +6,7 @@ shared in any case. So between two steps the training process rests, in proporti
 
 import threading
 
-_LONGEST_REST_S = 2.0
+_LONGEST_REST_S = 60.0  # far from the silence after which a process counts as stuck
 
 
 class Pace:

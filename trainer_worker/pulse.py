@@ -12,13 +12,16 @@ from typing import Self
 from trainer_worker.attempt import Attempt
 
 _LOOK_SECONDS = 0.2
+_END_SECONDS = 10.0  # a store that hangs must not hold up the end; what it answers then is nobody's any more
 
 
 class Pulse:
-    """Beats for whoever is seated, from the block's beginning to its end."""
+    """Beats for whoever is seated, from the block's beginning to its end; `glance` is done every time before."""
 
-    def __init__(self, seated: Callable[[], Iterable[Attempt]]) -> None:
-        self._seated = seated
+    def __init__(
+        self, seated: Callable[[], Iterable[Attempt]], glance: Callable[[], None] = lambda: None
+    ) -> None:
+        self._seated, self._glance = seated, glance
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
@@ -30,9 +33,10 @@ class Pulse:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(_END_SECONDS)
 
     def _beat(self) -> None:
         while not self._over.wait(_LOOK_SECONDS):
+            self._glance()
             for attempt in self._seated():
                 attempt.keep()

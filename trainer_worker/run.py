@@ -27,8 +27,8 @@ from trainer_worker.updates import Learner, Updated
 LOOK_TOKENS = 8192  # of held-out rows that a look during training takes, about
 _TOLD = 40  # events with the training loss, over the whole run
 
-# Gives out a learner whenever it is to be moved, and wants what the update saw then; gives out None wherever others
-# may go first; returns something at last.
+# Gives out a learner whenever it is to be moved, and wants what the update saw then, or None before that; gives out
+# None wherever others may go first; returns something at last.
 Result = TypeVar("Result")
 Steps = Generator[Learner | None, Updated | Refused | None, Result]
 
@@ -77,8 +77,11 @@ class Run:
         """
         while not (yield from self._over()):
             self._save_if_due()
-            self._obey()
-            self._took((yield self._learner))
+            seen: Updated | Refused | None = None
+            while seen is None:  # not moved, but asked whether it is to stop
+                self._obey()
+                seen = yield self._learner
+            self._took(seen)
 
     def finish(self) -> Steps[Score]:
         """The best prefix on all held-out rows.
@@ -140,11 +143,13 @@ class Run:
         offset = self._learner.plan.position_offset
         found = yield from self.score(prefix, self._sample, offset)
         self._learner.require_finite(found.loss)
-        state.looked_at, state.last_loss = done, found.loss
+        first = found
+        if done == 0 and len(self._sample) < len(self._held_out):
+            first = yield from self.score(prefix, self._held_out, offset)
+        # Here, behind the last pause: a run that is cut in it looks again.
         if done == 0:
-            whole = len(self._sample) == len(self._held_out)
-            first = found if whole else (yield from self.score(prefix, self._held_out, offset))
             state.first_loss = first.loss
+        state.looked_at, state.last_loss = done, found.loss
         if state.best_loss is None or found.loss < state.best_loss:
             state.best_loss, state.best_update, state.stale = found.loss, done, 0
             self.best = prefix
@@ -156,11 +161,9 @@ class Run:
         if self._report.stopping():
             raise Stopped
 
-    def _took(self, seen: Updated | Refused | None) -> None:
+    def _took(self, seen: Updated | Refused) -> None:
         if isinstance(seen, Refused):
             raise seen
-        if seen is None:
-            raise TypeError("a learner that was given out must be moved")
         state = self.state
         loss, accuracy, count = state.window
         state.window = (loss + seen.loss, accuracy + seen.accuracy, count + 1)

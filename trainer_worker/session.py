@@ -42,15 +42,17 @@ class Session:
     ) -> None:
         self._store, self._settings, self._worker, self._stopping = store, settings, worker, stopping
         self._seats: dict[str, Attempt] = {}
-        self._leaving: dict[str, tuple[float, Callable[[], None]]] = {}  # since when; what is done then
+        self._leaving: dict[
+            str, tuple[float, Callable[[], None]]
+        ] = {}  # when its lease was last kept; what is done then
         self._joint = self._full = False
         self._looked = self._glanced = time.monotonic()
-        self._share = 1.0
+        self._share = self._wanted = 1.0
         self._stop_by: float | None = None
         self._stopped = False
         # A leaving job's lease is no longer kept, and an erasure waits for its end at most: by then the process has
-        # let go of the job or is gone. The loss is noticed a third of a lease after the last beat, or sooner.
-        self._leave_seconds = store.settings.lease_seconds / 2
+        # let go of the job or is gone.
+        self._leave_seconds = 5 / 6 * store.settings.lease_seconds
 
     def run(self, claim: Claim) -> None:
         """Train a job, with others if it may be, until none is left."""
@@ -64,7 +66,7 @@ class Session:
             return
         self._seats[attempt.claim.job_id] = attempt
         try:
-            with Pulse(lambda: list(self._seats.values())), Child(frames) as child:
+            with Pulse(lambda: list(self._seats.values()), self._glance), Child(frames) as child:
                 del frames
                 log.info("training in %d%s", child.pid, ", jobs may join" if self._joint else "")
                 self._listen(child)
@@ -137,7 +139,7 @@ class Session:
     def _leave(self, child: Child, attempt: Attempt, then: Callable[[], None]) -> None:
         job_id = attempt.claim.job_id
         self._seats.pop(job_id, None)
-        self._leaving[job_id] = (time.monotonic(), then)
+        self._leaving[job_id] = (attempt.kept_at, then)
         if self._joint:
             child.drop(job_id)
 
@@ -164,19 +166,20 @@ class Session:
         return time.monotonic() > self._stop_by
 
     def _let_by(self, child: Child) -> None:
-        """Have the process go slower while a service on this machine generates, and no longer."""
+        if self._wanted != self._share:
+            self._share = self._wanted
+            child.go_at(self._share)
+
+    def _glance(self) -> None:
+        """Find out, on the pulse's thread, whether a service on this machine generates: the process is to let it by."""
         now, asked = time.monotonic(), self._settings.worker_share_beside_texts
         if asked == 1.0 or now < self._glanced + _GLANCE_SECONDS:
             return
         self._glanced = now
         try:
-            share = asked if self._store.feed.generating() else 1.0
+            self._wanted = asked if self._store.feed.generating() else 1.0
         except Exception as error:  # noqa: BLE001 - the next look may fare better
             log.warning("looking for texts failed: %s", type(error).__name__)
-            return
-        if share != self._share:
-            self._share = share
-            child.go_at(share)
 
     def _fill(self, child: Child) -> None:
         """Take one more job in, if there is one and room for it."""

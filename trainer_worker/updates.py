@@ -14,6 +14,7 @@ from prefix_engine.base import Base
 from prefix_engine.packed import Text, token_losses
 from trainer_worker.batches import Batches
 from trainer_worker.parametrization import Parametrization
+from trainer_worker.pieces import Pieces
 from trainer_worker.plan import Plan
 from trainer_worker.refusal import Refused
 from trainer_worker.rows import Encoded
@@ -70,11 +71,11 @@ class Learner:
             )
 
 
-def update(base: Base, learners: Sequence[Learner]) -> list[Updated | Refused]:
+def update(base: Base, learners: Sequence[Learner]) -> Pieces[list[Updated | Refused]]:
     """Move every learner by one update; those whose loss or gradient is not finite are refused, and not moved.
 
     Rows go through the base in pieces of `PIECE_TOKENS`, whose gradients add up to those of the whole: long
-    rows cost time, not memory.
+    rows cost time, not memory. It pauses between them, and no learner is moved before the last.
     """
     prefixes = [learner.form.prefix() for learner in learners]
     leaves = [prefix.detach().requires_grad_() for prefix in prefixes]
@@ -86,7 +87,9 @@ def update(base: Base, learners: Sequence[Learner]) -> list[Updated | Refused]:
         for place, batch in enumerate(batches)
         for row in batch
     ]
-    for piece in _pieces(texts):
+    for number, piece in enumerate(_pieces(texts)):
+        if number:
+            yield
         found = token_losses(base, [text for _, text in piece], leaves)
         owner = torch.tensor([place for place, _ in piece], device=base.device)[found.text]
         total = found.losses.new_zeros(())

@@ -10,6 +10,7 @@ from bench.contestants import peak
 from prefix_engine import load_base
 from trainer_worker.initial import random_values
 from trainer_worker.parametrization import Direct, Mlp
+from trainer_worker.pieces import at_once
 from trainer_worker.plan import Plan
 from trainer_worker.rows import Encoded
 from trainer_worker.updates import Learner, update
@@ -40,7 +41,7 @@ class Own:
         peak.reset()
         watch = Stopwatch()
         passes = [self._learners] if together else [[learner] for learner in self._learners]
-        seen = [found for learners in passes for found in update(self._base, learners)]
+        seen = [found for learners in passes for found in at_once(update(self._base, learners))]
         return {
             "seconds": watch(),
             "memory": peak.highest() - self._before,

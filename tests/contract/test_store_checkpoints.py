@@ -376,3 +376,17 @@ def test_a_job_that_ends_from_every_side_at_once_is_told_of_once(store, tenant):
         store.jobs.cancelled(claim)
         assert store.erasure.resume() == 0
         assert files_on_disk(store) == {own.place}
+
+
+def test_a_checkpoint_of_which_half_was_written_leaves_no_file(store, claim, monkeypatch):
+    before, put = files_on_disk(store), store._core.blobs.put
+
+    def full(place, payload):
+        if place.object_id.startswith("ckpt-"):
+            raise OSError(28, "No space left on device")
+        return put(place, payload)
+
+    monkeypatch.setattr(store._core.blobs, "put", full)
+    with pytest.raises(OSError, match="No space"):
+        store.jobs.save_checkpoint(claim, 5, b"state", best(b"one", step=4))
+    assert files_on_disk(store) == before

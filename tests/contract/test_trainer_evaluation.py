@@ -90,12 +90,12 @@ def test_result_files_go_with_their_owner(store, tenant, alice, queue, trained):
             store.datasets.get(tenant, file_id)
 
 
-def test_a_job_of_a_tenant_that_allows_joint_training_is_evaluated_alone(store, folder):
+def test_a_job_of_a_tenant_that_allows_joint_training_may_be_evaluated_beside_others(store, folder):
     scope = store.keys.verify(store.tenants.create(Admin(), "joined", joint_training=True)[1])
     user = store.owners.create_user(scope, "bob")
     file = upload(store, scope, user, dataset())
     store.jobs.create(scope, user, "voice", [file.id], evaluation=QUICK)
-    assert not store.jobs.claim("worker", "first").joint
+    assert store.jobs.claim("worker", "first").joint
 
 
 def poisoned(data):

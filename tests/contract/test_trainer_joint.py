@@ -157,7 +157,9 @@ def test_a_job_that_cannot_be_trained_ends_without_its_neighbours(store, jobs_of
 
 
 @pytest.mark.parametrize("settings", [8.0], indirect=True)
-def test_a_process_that_does_not_let_go_is_ended_within_half_a_lease(store, jobs_of, worker, monkeypatch):
+def test_a_process_that_does_not_let_go_is_ended_before_the_lease_is_over(
+    store, jobs_of, worker, monkeypatch
+):
     monkeypatch.setattr(attempt, "_LONGEST_BACKOFF", 0.05)
     jobs = jobs_of("acme", 2, joint=True, wishes=LONG)
     with working(worker):

@@ -308,9 +308,9 @@ def test_learners_side_by_side_move_as_each_alone():
     made = [(1, "mlp"), (2, "direct"), (3, "direct")]
     together, alone = ([learner(*what) for what in made] for _ in range(2))
     for _ in range(3):
-        joint = updates.update(BASE, together)
+        joint = at_once(updates.update(BASE, together))
         for mine, theirs in zip(alone, joint, strict=True):
-            (own,) = updates.update(BASE, [mine])
+            (own,) = at_once(updates.update(BASE, [mine]))
             assert own.loss == pytest.approx(theirs.loss, abs=1e-5)
             assert (own.tokens, own.accuracy) == (theirs.tokens, pytest.approx(theirs.accuracy))
     for mine, theirs in zip(alone, together, strict=True):

@@ -13,6 +13,7 @@ from trainer_making import Recorder, dataset, order, train
 
 from prefix_engine.testing import tiny_base
 from trainer_worker import together as together_module
+from trainer_worker import updates as updates_module
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Stopped
 from trainer_worker.together import Together
@@ -43,7 +44,7 @@ def run_together(orders, joins=None, after_step=lambda together, step, jobs: Non
         ends |= together.step()
         after_step(together, step, jobs)
         step += 1
-        assert step < 500
+        assert step < 5000
     return ends
 
 
@@ -170,13 +171,68 @@ def test_jobs_that_fill_a_pass_are_moved_one_after_another(most, monkeypatch):
 
     monkeypatch.setattr(together_module, "PASS_TOKENS", most)
     monkeypatch.setattr(together_module, "update", counted)
-    orders = [order(dataset(seed=number), seed=number) for number in range(4)]
+    orders = [order(dataset(seed=number), seed=number, wishes={"eval_steps": 12}) for number in range(4)]
     ends = run_together(orders)
     for number, asked in enumerate(orders):
         close(ends[str(number)], train(BASE, asked))
     shared = [tokens for tokens in passes if len(tokens) > 1]
     assert bool(shared) == (most > 1)
     assert all(sum(tokens) <= most for tokens in shared)
+
+
+def test_large_batches_take_no_more_of_the_time_than_small_ones(monkeypatch):
+    """By tokens: while the large one has its third update, the small ones have had dozens."""
+    monkeypatch.setattr(together_module, "PASS_TOKENS", 100)
+    reports = [Recorder() for _ in range(3)]
+    wishes = [{"batch_size": size, "max_steps": 60, "eval_steps": 60} for size in (30, 1, 1)]
+    orders = [order(dataset(seed=n), seed=n, wishes=asked) for n, asked in enumerate(wishes)]
+    seen = []
+
+    def watch(together, step, jobs):
+        if len(reports[0].updates) == 3 and not seen:
+            seen.extend(len(report.updates) for report in reports[1:])
+
+    run_together(orders, after_step=watch, reports=reports)
+    assert min(seen) >= 24
+
+
+def test_a_drop_in_the_middle_of_an_update_moves_nobody_twice(monkeypatch):
+    monkeypatch.setattr(updates_module, "PIECE_TOKENS", 40)
+    orders = [order(dataset(seed=number), seed=number) for number in range(3)]
+    dropped = []
+
+    def drop(together, step, jobs):
+        if not dropped and together._moving is not None and "1" in together._moving[0] and step > 10:
+            assert len(together._moving[0]) > 1
+            together.drop("1")
+            dropped.append(step)
+
+    ends = run_together(orders, after_step=drop)
+    assert dropped
+    assert ends.keys() == {"0", "2"}
+    for number in (0, 2):
+        close(ends[str(number)], train(BASE, orders[number]))
+
+
+def test_who_waits_to_be_moved_stops_without_it(monkeypatch):
+    monkeypatch.setattr(together_module, "PASS_TOKENS", 1)
+    monkeypatch.setattr(updates_module, "PIECE_TOKENS", 40)
+    stop = []
+    reports = [Recorder(), Recorder(lambda recorder: bool(stop))]
+    state = {}
+
+    def watch(together, step, jobs):
+        moving = [] if together._moving is None else together._moving[0]
+        if not stop and reports[1].updates and moving == ["0"] and "1" in together._waiting:
+            stop.append(step)
+            state["updates"] = len(reports[1].updates)
+        elif stop and step == stop[0] + 1:
+            assert "1" not in together._jobs
+
+    ends = run_together([order(dataset(seed=n), seed=n) for n in range(2)], after_step=watch, reports=reports)
+    assert isinstance(ends["1"], Stopped)
+    assert reports[1].checkpoints[-1][0] == state["updates"]
+    close(ends["0"], train(BASE, order(dataset(seed=0), seed=0)))
 
 
 def test_an_error_in_one_job_is_that_jobs_end():
@@ -208,7 +264,7 @@ def test_no_job_outlives_its_end_in_that_of_another(how):
     ends = {}
     gc.disable()
     try:
-        for step in range(12):
+        for step in range(60):
             if how == "diverged" and step == 3:
                 with torch.no_grad():
                     form.parameters["prefix"].fill_(float("nan"))
