@@ -28,7 +28,7 @@ serve: $(STAMP) ## service and worker until Ctrl-C, on $$PREFIX_DATA_DIR or ./pr
 	@$(BIN)/prefixserve serve --with-worker
 
 test: $(STAMP) ## every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## style, types, import rules, unused dependencies and code
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from trainer_worker.parametrization import Direct, Mlp
 from trainer_worker.pieces import at_once
 from trainer_worker.plan import Plan
 from trainer_worker.rows import Encoded
+from trainer_worker.together import PASS_TOKENS
 from trainer_worker.updates import Learner, update
 
 POSITIONS = 10
@@ -28,7 +29,7 @@ class Own:
         self._shape: tuple[Any, ...] = ()
 
     def train(self, jobs: int, rows: int, tokens: int, form: str, *, together: bool) -> dict[str, Any]:
-        """One update of each of `jobs` jobs of `rows` rows of `tokens` tokens, in one pass or one after another.
+        """One update of each of `jobs` jobs of `rows` rows of `tokens` tokens, in passes as the worker's or one by one.
 
         Returns:
             Seconds, the highest memory meanwhile above what was there before the learners, and the losses.
@@ -40,13 +41,18 @@ class Own:
             self._shape = (jobs, rows, tokens, form)
         peak.reset()
         watch = Stopwatch()
-        passes = [self._learners] if together else [[learner] for learner in self._learners]
+        passes = self._passes() if together else [[learner] for learner in self._learners]
         seen = [found for learners in passes for found in at_once(update(self._base, learners))]
         return {
             "seconds": watch(),
             "memory": peak.highest() - self._before,
             "losses": [found.loss for found in seen],  # type: ignore[union-attr] # random rows do not diverge
         }
+
+    def _passes(self) -> list[list[Learner]]:
+        """As many jobs in a pass as the worker takes together (`trainer_worker.together`)."""
+        each = max(1, PASS_TOKENS // self._learners[0].next_tokens())
+        return [self._learners[i : i + each] for i in range(0, len(self._learners), each)]
 
     def _learner(self, rows: int, tokens: int, form: str, seed: int) -> Learner:
         config, draw = self._base.config, random.Random(seed)

@@ -100,7 +100,7 @@ PARTS = [
     ("bench", "contest,mixing"),
     ("bench", "steps,streams,memory"),
     ("bench.service", "sweep,fair"),
-    ("bench.service", "cold,registry"),
+    ("bench.service", "cold,beside,registry"),
     ("bench.training", ""),
 ]
 

@@ -82,14 +82,14 @@ def test_who_turns_the_engine_gets_what_a_started_one_gives(engine):
     sinks = [ask(one, prompt, 9, prefix_id="bb-5")[0] for prompt in prompts]
     left, steps = ask(one, max_tokens=LONG, prefix_id="a-5")[0], 0
     assert all(sink.events == [] for sink in (*sinks, left))
-    while not all(isinstance(sink.last, Finished) for sink in sinks):
+    while not all(sink.ended for sink in sinks):
         steps += one.turn()
     assert steps >= 3 * 9  # twelve texts of nine tokens in four rows
     for sink, twin in zip(sinks, expected, strict=True):
         twin.wait()
         assert sink.tokens == twin.tokens
     one.close()
-    assert left.last.code == "engine_stopped"
+    assert left.wait().code == "engine_stopped"
 
 
 def test_the_prefix_changes_the_text(engine):
