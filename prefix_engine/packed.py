@@ -124,7 +124,6 @@ class PackedAttention:
 
     def _mixed(self, group: _Group, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         q, k, v = (_rows(group, tensor) for tensor in (query, key, value))
-        q = q.contiguous()  # a view would keep all of qkv until the way back
         if group.prefix is not None:
             stack = self._stacks[group.m][layer]  # [2, prefixes, heads, m, head_dim]
             one = stack.shape[1] == 1
