@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.process import BUILD
 from bench.table import Row
+from bench.whole import whole
 
 ENGINE = ("contest", "mixing", "steps", "streams", "memory")
 SERVICE = ("sweep", "fair", "cold", "beside", "registry")
@@ -52,9 +53,8 @@ def keep(place: Path, name: str, rows: list[Row], raw: dict[str, Any], seconds: 
     """Write a section's file, whole or not at all; the lines of its rows."""
     lines = [row.markdown() for row in rows]
     found = {"rows": lines, "seconds": seconds, "machine": machine(), "raw": raw}
-    making = place / f"{name}.json.{os.getpid()}"
-    making.write_text(json.dumps(found, indent=1))
-    making.replace(place / f"{name}.json")
+    with whole(place / f"{name}.json") as making:
+        making.write_text(json.dumps(found, indent=1))
     return lines
 
 

@@ -5,7 +5,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from bench.service_run import PATIENT_S, ServiceRun
@@ -33,7 +33,7 @@ def beside(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
     for name, share in _WORKERS.items():
         more = {"worker_share_beside_texts": share} if share else {}
         with (
-            _store(run) as store,
+            closing(open_store(StoreSettings(data_dir=run.folder))) as store,
             Running(run.folder, run.base_model, deadline_seconds=PATIENT_S, **more) as service,
         ):
             service.start_worker()
@@ -54,15 +54,6 @@ def _row(name: str, found: dict[str, Any]) -> Row:
         f"{updates['alone']:.2f} updates/s without streams",
         ratio,
     )
-
-
-@contextmanager
-def _store(run: ServiceRun) -> Iterator[Store]:
-    store = open_store(StoreSettings(data_dir=run.folder))
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _compared(

@@ -93,6 +93,12 @@ class Base:
         return replace(self, weights=replace(self.weights, layers=()))
 
 
+def checkpoint_of(name: str) -> str:
+    """Where transformers finds a base: the folder of a carried one, else the name, a folder or one of the hub."""
+    carried = CARRIED / name
+    return str(carried) if (carried / "config.json").is_file() else name
+
+
 def load_base(name: str = DEFAULT_BASE, device: str | None = None) -> Base:
     """Load a base by the name of a carried one, a folder, or a name on the model hub.
 
@@ -108,8 +114,7 @@ def load_base(name: str = DEFAULT_BASE, device: str | None = None) -> Base:
 
     disable_progress_bar()
 
-    carried = CARRIED / name
-    place = str(carried) if (carried / "config.json").is_file() else name
+    place = checkpoint_of(name)
     try:
         model = GPT2LMHeadModel.from_pretrained(place, use_safetensors=True, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)

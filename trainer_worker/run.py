@@ -33,6 +33,12 @@ Result = TypeVar("Result")
 Steps = Generator[Learner | None, Updated | Refused | None, Result]
 
 
+def looked_at(held_out: Sequence[Encoded]) -> Sequence[Encoded]:
+    """The even sample of held-out rows that a look takes."""
+    tokens = sum(len(row.tokens) for row in held_out)
+    return held_out[:: math.ceil(tokens / LOOK_TOKENS)]
+
+
 class Run:
     """One learner on its way; `best` is the prefix with the lowest loss seen so far."""
 
@@ -48,8 +54,7 @@ class Run:
     ) -> None:
         self._base, self._learner, self._report = base, learner, report
         self._held_out = held_out
-        tokens = sum(len(row.tokens) for row in held_out)
-        self._sample = held_out[:: math.ceil(tokens / LOOK_TOKENS)]
+        self._sample = looked_at(held_out)
         self._checkpoint_seconds = checkpoint_seconds
         self._tell_every = max(1, learner.plan.updates // _TOLD)
         self._began = self._saved = time.monotonic()

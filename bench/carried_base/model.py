@@ -13,14 +13,8 @@ from bench.carried_base.batches import Batch
 from bench.carried_base.muon import Muon
 from bench.carried_base.recipe import Recipe
 from bench.carried_base.tokens import END_ID
-from prefix_engine.base import CARRIED
 
 PIECE = 2048  # tokens whose logits are held at once
-
-
-def place_of(name: str) -> Path:
-    """The folder of a base by the name of a carried one, or of a folder itself."""
-    return CARRIED / name if (CARRIED / name / "config.json").is_file() else Path(name)
 
 
 def load(place: Path) -> Any:

@@ -5,7 +5,6 @@ replaces both or neither. Nothing is pickled.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from bench.whole import whole
 
 STATE = "training.safetensors"
 LOG = "log.jsonl"
@@ -32,9 +33,8 @@ class Progress:
 
 def save(folder: Path, progress: Progress, model: Any, optimisers: dict[str, torch.optim.Optimizer]) -> None:
     """Keep weights, optimisers and progress: whole or not at all."""
-    making = folder / f"{STATE}.{os.getpid()}"
-    save_file(_tensors(model, optimisers), making, {"progress": json.dumps(asdict(progress))})
-    making.replace(folder / STATE)
+    with whole(folder / STATE) as making:
+        save_file(_tensors(model, optimisers), making, {"progress": json.dumps(asdict(progress))})
 
 
 def read(folder: Path) -> Progress | None:
@@ -74,9 +74,8 @@ def cut_log(folder: Path, update: int) -> None:
     if not (folder / LOG).exists():
         return
     kept = [entry for entry in read_log(folder) if entry.get("update", 0) <= update]
-    making = folder / f"{LOG}.{os.getpid()}"
-    making.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-    making.replace(folder / LOG)
+    with whole(folder / LOG) as making:
+        making.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 
 def _tensors(model: Any, optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ text; the cache has ids alone.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +19,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bench.carried_base.corpus import Corpus, documents
+from bench.whole import whole
 
 END = "<|endoftext|>"
 END_ID = 0
@@ -74,9 +74,8 @@ def encode(folder: Path, corpus: Corpus, tokenizer: Tokenizer, cache: Path) -> E
     path = cache / f"tokens-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.safetensors"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        making = path.with_suffix(f".{os.getpid()}")
-        save_file(_arrays(folder, corpus, tokenizer), making)
-        making.replace(path)  # whole or not at all
+        with whole(path) as making:
+            save_file(_arrays(folder, corpus, tokenizer), making)
     with safe_open(path, "numpy") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     return Encoded(**held | {"held_out": held["held_out"].astype(np.bool_)})

@@ -13,7 +13,7 @@ from bench.paper.methods.method import Method
 from trainer_worker.batches import Batches
 from trainer_worker.plan import Plan
 from trainer_worker.rows import Encoded
-from trainer_worker.run import LOOK_TOKENS
+from trainer_worker.run import looked_at
 
 
 class Diverged(Exception):
@@ -58,9 +58,3 @@ def fit(method: Method, rows: Sequence[Encoded], held_out: Sequence[Encoded], pl
         done += 1
     method.restore(best)
     return Fitted(done, best_update, curve, time.monotonic() - began)
-
-
-def looked_at(held_out: Sequence[Encoded]) -> Sequence[Encoded]:
-    """The even sample of held-out rows that a look takes; the product's rule."""
-    tokens = sum(len(row.tokens) for row in held_out)
-    return held_out[:: math.ceil(tokens / LOOK_TOKENS)]

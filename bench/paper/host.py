@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
 from transformers.utils.logging import disable_progress_bar
 
-from prefix_engine.base import CARRIED, Base, from_transformers
+from prefix_engine.base import Base, checkpoint_of, from_transformers
 from prefix_engine.template import Template
 
 
@@ -59,8 +59,7 @@ def open_host(name: str, device: str | None = None) -> Host:
         BaseError: it is not a GPT-2 as the product serves it.
     """
     disable_progress_bar()
-    carried = CARRIED / name
-    place = str(carried) if (carried / "config.json").is_file() else name
+    place = checkpoint_of(name)
     model = GPT2LMHeadModel.from_pretrained(place, use_safetensors=True, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
     base = from_transformers(name.rstrip("/").rsplit("/", 1)[-1], model, tokenizer, device)

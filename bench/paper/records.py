@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.process import BUILD
+from bench.whole import whole
 
 PLACE = BUILD / "paper"
 Record = dict[str, Any]
@@ -47,10 +48,8 @@ class Records:
 
     def add(self, record: Record, texts: dict[str, Sequence[str]]) -> None:
         """Keep a model's result, its texts first: what is in the results is whole."""
-        path = self.texts_path(record["key"])
-        making = path.with_suffix(f".{os.getpid()}")
-        making.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")
-        making.replace(path)
+        with whole(self.texts_path(record["key"])) as making:
+            making.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")
         self._append(record)
 
     def replace(self, record: Record) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from bench.paper import decoding, metrics, slots
@@ -108,13 +108,9 @@ def trained(host: Host, task: Task, job: Job, settings: Settings) -> tuple[Metho
 def wishes_of(job: Job, settings: Settings, task: Task) -> Hyperparameters:
     """The settings as a job of the product."""
     words = {"init_text": job.words or task.words} if job.start == "words" else {}
-    return Hyperparameters(
-        n_epochs=None if job.steps else settings.epochs,
-        batch_size=settings.batch,
-        learning_rate=settings.rate,
+    return replace(
+        _shared(job, settings),
         prefix_length=settings.size,
-        max_steps=job.steps,
-        warmup_steps=settings.warmup,
         parametrization=settings.form,
         init="random" if job.start == "random" else None,
         text_start=settings.text_start,
@@ -124,15 +120,21 @@ def wishes_of(job: Job, settings: Settings, task: Task) -> Hyperparameters:
 
 def plan_of(job: Job, settings: Settings, rows: Sequence[Encoded]) -> Plan:
     """The plan of any other method, by the product's own rules: the same updates, batches, warm-up and looks."""
-    wishes = Hyperparameters(
+    tokens = sum(len(row.tokens) for row in rows)
+    return resolve(
+        _shared(job, settings), m=1, position_offset=0, rows=len(rows), tokens=tokens, seed=job.seed
+    )
+
+
+def _shared(job: Job, settings: Settings) -> Hyperparameters:
+    """What every method is asked alike."""
+    return Hyperparameters(
         n_epochs=None if job.steps else settings.epochs,
         batch_size=settings.batch,
         learning_rate=settings.rate or None,
         max_steps=job.steps,
         warmup_steps=settings.warmup,
     )
-    tokens = sum(len(row.tokens) for row in rows)
-    return resolve(wishes, m=1, position_offset=0, rows=len(rows), tokens=tokens, seed=job.seed)
 
 
 def _moved(host: Host, settings: Settings, kept: int) -> int:

@@ -174,14 +174,8 @@ def test_a_process_that_does_not_let_go_is_ended_before_the_lease_is_over(
         underway(store, scope, left)
 
 
-def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_process_that_is_stuck(store, jobs_of, folder):
-    settings = WorkerSettings(
-        base_model=folder,
-        worker_threads=1,
-        worker_poll_seconds=0.05,
-        worker_joint_jobs=4,
-        worker_stop_seconds=0.5,
-    )
+def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_process_that_is_stuck(store, jobs_of, worker):
+    settings = worker._settings.model_copy(update={"worker_stop_seconds": 0.5})
     jobs = jobs_of("acme", 2, joint=True, wishes=LONG)
     with working(Worker(store, settings, threading.Event())):
         all_underway(store, jobs)
