@@ -7,8 +7,9 @@
 #include "queries.h"
 #include "threads.h"
 
-#define MOST 128   /* tokens of one task */
-#define TOGETHER 4 /* heads of one piece of work at most */
+#define MOST 128    /* tokens of one task */
+#define TOGETHER 16 /* heads of one piece of work at most */
+#define FETCH 4096  /* bytes that are fetched before they are read */
 
 typedef struct {
     const float *qkv; /* [n, 3, heads, head_dim] */
@@ -46,37 +47,41 @@ static void find(const Step *step, long head, const int64_t *table, long at, lon
     for (; j < BLOCK; j++) rows[j] = rows[j - 1];
 }
 
-/* What is read next: `length` positions of the pages at `table`, nothing if that is 0. */
-typedef struct {
-    const int64_t *table;
-    long length, head;
-} Then;
-
-/* `length` positions of the pages at `table`; limits[i] of them for query i, all of them if limits is 0. */
-static void absorb(const Step *step, Mix *mixes, const float *queries, int count, long head, const int64_t *table,
-                   long length, const long *limits, Then then, long dim, long wide, int bf16)
+/* One query of each of `many` heads over the first `length` positions at `table`. Page by page, the keys of all
+   heads and then their values, as they lie in memory: read head by head it comes at half the speed, since no
+   prefetcher follows. */
+static void read_runs(const Step *step, Mix *const *mixes, const float *const *queries, long head, long many,
+                      const int64_t *table, long length)
 {
-    long size = dim * (bf16 ? 2 : 4), places[2][BLOCK], *rows = places[0], *next = places[1];
+    long dim = step->head_dim, bf16 = step->bf16, size = dim * (bf16 ? 2 : 4), pitch = step->page * size;
+    long ahead = (FETCH + pitch - 1) / pitch < many ? (FETCH + pitch - 1) / pitch : many;
+    float scores[TOGETHER][RUN];
+    for (long at = 0, count; at < length; at += count) {
+        long within = at % step->page, rest = step->page - within < RUN ? step->page - within : RUN;
+        count = length - at < rest ? length - at : rest;
+        long after = at + count < length ? at + count : at;
+        long place = (table[at / step->page] * step->stride + head) * pitch + within * size;
+        long next = (table[after / step->page] * step->stride + head) * pitch + after % step->page * size;
+        const char *k = step->keys + place, *v = step->values + place, *then = step->keys + next;
+        for (long i = 0; i < many; i++)
+            score_run(scores[i], queries[i], k + i * pitch, count,
+                      i + ahead < many ? k + (i + ahead) * pitch : v + (i + ahead - many) * pitch, dim, bf16);
+        for (long i = 0; i < many; i++)
+            take_run(mixes[i], scores[i], v + i * pitch, count,
+                     i + ahead < many ? v + (i + ahead) * pitch : then + (i + ahead - many) * pitch, dim, bf16);
+    }
+}
+
+/* One head of several queries over `length` positions at `table`; limits[i] of them for query i, all of them if
+   limits is 0. */
+static void read_blocks(const Step *step, Mix *mixes, const float *queries, int count, long head,
+                        const int64_t *table, long length, const long *limits, long wide)
+{
+    long dim = step->head_dim, bf16 = step->bf16, rows[BLOCK];
     float keys[WIDEST * BLOCK], values[WIDEST * BLOCK];
-    if (length) find(step, head, table, 0, length, size, rows);
     for (long at = 0; at < length; at += BLOCK) {
-        long many = length - at < BLOCK ? length - at : BLOCK, *last = rows;
-        if (at) {
-            rows = next;
-            next = last;
-        }
-        if (at + BLOCK < length) find(step, head, table, at + BLOCK, length, size, next);
-        else if (then.length) find(step, then.head, then.table, 0, then.length, size, next);
-        else memcpy(next, rows, sizeof places[0]);
-        if (count <= FEW && dim == wide) {
-            for (int i = 0; i < count; i++) {
-                long seen = limits ? limits[i] - at : many;
-                if (seen > 0)
-                    ask_one(mixes + i, queries + i * wide, step->keys, step->values, rows, seen < many ? seen : many,
-                              next, dim, bf16);
-            }
-            continue;
-        }
+        long many = length - at < BLOCK ? length - at : BLOCK;
+        find(step, head, table, at, length, dim * (bf16 ? 2 : 4), rows);
         turn_block(keys, values, step->keys, step->values, rows, many, dim, wide, bf16);
         for (int first = 0; first < count; first += QUERIES) {
             long counts[QUERIES], any = 0;
@@ -101,41 +106,51 @@ static void absorb(const Step *step, Mix *mixes, const float *queries, int count
     }
 }
 
-/* One head of a task; `more` if the next head follows at once. */
-static void task(const Step *step, const int64_t *what, long head, int more)
+/* Heads head..head+many-1 of a task of `count` tokens, many * count <= MOST: mixes and queries by head, then by
+   token. */
+static void task(const Step *step, const int64_t *what, long head, long many)
 {
-    long dim = step->head_dim, bf16 = step->bf16;
-    long first = what[0], m = what[3], limits[MOST];
-    int count = (int)what[1], one_text = (int)what[4];
-    long wide = (dim + VL - 1) / VL * VL;
+    long dim = step->head_dim, wide = (dim + VL - 1) / VL * VL, first = what[0], m = what[3], limits[MOST];
+    int count = (int)what[1], one_text = (int)what[4], runs = dim == wide;
     float queries[MOST * WIDEST], scale = 1.0f / sqrtf((float)dim);
     Mix mixes[MOST];
-    for (int i = 0; i < count; i++) {
-        const float *query = step->qkv + ((first + i) * 3 * step->heads + head) * dim;
-        for (long d = 0; d < dim; d++) queries[i * wide + d] = query[d] * scale;
-        mixes[i].most = -INFINITY;
-        mixes[i].total = 0.0f;
-        for (long d = 0; d < wide; d++) mixes[i].sums[d] = 0.0f;
-        limits[i] = step->tokens[(first + i) * 3 + 2];
+    for (long h = 0; h < many; h++)
+        for (int i = 0; i < count; i++) {
+            const float *query = step->qkv + ((first + i) * 3 * step->heads + head + h) * dim;
+            float *scaled = queries + (h * count + i) * wide;
+            Mix *mix = mixes + h * count + i;
+            for (long d = 0; d < dim; d++) scaled[d] = query[d] * scale;
+            mix->most = -INFINITY;
+            mix->total = 0.0f;
+            for (long d = 0; d < wide; d++) mix->sums[d] = 0.0f;
+            limits[i] = step->tokens[(first + i) * 3 + 2];
+        }
+    const int64_t *tokens = step->tokens + first * 3, *prefix = step->tables + what[2], *text = step->tables + tokens[1];
+    int few = runs && count <= FEW;
+    for (long h = 0; h < many && !few; h++) {
+        Mix *own = mixes + h * count;
+        const float *asked = queries + h * count * wide;
+        read_blocks(step, own, asked, count, head + h, prefix, m, 0, wide);
+        if (one_text) read_blocks(step, own, asked, count, head + h, text, limits[count - 1], limits, wide);
+        for (int i = 0; i < count && !one_text && !runs; i++)
+            read_blocks(step, own + i, asked + i * wide, 1, head + h, step->tables + tokens[i * 3 + 1], limits[i], 0, wide);
     }
-    const int64_t *tokens = step->tokens + first * 3, *prefix = step->tables + what[2];
-    Then text = {step->tables + tokens[1], limits[0], head}, after = {0, 0, 0};
-    if (more) {
-        Then prefix_after = {prefix, m, head + 1}, text_after = {text.table, text.length, head + 1};
-        after = m ? prefix_after : text_after;
+    for (int i = 0; i < count && runs && (few || !one_text); i++) {
+        Mix *own[TOGETHER];
+        const float *asked[TOGETHER];
+        for (long h = 0; h < many; h++) {
+            own[h] = mixes + h * count + i;
+            asked[h] = queries + (h * count + i) * wide;
+        }
+        if (few) read_runs(step, own, asked, head, many, prefix, m);
+        read_runs(step, own, asked, head, many, step->tables + tokens[i * 3 + 1], limits[i]);
     }
-    absorb(step, mixes, queries, count, head, prefix, m, 0, text, dim, wide, bf16);
-    if (one_text) absorb(step, mixes, queries, count, head, text.table, limits[count - 1], limits, after, dim, wide, bf16);
-    for (int i = 0; i < count && !one_text; i++) {
-        Then next = after;
-        if (i + 1 < count) next = (Then){step->tables + tokens[i * 3 + 4], limits[i + 1], head};
-        absorb(step, mixes + i, queries + i * wide, 1, head, step->tables + tokens[i * 3 + 1], limits[i], 0, next, dim,
-               wide, bf16);
-    }
-    for (int i = 0; i < count; i++) {
-        float *out = step->out + ((first + i) * step->heads + head) * dim;
-        for (long d = 0; d < dim; d++) out[d] = mixes[i].sums[d] / mixes[i].total;
-    }
+    for (long h = 0; h < many; h++)
+        for (int i = 0; i < count; i++) {
+            float *out = step->out + ((first + i) * step->heads + head + h) * dim;
+            const Mix *mix = mixes + h * count + i;
+            for (long d = 0; d < dim; d++) out[d] = mix->sums[d] / mix->total;
+        }
 }
 
 typedef struct {
@@ -161,16 +176,19 @@ static void mix(const void *what, long at)
     const Whole *of = what;
     long pieces = (of->step.heads + of->together - 1) / of->together, head = at % pieces * of->together;
     long last = head + of->together < of->step.heads ? head + of->together : of->step.heads;
-    for (; head < last; head++) task(&of->step, of->step.tasks + at / pieces * 5, head, head + 1 < last);
+    const int64_t *own = of->step.tasks + at / pieces * 5;
+    for (long most = MOST / own[1], many; head < last; head += many) {
+        many = last - head < most ? last - head : most;
+        task(&of->step, own, head, many);
+    }
 }
 
-/* Stores the step's n keys and values, then mixes; a piece of work is some heads of one task, of which the first
-   positions of each are fetched while the one before ends. */
+/* Stores the step's n keys and values, then mixes; a piece of work is some heads of one task. */
 void attend(const float *qkv, float *out, char *keys, char *values, long stride, long heads, long head_dim, long page,
             int bf16, const int64_t *tables, const int64_t *tokens, long n, const int64_t *tasks, long count,
             int threads)
 {
-    long most = count * heads / (threads * 8), some = most < 1 ? 1 : most > TOGETHER ? TOGETHER : most;
+    long most = count * heads / (threads * 2), some = most < 1 ? 1 : most > TOGETHER ? TOGETHER : most;
     Whole of = {{qkv, out, keys, values, stride, heads, head_dim, page, bf16, tables, tokens, tasks}, n, count, some};
     run_pieces(store, &of, n, n > 8 ? threads : 1);
     run_pieces(mix, &of, count * ((heads + some - 1) / some), threads);

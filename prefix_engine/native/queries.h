@@ -3,7 +3,8 @@
 #pragma once
 #include "vectors.h"
 
-#define BLOCK 32   /* positions taken at once */
+#define BLOCK 32   /* positions taken at once by a tile */
+#define RUN 16     /* positions taken at once by one query: side by side in memory */
 #define NB (BLOCK / VL)
 #define QUERIES 8  /* tokens of a tile that read the same positions */
 #define PAIR 4     /* of them whose sums are in registers at once */
@@ -37,21 +38,21 @@ INLINE float number(const char *row, long d, int bf16)
     return value;
 }
 
-/* Takes the scores of a block into a mix: leaves their weights in `scores`, to be summed by the caller. */
-INLINE void weigh(Mix *mix, float *scores, long dim)
+/* Takes `many` scores into a mix: leaves their weights in `scores`, to be summed by the caller. */
+INLINE void weigh(Mix *mix, float *scores, const int many, long dim)
 {
     float most = mix->most, total = 0.0f;
 #pragma omp simd reduction(max : most)
-    for (int j = 0; j < BLOCK; j++) most = scores[j] > most ? scores[j] : most;
+    for (int j = 0; j < many; j++) most = scores[j] > most ? scores[j] : most;
     if (most > mix->most) {
         float shrink = exponential(mix->most - most);
         mix->most = most;
         mix->total *= shrink;
         for (long d = 0; d < dim; d++) mix->sums[d] *= shrink;
     }
-    for (int j = 0; j < BLOCK; j++) scores[j] = exponential(scores[j] - most);
+    for (int j = 0; j < many; j++) scores[j] = exponential(scores[j] - most);
 #pragma omp simd reduction(+ : total)
-    for (int j = 0; j < BLOCK; j++) total += scores[j];
+    for (int j = 0; j < many; j++) total += scores[j];
     mix->total += total;
 }
 
@@ -83,42 +84,43 @@ INLINE void transpose(vec *rows)
 #endif
 }
 
-/* One query over the positions at `rows`, count <= BLOCK; dim is a multiple of VL. What is read after them is
-   fetched into the level-2 cache meanwhile: the first level would not hold both. */
-INLINE void one_query(Mix *mix, const float *query, const char *k, const char *v, const long *rows, long count,
-                      const long *next, const long dim, const int bf16)
+/* Scores of one query with count <= RUN keys that lie side by side, -infinity behind them; dim is a multiple of
+   VL. As much from `then` on is fetched into the level-2 cache meanwhile: the first level would not hold both. */
+INLINE void scores_of_run(float *scores, const float *query, const char *k, long count, const char *then,
+                          const long dim, const int bf16)
 {
     long size = dim * (bf16 ? 2 : 4);
-    float scores[BLOCK];
-    for (int part = 0; part < BLOCK; part += VL) {
+    for (int part = 0; part < RUN; part += VL) {
         vec sums[VL], score = {};
-        if (part >= count) {
-            *(vec *)(scores + part) = -INFINITY - (vec){};
-            continue;
-        }
 #pragma GCC unroll 16
         for (int j = 0; j < VL; j++) {
-            sums[j] = *(const vec *)query * numbers(k + rows[part + j], 0, bf16);
-            for (long d = VL; d < dim; d += VL)
-                sums[j] += *(const vec *)(query + d) * numbers(k + rows[part + j], d, bf16);
-            for (long at = 0; at < size; at += 64) __builtin_prefetch(k + next[part + j] + at, 0, 2);
+            const char *row = k + (part + j < count ? part + j : count - 1) * size;
+            sums[j] = *(const vec *)query * numbers(row, 0, bf16);
+            for (long d = VL; d < dim; d += VL) sums[j] += *(const vec *)(query + d) * numbers(row, d, bf16);
+            for (long at = 0; at < size; at += 64) __builtin_prefetch(then + (part + j) * size + at, 0, 2);
         }
         transpose(sums);
 #pragma GCC unroll 16
         for (int j = 0; j < VL; j++) score += sums[j];
         *(vec *)(scores + part) = score;
     }
-    for (long j = count; j < BLOCK; j++) scores[j] = -INFINITY;
-    weigh(mix, scores, dim);
+    for (long j = count; j < RUN; j++) scores[j] = -INFINITY;
+}
+
+/* Adds the values of a run by their weights. */
+INLINE void add_run(Mix *mix, const float *weights, const char *v, long count, const char *then, const long dim,
+                    const int bf16)
+{
+    long size = dim * (bf16 ? 2 : 4);
     for (long d = 0; d < dim; d += VL * PAIR) {
         vec sums[PAIR] = {};
         for (int i = 0; i < PAIR && d + i * VL < dim; i++) sums[i] = *(vec *)(mix->sums + d + i * VL);
         for (long j = 0; j < count; j++) {
-            vec weight = scores[j] - (vec){};
+            vec weight = weights[j] - (vec){};
             for (int i = 0; i < PAIR && d + i * VL < dim; i++)
-                sums[i] += weight * numbers(v + rows[j], d + i * VL, bf16);
+                sums[i] += weight * numbers(v + j * size, d + i * VL, bf16);
             if (!d)
-                for (long at = 0; at < size; at += 64) __builtin_prefetch(v + next[j] + at, 0, 2);
+                for (long at = 0; at < size; at += 64) __builtin_prefetch(then + j * size + at, 0, 2);
         }
         for (int i = 0; i < PAIR && d + i * VL < dim; i++) *(vec *)(mix->sums + d + i * VL) = sums[i];
     }
@@ -170,7 +172,7 @@ INLINE void some_queries(Mix *mixes, const float *queries, const long *counts, c
         for (int j = 0; j < NB; j++) *(vec *)(scores[i] + j * VL) = sums[i][j];
         if (counts[i] < BLOCK)
             for (int j = 0; j < BLOCK; j++) scores[i][j] = j < counts[i] ? scores[i][j] : -INFINITY;
-        if (counts[i]) weigh(mixes + i, scores[i], wide);
+        if (counts[i]) weigh(mixes + i, scores[i], BLOCK, wide);
         else memset(scores[i], 0, sizeof scores[i]);
     }
     for (int i = 0; i < QUERIES; i += PAIR)
@@ -192,11 +194,19 @@ INLINE void some_queries(Mix *mixes, const float *queries, const long *counts, c
     else if (dim == 64) call(64, 1);                                                                                   \
     else call(dim, bf16)
 
-static void ask_one(Mix *mix, const float *query, const char *k, const char *v, const long *rows, long count,
-                    const long *next, long dim, int bf16)
+static void score_run(float *scores, const float *query, const char *k, long count, const char *then, long dim,
+                      int bf16)
 {
-#define ASK(known_dim, known_bf16) one_query(mix, query, k, v, rows, count, next, known_dim, known_bf16)
-    FOR_EACH_KIND(ASK);
+#define SCORE(known_dim, known_bf16) scores_of_run(scores, query, k, count, then, known_dim, known_bf16)
+    FOR_EACH_KIND(SCORE);
+}
+
+static void take_run(Mix *mix, float *scores, const char *v, long count, const char *then, long dim, int bf16)
+{
+    if (dim == 64) weigh(mix, scores, RUN, 64);
+    else weigh(mix, scores, RUN, dim);
+#define ADD(known_dim, known_bf16) add_run(mix, scores, v, count, then, known_dim, known_bf16)
+    FOR_EACH_KIND(ADD);
 }
 
 static void turn_block(float *keys, float *values, const char *k, const char *v, const long *rows, long count,
