@@ -85,13 +85,17 @@ class PagedMemory:
         pages = self.prefix_pages.take(pages_for(prefix.m, self.page))
         if pages is None:
             return None
-        device = self.content.device
-        first = torch.tensor(pages, device=device).unsqueeze(1) * self.page
-        slots = (first + torch.arange(self.page, device=device)).view(-1)[: prefix.m]
-        places = self.places(slots)
-        for layer, (key, value) in enumerate(sent(prefix.tensor, device).transpose(2, 3)):
-            self.write(layer, places, key, value)
+        there = sent(prefix.tensor, self.content.device)
+        for number, page in enumerate(pages):
+            part = there[:, :, :, number * self.page : (number + 1) * self.page]
+            self.content[page, :, :, :, : part.shape[3]].copy_(part)
         return pages
+
+    def prepare(self, count: int) -> None:
+        """Make the memory of the next `count` free prefix pages be there; from any thread, changes no content."""
+        if self.content.device.type == "cpu":
+            for page in self.prefix_pages.next(count):
+                huge.populate(self.content[page])
 
     def zero(self, pages: Iterable[int]) -> None:
         """Erase the content of pages."""

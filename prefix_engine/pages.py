@@ -21,6 +21,10 @@ class PageAllocator:
         """Pages that nobody holds."""
         return len(self._free)
 
+    def next(self, count: int) -> tuple[int, ...]:
+        """The pages, at most `count`, that will be taken first; from another thread a guess."""
+        return tuple(self._free[-count:])
+
     def take(self, count: int) -> tuple[int, ...] | None:
         """Take `count` pages, or none of them if so many are not free."""
         if count > len(self._free):

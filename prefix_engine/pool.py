@@ -21,6 +21,8 @@ from prefix_engine.scheduler import Readiness
 
 log = logging.getLogger(__name__)
 
+_READY_PAGES = 8  # free pages whose memory is there before a prefix comes
+
 Loader = Callable[[str], Prefix]
 
 
@@ -217,10 +219,12 @@ class PrefixPool:
         return True
 
     def _serve(self) -> None:
+        self._memory.prepare(_READY_PAGES)
         while (prefix_id := self._orders.get()) is not None:
             start = time.monotonic()
             outcome = self._load(prefix_id)
             self._deliver(Loaded(prefix_id, outcome, time.monotonic() - start))
+            self._memory.prepare(_READY_PAGES)
 
     def _load(self, prefix_id: str) -> Prefix | LoadError:
         try:

@@ -74,7 +74,8 @@ class Prefix:
             )
         if self.tensor.dtype != torch.float32 or self.position_offset not in (0, self.m):
             raise PrefixError("format", "expected float32 and a position_offset of 0 or m")
-        if not bool(torch.isfinite(self.tensor).all()):
+        # Layer by layer: for more, torch would start threads of its own beside each thread that loads.
+        if not all(bool(torch.isfinite(layer).all()) for layer in self.tensor):
             raise PrefixError("non_finite", "the tensor holds NaN or infinity")
 
     def to_bytes(self) -> bytes:

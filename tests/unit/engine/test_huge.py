@@ -1,56 +1,33 @@
-"""Tensors in huge pages are tensors like any other."""
+"""Memory that is brought into being ahead of its use."""
 
-import gc
-from pathlib import Path
+import platform
+import resource
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from prefix_engine import huge
 
-DTYPES = [torch.float32, torch.bfloat16, torch.int8, torch.uint8]
+
+_KERNEL = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(3,), (0, 4), (5, 2, 7), (1 << 20, 3)])
-def test_memory_is_zero_of_its_shape_and_may_be_written(shape, dtype):
-    tensor = huge.zeros(shape, dtype)
-    assert (tensor.shape, tensor.dtype) == (shape, dtype)
-    assert not tensor.any()
-    tensor.fill_(1)
-    assert bool((tensor == 1).all())
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    shapes=st.lists(
-        st.tuples(st.integers(0, 300), st.integers(1, 300), st.sampled_from(DTYPES)), min_size=1, max_size=12
-    )
+@pytest.mark.skipif(
+    platform.system() != "Linux" or _KERNEL < (5, 14), reason="the system cannot bring memory into being"
 )
-def test_tensors_of_an_arena_lie_apart(shapes):
-    arena = huge.Arena()
-    tensors = [arena.zeros(rows, columns, dtype=dtype) for rows, columns, dtype in shapes]
-    for number, tensor in enumerate(tensors):
-        assert not tensor.any()
-        assert tensor.data_ptr() % 64 == 0 or not tensor.numel()
-        tensor.fill_(number + 1)
-    for number, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
-        assert (*tensor.shape, tensor.dtype) == shape
-        assert bool((tensor == number + 1).all())
+def test_populated_memory_keeps_its_content_and_faults_no_more() -> None:
+    tensor = huge.zeros((3, 1 << 18), torch.float32)
+    tensor[1, 5] = 7.0
+    for row in tensor:
+        huge.populate(row)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensor.view(-1)[::1024].add_(1.0)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert tensor[1, 5] == 7.0
+    assert faults < 100  # of 768 pages of the system that were touched
 
 
-def resident():
-    """Bytes."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines["VmRSS"].split()[0]) * 1024
-
-
-def test_memory_goes_back_with_the_last_tensor():
-    size, before = 256 << 20, resident()
-    view = huge.Arena().zeros(size // 4).fill_(1.0)[10:]
-    assert resident() > before + size * 3 // 4
-    del view
-    gc.collect()
-    assert resident() < before + size // 4
+def test_a_view_that_begins_within_a_page_is_populated() -> None:
+    tensor = huge.zeros((5000,), torch.float32)
+    huge.populate(tensor[1001:1003])
+    assert not tensor.any()
