@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
-from prefix_store.db import Database, db_now
+from prefix_store.db import SystemDatabase, db_now
 from prefix_store.errors import Tampered
 from prefix_store.rows import next_number
 from prefix_store.tables import audit, counters
@@ -35,10 +35,9 @@ def _entry(row: Row[Any]) -> AuditEntry:
 
 
 class Audit:
-    """Record, list, verify."""
+    """Record."""
 
-    def __init__(self, database: Database, pepper: bytes) -> None:
-        self._database = database
+    def __init__(self, pepper: bytes) -> None:
         self._key = hashlib.sha256(b"prefixserve audit" + pepper).digest()
 
     def record(
@@ -52,6 +51,19 @@ class Audit:
         values = {"at": at, "tenant_id": tenant_id, "key_id": key_id, "action": action}
         mac = self._mac(last or "", entry)
         connection.execute(insert(audit).values(seq=seq, object_id=object_id, mac=mac, **values))
+
+    def _mac(self, last: str, entry: AuditEntry) -> str:
+        parts = (entry.seq, repr(entry.at), entry.tenant_id, entry.key_id, entry.action, entry.object_id)
+        text = "\x1f".join([last, *map(str, parts)])
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+class AuditLog(Audit):
+    """List, verify: over all tenants, for the operator, by the role that the tables belong to."""
+
+    def __init__(self, database: SystemDatabase, pepper: bytes) -> None:
+        super().__init__(pepper)
+        self._database = database
 
     def list(self, tenant_id: str | None = None, after: int = 0, limit: int = 1000) -> Sequence[AuditEntry]:
         """Entries after a number, oldest first; for the operator."""
@@ -80,8 +92,3 @@ class Audit:
             if connection.execute(written).scalar_one() != count:
                 raise Tampered(count + 1)
         return count
-
-    def _mac(self, last: str, entry: AuditEntry) -> str:
-        parts = (entry.seq, repr(entry.at), entry.tenant_id, entry.key_id, entry.action, entry.object_id)
-        text = "\x1f".join([last, *map(str, parts)])
-        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()

@@ -3,20 +3,17 @@
 import contextlib
 import logging
 import os
-import secrets
 
 import pytest
 import structlog
+from database_making import POSTGRES, production_database
 from service_making import serving
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 structlog.configure(
     wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
     processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
 )
 
-POSTGRES = os.environ.get("PREFIX_TEST_POSTGRES_URL")
 DATABASES = [
     "sqlite",
     pytest.param(
@@ -26,23 +23,35 @@ DATABASES = [
 ]
 
 
+_OTHERS = ("PREFIX_SYSTEM_DATABASE_URL", "PREFIX_OWNER_DATABASE_URL")
+
+
 @contextlib.contextmanager
 def fresh_database(kind):
-    """None for the default SQLite file, else the URL of a fresh PostgreSQL database."""
-    if kind == "sqlite":
-        yield None
-        return
-    server = make_url(POSTGRES)
-    name = f"prefixserve_test_{secrets.token_hex(6)}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+    """None for the default SQLite file, else the URL of a fresh PostgreSQL database as the application's role.
+
+    The URLs of the system role and of the tables' owner stand in the environment meanwhile, as in production; no role
+    is a superuser.
+    """
+    with contextlib.ExitStack() as stack:
+        urls = dict.fromkeys(("application", "system", "owner"))
+        if kind != "sqlite":
+            urls = stack.enter_context(production_database(POSTGRES))
+        others = zip(_OTHERS, (urls["system"], urls["owner"]), strict=True)
+        stack.enter_context(environment({name: url for name, url in others if url}, _OTHERS))
+        yield urls["application"]
+
+
+@contextlib.contextmanager
+def environment(values, names):
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ.update(values)
     try:
-        yield server.set(database=name).render_as_string(hide_password=False)
+        yield
     finally:
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        admin.dispose()
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 @pytest.fixture(params=DATABASES)

@@ -1,0 +1,145 @@
+"""The two roles of a production database: what each is granted, and that the policies bind it.
+
+The application's role works under the policies of migration 0005. The system role looks over all tenants, and is
+granted only what looking keys up, claiming, following changes and finding unfinished erasures need, by column; it
+can read no dataset's row, no name that a user gave and nothing of what a job was asked.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+
+from prefix_store.errors import UnsafeRole
+from prefix_store.tables import api_keys, metadata
+
+_SCHEMA = ("alembic_version", "compatibility")
+_KEY = ", ".join(column.name for column in api_keys.c if column.name != "digest")
+APPLICATION: dict[str, tuple[str, ...]] = {
+    "tenants": ("SELECT", "INSERT", "UPDATE"),
+    "owners": ("SELECT", "INSERT", "UPDATE"),
+    "api_keys": (f"SELECT ({_KEY})", "INSERT", "UPDATE", "DELETE"),
+    "datasets": ("SELECT", "INSERT", "DELETE"),
+    "prefixes": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "versions": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "version_sources": ("SELECT", "INSERT", "DELETE"),
+    "jobs": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "job_sources": ("SELECT", "INSERT", "DELETE"),
+    "job_events": ("SELECT", "INSERT", "DELETE"),
+    "checkpoints": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "litter": ("SELECT", "INSERT", "DELETE"),
+    "erasures": ("SELECT", "INSERT", "UPDATE"),
+    "usage": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "idempotency": ("SELECT", "INSERT", "DELETE"),
+    "counters": ("SELECT", "UPDATE"),
+    "changes": ("INSERT",),
+    "processes": ("SELECT",),
+    "audit": ("SELECT (seq, mac)", "INSERT"),
+}
+_CLAIMED = "status, attempt, crashes, company, worker, lease_until, started_at"
+SYSTEM: dict[str, tuple[str, ...]] = {
+    "api_keys": (
+        "SELECT (id, tenant_id, owner_id, digest, grants, revoked_at, last_used_day)",
+        "UPDATE (last_used_day)",
+    ),
+    "owners": ("SELECT (tenant_id, owner_id, name, state)",),
+    "tenants": ("SELECT (id, state, joint_training)",),
+    "jobs": (
+        f"SELECT (tenant_id, owner_id, id, seq, prefix_id, run_at, {_CLAIMED})",
+        f"UPDATE ({_CLAIMED})",
+    ),
+    "job_events": ("SELECT (seq)", "INSERT"),
+    "erasures": ("SELECT (id, state, created_at)",),
+    "litter": ("SELECT (tenant_id)",),
+    "changes": ("SELECT", "DELETE"),
+    "counters": ("SELECT",),
+    "processes": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+}
+_FREE = {"counters", "processes"}  # no tenant's rows, so under no policy
+_CHECK = """
+    SELECT current_user, rolsuper OR rolbypassrls OR pg_has_role(rolname, relowner, 'MEMBER'),
+           row_security_active(pg_class.oid)
+    FROM pg_roles, pg_class WHERE rolname = current_user AND pg_class.oid = to_regclass('jobs')
+"""
+
+
+def check_role(connection: Connection) -> None:
+    """Raise UnsafeRole if the policies do not bind the role of this connection."""
+    row = connection.exec_driver_sql(_CHECK).one()
+    if row[1] or not row[2]:
+        raise UnsafeRole(
+            f"row-level security does not bind the database's role {row[0]!r}: it is a superuser, has BYPASSRLS or is"
+            " the tables' owner; name another role in PREFIX_DATABASE_URL and PREFIX_SYSTEM_DATABASE_URL"
+        )
+
+
+def grant(connection: Connection, application_url: str, system_url: str) -> None:
+    """Make the two roles if they are not there, and grant them what they need and nothing else.
+
+    As the tables' owner, within the caller's transaction; to be repeated after every migration.
+
+    Raises:
+        UnsafeRole: a role that is there already, and is one that the policies would not bind.
+        ProgrammingError: a role that is not there, and the owner may not make roles.
+    """
+    for url, privileges in ((application_url, APPLICATION), (system_url, SYSTEM)):
+        _ensure(connection, url)
+        role = _quoted(connection, str(make_url(url).username))
+        for statement in _grants(connection, role, privileges):
+            connection.exec_driver_sql(statement)
+    system = str(make_url(system_url).username)
+    for table, granted in SYSTEM.items():
+        for command in () if table in _FREE else sorted({given.split()[0] for given in granted}):
+            _let_by(connection, table, command, system)
+
+
+def _ensure(connection: Connection, url: str) -> None:
+    parsed = make_url(url)
+    name = str(parsed.username)
+    asked = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = %s"
+    found = connection.exec_driver_sql(asked, (name,)).scalar()
+    if found:
+        raise UnsafeRole(f"the database's role {name!r} is a superuser or has BYPASSRLS; take that from it")
+    if found is None:
+        quoted = _quoted(connection, name)
+        connection.exec_driver_sql(
+            f"CREATE ROLE {quoted} LOGIN{_password(connection, name, parsed.password)}"
+        )
+
+
+def _password(connection: Connection, name: str, password: Any) -> str:
+    """Sealed by the client, so that no server's log can hold it."""
+    if password is None:
+        return ""
+    raw: Any = connection.connection.driver_connection
+    sealed = raw.pgconn.encrypt_password(str(password).encode(), name.encode(), b"scram-sha-256").decode()
+    return f" PASSWORD '{sealed}'"
+
+
+def _grants(connection: Connection, role: str, privileges: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    schema = _quoted(connection, str(connection.exec_driver_sql("SELECT current_schema()").scalar_one()))
+    yield f"GRANT USAGE ON SCHEMA {schema} TO {role}"
+    for table in (*metadata.tables, "alembic_version"):
+        yield f"REVOKE ALL ON {table} FROM {role}"
+    for table in _SCHEMA:
+        yield f"GRANT SELECT ON {table} TO {role}"
+    for table, given in privileges.items():
+        yield f"GRANT {', '.join(given)} ON {table} TO {role}"
+    yield f"GRANT USAGE ON SEQUENCE job_events_seq_seq TO {role}"
+
+
+def _let_by(connection: Connection, table: str, command: str, role: str) -> None:
+    """A policy that lets the system role by, for what it is granted; nothing happens if it is there."""
+    name, quoted = f"system_{command.lower()}", _quoted(connection, role)
+    asked = "SELECT roles::text[] FROM pg_policies WHERE policyname = %s AND tablename = %s AND schemaname = current_schema()"
+    found = connection.exec_driver_sql(asked, (name, table)).scalar()
+    if found is None:
+        holds = "WITH CHECK (true)" if command == "INSERT" else "USING (true)"
+        connection.exec_driver_sql(f"CREATE POLICY {name} ON {table} FOR {command} TO {quoted} {holds}")
+    elif found != [role]:  # it had another name
+        connection.exec_driver_sql(f"ALTER POLICY {name} ON {table} TO {quoted}")
+
+
+def _quoted(connection: Connection, name: str) -> str:
+    return connection.dialect.identifier_preparer.quote_identifier(name)
