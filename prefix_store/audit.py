@@ -6,14 +6,16 @@ pepper, so whoever can write to the database alone cannot forge the chain.
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy.exc import ProgrammingError
 
 from prefix_store.db import SystemDatabase, db_now
-from prefix_store.errors import Tampered
+from prefix_store.errors import StoreError, Tampered
 from prefix_store.rows import next_number
 from prefix_store.tables import audit, counters
 
@@ -70,7 +72,7 @@ class AuditLog(Audit):
         statement = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
         if tenant_id is not None:
             statement = statement.where(audit.c.tenant_id == tenant_id)
-        with self._database.read() as connection:
+        with self._reading() as connection:
             return [_entry(row) for row in connection.execute(statement)]
 
     def verify(self) -> int:
@@ -82,7 +84,7 @@ class AuditLog(Audit):
             Tampered: an entry was changed, removed or put in.
         """
         last, count = "", 0
-        with self._database.read() as connection:
+        with self._reading() as connection:
             for row in connection.execute(select(audit).order_by(audit.c.seq)):
                 count += 1
                 if row.seq != count or not hmac.compare_digest(self._mac(last, _entry(row)), row.mac):
@@ -92,3 +94,13 @@ class AuditLog(Audit):
             if connection.execute(written).scalar_one() != count:
                 raise Tampered(count + 1)
         return count
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._database.read() as connection:
+                yield connection
+        except ProgrammingError as error:
+            raise StoreError(
+                "the log is the tables' owner's to read; give PREFIX_OWNER_DATABASE_URL"
+            ) from error

@@ -2,26 +2,16 @@
 
 import contextlib
 import logging
-import os
 
 import pytest
 import structlog
-from database_making import POSTGRES, production_database
+from database_making import DATABASES, environment, production_database
 from service_making import serving
 
 structlog.configure(
     wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
     processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
 )
-
-DATABASES = [
-    "sqlite",
-    pytest.param(
-        "postgresql",
-        marks=pytest.mark.skipif(not POSTGRES, reason="PREFIX_TEST_POSTGRES_URL names no PostgreSQL server"),
-    ),
-]
-
 
 _OTHERS = ("PREFIX_SYSTEM_DATABASE_URL", "PREFIX_OWNER_DATABASE_URL")
 
@@ -36,22 +26,10 @@ def fresh_database(kind):
     with contextlib.ExitStack() as stack:
         urls = dict.fromkeys(("application", "system", "owner"))
         if kind != "sqlite":
-            urls = stack.enter_context(production_database(POSTGRES))
+            urls = stack.enter_context(production_database())
         others = zip(_OTHERS, (urls["system"], urls["owner"]), strict=True)
         stack.enter_context(environment({name: url for name, url in others if url}, _OTHERS))
         yield urls["application"]
-
-
-@contextlib.contextmanager
-def environment(values, names):
-    before = {name: os.environ.pop(name, None) for name in names}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name in names:
-            os.environ.pop(name, None)
-        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 @pytest.fixture(params=DATABASES)

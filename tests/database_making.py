@@ -4,10 +4,30 @@ import contextlib
 import os
 import secrets
 
+import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 POSTGRES = os.environ.get("PREFIX_TEST_POSTGRES_URL")
+DATABASES = [
+    "sqlite",
+    pytest.param(
+        "postgresql",
+        marks=pytest.mark.skipif(not POSTGRES, reason="PREFIX_TEST_POSTGRES_URL names no PostgreSQL server"),
+    ),
+]
+
+
+@contextlib.contextmanager
+def environment(values, names):
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 @contextlib.contextmanager
@@ -22,7 +42,7 @@ def server():
 
 
 @contextlib.contextmanager
-def production_database(url):
+def production_database():
     """URLs of a fresh database as its `application`, its `system` and its `owner`; `migrate` makes the first two."""
     name = f"prefixserve_test_{secrets.token_hex(6)}"
     password = secrets.token_hex(8)
@@ -30,7 +50,7 @@ def production_database(url):
         connection.execute(text(f"CREATE ROLE {name}_owner LOGIN CREATEROLE PASSWORD '{password}'"))
         connection.execute(text(f"CREATE DATABASE {name} OWNER {name}_owner"))
     kinds = ("application", "system", "owner")
-    place = make_url(url).set(database=name, password=password)
+    place = make_url(POSTGRES).set(database=name, password=password)
     try:
         yield {
             kind: place.set(username=f"{name}_{kind}").render_as_string(hide_password=False) for kind in kinds

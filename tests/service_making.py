@@ -29,7 +29,9 @@ class Serving:
         self.store = open_store(StoreSettings(**place, **(store or {})))
         self.store.migrate()
         self.parts = Parts.build(
-            ServiceSettings(**chosen), open_store(StoreSettings(**place, **(store or {}))), base
+            ServiceSettings(**chosen),
+            open_store(StoreSettings(**place, **(store or {}), owner_database_url=None)),  # no service has it
+            base,
         )
         self.parts.open_metrics()
         self.server = Server(self.parts)

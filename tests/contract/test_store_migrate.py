@@ -10,7 +10,7 @@ from database_making import everything
 from sqlalchemy import text
 
 from prefix_store import open_store
-from prefix_store.errors import NotMigrated, StoreError
+from prefix_store.errors import StoreError
 from prefix_store.scope import Admin
 from prefix_store.tables import metadata
 
@@ -44,7 +44,7 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(store):
 
 def test_a_store_that_is_not_migrated_says_so(settings):
     store = open_store(settings)
-    with pytest.raises(StoreError, match="run `prefixserve migrate`|role .* does not exist|password"):
+    with pytest.raises(StoreError, match=r"run `prefixserve migrate`|role .* does not exist|password"):
         store.check_migrated()  # before, not even the roles are there
     store.migrate()
     store.migrate()
