@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-from prefix_store.errors import UnsafeRole
+from prefix_store.errors import NotMigrated, UnsafeRole
 from prefix_store.tables import api_keys, metadata
 
 _SCHEMA = ("alembic_version", "compatibility")
@@ -64,6 +64,9 @@ _CHECK = """
 """
 
 
+_OWNS = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('jobs')"
+
+
 def check_role(connection: Connection) -> None:
     """Raise UnsafeRole if the policies do not bind the role of this connection."""
     row = connection.exec_driver_sql(_CHECK).one()
@@ -80,9 +83,12 @@ def grant(connection: Connection, application_url: str, system_url: str) -> None
     As the tables' owner, within the caller's transaction; to be repeated after every migration.
 
     Raises:
+        NotMigrated: this is not the owner.
         UnsafeRole: a role that is there already, and is one that the policies would not bind.
         ProgrammingError: a role that is not there, and the owner may not make roles.
     """
+    if not connection.exec_driver_sql(_OWNS).scalar_one():  # else GRANT only warns
+        raise NotMigrated("the database's role may not migrate: it is not the tables' owner; give the owner's URL")
     for url, privileges in ((application_url, APPLICATION), (system_url, SYSTEM)):
         _ensure(connection, url)
         role = _quoted(connection, str(make_url(url).username))
