@@ -69,8 +69,8 @@ class Store(ScopedStore):
         migrate(self.settings)
 
     def check_migrated(self) -> None:
-        """Raise NotMigrated unless this code can run on the schema, UnsafeRole if a role is not bound by it."""
-        check_migrated(self._core.database, self._system, two_roles=self.settings.two_roles)
+        """Raise NotMigrated unless this code can run on the schema, UnsafeRole if a role is not what it should be."""
+        check_migrated(self.settings, self._core.database, self._system)
 
     def prepare(self) -> None:
         """What a process does before it uses the store: migrates if it is to, then checks."""

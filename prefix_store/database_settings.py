@@ -55,6 +55,8 @@ class DatabaseSettings(BaseSettings):
             raise ValueError("needs PREFIX_DATABASE_URL beside it, both of a PostgreSQL server")
         if system.database != application.database:
             raise ValueError("must name the same database as PREFIX_DATABASE_URL")
+        if not system.username or not application.username:
+            raise ValueError("needs the roles' names in both URLs: postgresql://role:password@host/database")
         if system.username == application.username:
             raise ValueError(
                 "must log in as another role than PREFIX_DATABASE_URL; with one role leave it unset"

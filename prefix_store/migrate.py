@@ -47,6 +47,10 @@ def migrate(settings: StoreSettings) -> None:
             if not database.is_sqlite:
                 connection.execute(text("; ".join(f"SET LOCAL {wait} = 0" for wait in _NO_WAITS)))
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+                # Who waits for a whole table holds up everybody behind: rather give up, to be tried again.
+                connection.execute(
+                    text(f"SET LOCAL lock_timeout = {round(settings.database_lock_seconds * 1000)}")
+                )
             if _is_newer(connection):
                 return
             config = _config()
@@ -63,29 +67,28 @@ def migrate(settings: StoreSettings) -> None:
         database.close()
 
 
-def check_migrated(database: Database, system: SystemDatabase, *, two_roles: bool) -> None:
-    """Make sure that this code can run on the schema.
+def check_migrated(settings: StoreSettings, database: Database, system: SystemDatabase) -> None:
+    """Make sure that this code can run on the schema, as the roles that the settings name.
 
     Raises:
         NotMigrated: older, or newer and no longer for this code.
         Unavailable: no answer, or a login refused; the message says what.
-        UnsafeRole: with two roles, one that the policies do not bind.
+        UnsafeRole: a role that is not what the settings count on.
     """
-    scripts = ScriptDirectory.from_config(_config())
+    head = ScriptDirectory.from_config(_config()).get_current_head()
     try:
         with _told_why(), database.read(NOWHERE) as connection:
             current = MigrationContext.configure(connection).get_current_revision()
-            if current != scripts.get_current_head() and not _is_newer(connection):
+            if current != head and not _is_newer(connection):
                 found = "no schema" if current is None else f"schema {current}"
-                needed = scripts.get_current_head()
                 raise NotMigrated(
-                    f"the database has {found}, this code needs {needed}; run `prefixserve migrate`"
+                    f"the database has {found}, this code needs {head}; run `prefixserve migrate`"
                 )
-            if two_roles:
-                check_role(connection)
-        if two_roles:
+            if not database.is_sqlite:
+                check_role(connection, settings.system_url if settings.two_roles else None)
+        if settings.two_roles:
             with _told_why(), system.read() as connection:
-                check_role(connection)
+                check_role(connection, settings.url)
     except ProgrammingError as error:  # no such table, or none that the role may read
         raise NotMigrated(
             "the database's role may not read its schema, or there is none; run `prefixserve migrate`"

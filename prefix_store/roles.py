@@ -58,22 +58,34 @@ SYSTEM: dict[str, tuple[str, ...]] = {
 }
 _FREE = {"counters", "processes"}  # no tenant's rows, so under no policy
 _CHECK = """
-    SELECT current_user, rolsuper OR rolbypassrls OR pg_has_role(rolname, relowner, 'MEMBER'),
-           row_security_active(pg_class.oid)
-    FROM pg_roles, pg_class WHERE rolname = current_user AND pg_class.oid = to_regclass('jobs')
+    SELECT current_user, row_security_active(jobs.oid), pg_has_role(jobs.relowner, 'USAGE'), EXISTS (
+        SELECT FROM pg_roles WHERE (rolsuper OR rolbypassrls OR oid = jobs.relowner OR rolname = %s)
+        AND pg_has_role(oid, 'MEMBER')
+    ) FROM pg_class AS jobs WHERE jobs.oid = to_regclass('jobs')
 """
 
 
-_OWNS = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('jobs')"
+def check_role(connection: Connection, other_url: str | None) -> None:
+    """Make sure that the role of this connection is what the settings count on.
 
+    Args:
+        connection: as the role.
+        other_url: how the other of the two roles logs in; None if there is one role alone.
 
-def check_role(connection: Connection) -> None:
-    """Raise UnsafeRole if the policies do not bind the role of this connection."""
-    row = connection.exec_driver_sql(_CHECK).one()
-    if row[1] or not row[2]:
+    Raises:
+        UnsafeRole: one of two that the policies do not bind, or one alone that is not the tables' owner.
+    """
+    other = None if other_url is None else make_url(other_url).username
+    role, bound, owns, more = connection.exec_driver_sql(_CHECK, (other,)).one()
+    if other_url is None and not owns:
         raise UnsafeRole(
-            f"row-level security does not bind the database's role {row[0]!r}: it is a superuser, has BYPASSRLS or is"
-            " the tables' owner; name another role in PREFIX_DATABASE_URL and PREFIX_SYSTEM_DATABASE_URL"
+            f"the database's role {role!r} is not the tables' owner, so it cannot do everything alone; give"
+            " PREFIX_SYSTEM_DATABASE_URL too, or the owner in PREFIX_DATABASE_URL"
+        )
+    if other_url is not None and (more or not bound):
+        raise UnsafeRole(
+            f"row-level security does not bind the database's role {role!r}: it is the tables' owner, the other of the"
+            " two roles, a superuser or has BYPASSRLS, or is a member of one; name a role that is none of these"
         )
 
 
@@ -87,8 +99,10 @@ def grant(connection: Connection, application_url: str, system_url: str) -> None
         UnsafeRole: a role that is there already, and is one that the policies would not bind.
         ProgrammingError: a role that is not there, and the owner may not make roles.
     """
-    if not connection.exec_driver_sql(_OWNS).scalar_one():  # else GRANT only warns
-        raise NotMigrated("the database's role may not migrate: it is not the tables' owner; give the owner's URL")
+    if not connection.exec_driver_sql(_CHECK, (None,)).one()[2]:  # else GRANT only warns
+        raise NotMigrated(
+            "the database's role may not migrate: it is not the tables' owner; give the owner's URL"
+        )
     for url, privileges in ((application_url, APPLICATION), (system_url, SYSTEM)):
         _ensure(connection, url)
         role = _quoted(connection, str(make_url(url).username))

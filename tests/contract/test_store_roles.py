@@ -95,6 +95,15 @@ def test_a_role_that_the_policies_do_not_bind_is_refused(settings, store):
     with pytest.raises(UnsafeRole, match="superuser"):
         unsafe.migrate()
     unsafe.close()
+    lonely = open_store(alone(settings, settings.url))
+    with pytest.raises(UnsafeRole, match="give PREFIX_SYSTEM_DATABASE_URL too"):
+        lonely.prepare()
+    lonely.close()
+    with everything(store) as connection:
+        roles = [make_url(url).username for url in (settings.system_url, settings.url)]
+        connection.execute(text(f"GRANT {roles[0]} TO {roles[1]}"))
+    with pytest.raises(UnsafeRole, match="a member of one"):
+        store.prepare()
 
 
 @on_postgresql
@@ -126,6 +135,7 @@ def test_settings_that_do_not_fit_are_refused_without_a_password_in_the_message(
         {"database_url": base, "system_database_url": base},
         {"database_url": base, "system_database_url": f"postgresql://system:{PASSWORD}@127.0.0.1/other"},
         {"database_url": None, "system_database_url": base},
+        {"database_url": base, "system_database_url": "postgresql://127.0.0.1/store"},
         {"database_url": base, "system_database_url": f"nonsense {PASSWORD}"},
         {
             "database_url": base,

@@ -14,9 +14,22 @@ from service.parts import Parts
 FOLDER = Path(service.__file__).parent
 FOR_CALLERS = sorted(
     [*(FOLDER / "routes").glob("*.py")]
-    + [FOLDER / f"{name}.py" for name in ("deps", "erasing", "deletion", "uploads", "admission", "prompts", "answers")]
+    + [
+        FOLDER / f"{name}.py"
+        for name in ("deps", "erasing", "deletion", "uploads", "admission", "prompts", "answers")
+    ]
 )
-OVER_ALL_TENANTS = {"db", "engines", "claims", "key_lookup", "unfinished", "janitor", "migrate", "roles", "core"}
+OVER_ALL_TENANTS = {
+    "db",
+    "engines",
+    "claims",
+    "key_lookup",
+    "unfinished",
+    "janitor",
+    "migrate",
+    "roles",
+    "core",
+}
 
 
 @pytest.mark.parametrize("path", FOR_CALLERS, ids=lambda path: path.stem)
