@@ -40,7 +40,7 @@ class DatabaseSettings(BaseSettings):
     database_silence_seconds: float = Field(default=15.0, gt=0, allow_inf_nan=False)
     database_lock_seconds: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     database_statement_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
-    database_idle_seconds: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    database_idle_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
 
     @field_validator("system_database_url")
     @classmethod

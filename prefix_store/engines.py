@@ -33,7 +33,7 @@ class Waits:
     silence: float = 15.0
     lock: float = 4.0
     statement: float = 5.0
-    idle: float = 10.0
+    idle: float = 30.0
 
 
 def open_engine(url: str, waits: Waits) -> Engine:
@@ -61,7 +61,7 @@ def _libpq(url: URL, waits: Waits) -> dict[str, Any]:
         "statement_timeout": waits.statement,
         "idle_in_transaction_session_timeout": waits.idle,
     }
-    options = [f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items()]
+    options = [f"-c {name}={_milliseconds(seconds)}" for name, seconds in limits.items()]
     given = url.query.get("options", "")
     asked = given if isinstance(given, str) else " ".join(given)
     ours: dict[str, Any] = {
@@ -71,11 +71,15 @@ def _libpq(url: URL, waits: Waits) -> dict[str, Any]:
         ),  # silent by then: three probes in the rest of the time
         "keepalives_interval": max(1, round(waits.silence * 2 / 9)),
         "keepalives_count": 3,
-        "tcp_user_timeout": round(waits.silence * 1000),
+        "tcp_user_timeout": _milliseconds(waits.silence),
         "application_name": "prefixserve",
     }
     chosen = {name: value for name, value in ours.items() if name not in url.query}
     return {**chosen, "options": " ".join([*options, "-c synchronous_commit=on", asked]).strip()}
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))  # 0 would be for ever
 
 
 def _sqlite(url: URL) -> Engine:

@@ -49,7 +49,7 @@ def migrate(settings: StoreSettings) -> None:
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
                 # Who waits for a whole table holds up everybody behind: rather give up, to be tried again.
                 connection.execute(
-                    text(f"SET LOCAL lock_timeout = {round(settings.database_lock_seconds * 1000)}")
+                    text(f"SET LOCAL lock_timeout = {max(1, round(settings.database_lock_seconds * 1000))}")
                 )
             if _is_newer(connection):
                 return
