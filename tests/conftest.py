@@ -13,7 +13,7 @@ structlog.configure(
     processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
 )
 
-_OTHERS = ("PREFIX_SYSTEM_DATABASE_URL", "PREFIX_OWNER_DATABASE_URL")
+NAMES = ("PREFIX_SYSTEM_DATABASE_URL", "PREFIX_OWNER_DATABASE_URL", "PREFIX_DATABASE_IDLE_SECONDS")
 
 
 @contextlib.contextmanager
@@ -21,15 +21,16 @@ def fresh_database(kind):
     """None for the default SQLite file, else the URL of a fresh PostgreSQL database as the application's role.
 
     The URLs of the system role and of the tables' owner stand in the environment meanwhile, as in production; no role
-    is a superuser.
+    is a superuser. A machine that stands still fails no test.
     """
-    with contextlib.ExitStack() as stack:
-        urls = dict.fromkeys(("application", "system", "owner"))
-        if kind != "sqlite":
-            urls = stack.enter_context(production_database())
-        others = zip(_OTHERS, (urls["system"], urls["owner"]), strict=True)
-        stack.enter_context(environment({name: url for name, url in others if url}, _OTHERS))
-        yield urls["application"]
+    if kind == "sqlite":
+        with environment({}, NAMES):
+            yield None
+        return
+    with production_database() as urls:
+        values = dict(zip(NAMES, (urls["system"], urls["owner"], "120"), strict=True))
+        with environment(values, NAMES):
+            yield urls["application"]
 
 
 @pytest.fixture(params=DATABASES)
