@@ -106,12 +106,8 @@ def grant(connection: Connection, application_url: str, system_url: str) -> None
     for url, privileges in ((application_url, APPLICATION), (system_url, SYSTEM)):
         _ensure(connection, url)
         role = _quoted(connection, str(make_url(url).username))
-        for statement in _grants(connection, role, privileges):
-            connection.exec_driver_sql(statement)
-    system = str(make_url(system_url).username)
-    for table, granted in SYSTEM.items():
-        for command in () if table in _FREE else sorted({given.split()[0] for given in granted}):
-            _let_by(connection, table, command, system)
+        connection.exec_driver_sql("; ".join(_grants(connection, role, privileges)))
+    _let_by(connection, str(make_url(system_url).username))
 
 
 def _ensure(connection: Connection, url: str) -> None:
@@ -140,25 +136,28 @@ def _password(connection: Connection, name: str, password: Any) -> str:
 def _grants(connection: Connection, role: str, privileges: dict[str, tuple[str, ...]]) -> Iterator[str]:
     schema = _quoted(connection, str(connection.exec_driver_sql("SELECT current_schema()").scalar_one()))
     yield f"GRANT USAGE ON SCHEMA {schema} TO {role}"
-    for table in (*metadata.tables, "alembic_version"):
-        yield f"REVOKE ALL ON {table} FROM {role}"
-    for table in _SCHEMA:
-        yield f"GRANT SELECT ON {table} TO {role}"
+    yield f"REVOKE ALL ON {', '.join((*metadata.tables, 'alembic_version'))} FROM {role}"
+    yield f"GRANT SELECT ON {', '.join(_SCHEMA)} TO {role}"
     for table, given in privileges.items():
         yield f"GRANT {', '.join(given)} ON {table} TO {role}"
     yield f"GRANT USAGE ON SEQUENCE job_events_seq_seq TO {role}"
 
 
-def _let_by(connection: Connection, table: str, command: str, role: str) -> None:
-    """A policy that lets the system role by, for what it is granted; nothing happens if it is there."""
-    name, quoted = f"system_{command.lower()}", _quoted(connection, role)
-    asked = "SELECT roles::text[] FROM pg_policies WHERE policyname = %s AND tablename = %s AND schemaname = current_schema()"
-    found = connection.exec_driver_sql(asked, (name, table)).scalar()
-    if found is None:
-        holds = "WITH CHECK (true)" if command == "INSERT" else "USING (true)"
-        connection.exec_driver_sql(f"CREATE POLICY {name} ON {table} FOR {command} TO {quoted} {holds}")
-    elif found != [role]:  # it had another name
-        connection.exec_driver_sql(f"ALTER POLICY {name} ON {table} TO {quoted}")
+def _let_by(connection: Connection, role: str) -> None:
+    """Policies that let the system role by, for what it is granted; those that are there stay."""
+    asked = "SELECT tablename, policyname, roles::text[] FROM pg_policies WHERE schemaname = current_schema()"
+    found = {(row[0], row[1]): row[2] for row in connection.exec_driver_sql(asked)}
+    quoted, changes = _quoted(connection, role), []
+    for table, privileges in SYSTEM.items():
+        for command in () if table in _FREE else sorted({given.split()[0] for given in privileges}):
+            name = f"system_{command.lower()}"
+            holds = "WITH CHECK (true)" if command == "INSERT" else "USING (true)"
+            if (table, name) not in found:
+                changes.append(f"CREATE POLICY {name} ON {table} FOR {command} TO {quoted} {holds}")
+            elif found[table, name] != [role]:  # it had another name
+                changes.append(f"ALTER POLICY {name} ON {table} TO {quoted}")
+    if changes:
+        connection.exec_driver_sql("; ".join(changes))
 
 
 def _quoted(connection: Connection, name: str) -> str:

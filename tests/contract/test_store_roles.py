@@ -1,5 +1,8 @@
 """Roles, their settings, and how long anything waits for PostgreSQL."""
 
+import base64
+import hashlib
+import hmac
 import socket
 import time
 
@@ -104,6 +107,24 @@ def test_a_role_that_the_policies_do_not_bind_is_refused(settings, store):
         connection.execute(text(f"GRANT {roles[0]} TO {roles[1]}"))
     with pytest.raises(UnsafeRole, match="a member of one"):
         store.prepare()
+
+
+@on_postgresql
+def test_a_role_that_is_made_has_its_urls_password_and_no_more_than_a_login(settings, store):
+    for url in map(make_url, (settings.url, settings.system_url)):
+        with everything(store) as connection:
+            sealed, *more = connection.execute(
+                text(
+                    "SELECT rolpassword, rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls"
+                    " FROM pg_authid WHERE rolname = :name AND rolcanlogin"
+                ).bindparams(name=url.username)
+            ).one()
+        assert more == [False] * 5
+        _, spec, keys = sealed.removeprefix("SCRAM-SHA-256").split("$")  # RFC 5803
+        rounds, salt = spec.split(":")
+        salted = hashlib.pbkdf2_hmac("sha256", url.password.encode(), base64.b64decode(salt), int(rounds))
+        stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+        assert base64.b64decode(keys.split(":")[0]) == stored
 
 
 @on_postgresql

@@ -56,8 +56,7 @@ def upgrade() -> None:
     op.create_table("compatibility", sa.Column("oldest", sa.String(), primary_key=True))
     op.execute("INSERT INTO compatibility VALUES ('0005')")
     if op.get_bind().dialect.name == "postgresql":
-        for statement in _policies():
-            op.execute(statement)
+        op.execute("; ".join(_policies()))
 
 
 def _policies() -> Iterator[str]:
