@@ -2,7 +2,7 @@
 
 The application's role works under the policies of migration 0005. The system role looks over all tenants, and is
 granted only what looking keys up, claiming, following changes and finding unfinished erasures need, by column; it
-can read no dataset's row, no name that a user gave and nothing of what a job was asked.
+can read no dataset's row, no prefix's name and nothing of what a job was asked.
 """
 
 from collections.abc import Iterator
