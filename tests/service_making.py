@@ -29,7 +29,7 @@ class Serving:
         chosen = {"port": 0, "metrics_port": 0, "kv_bytes": 64 << 20, "pool_bytes": 16 << 20} | settings
         self.base = base
         self.store = open_store(StoreSettings(**place, **(store or {})))
-        self.store.migrate()
+        self.store.migrate()  # as the tables' owner, whose URL no service has
         self.parts = Parts.build(
             ServiceSettings(**chosen),
             open_store(StoreSettings(**place | {"owner_database_url": None}, **(store or {}))),
