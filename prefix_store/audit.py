@@ -6,14 +6,16 @@ pepper, so whoever can write to the database alone cannot forge the chain.
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy.exc import ProgrammingError
 
-from prefix_store.db import Database, db_now
-from prefix_store.errors import Tampered
+from prefix_store.db import SystemDatabase, db_now
+from prefix_store.errors import StoreError, Tampered
 from prefix_store.rows import next_number
 from prefix_store.tables import audit, counters
 
@@ -35,10 +37,9 @@ def _entry(row: Row[Any]) -> AuditEntry:
 
 
 class Audit:
-    """Record, list, verify."""
+    """Record."""
 
-    def __init__(self, database: Database, pepper: bytes) -> None:
-        self._database = database
+    def __init__(self, pepper: bytes) -> None:
         self._key = hashlib.sha256(b"prefixserve audit" + pepper).digest()
 
     def record(
@@ -53,12 +54,25 @@ class Audit:
         mac = self._mac(last or "", entry)
         connection.execute(insert(audit).values(seq=seq, object_id=object_id, mac=mac, **values))
 
+    def _mac(self, last: str, entry: AuditEntry) -> str:
+        parts = (entry.seq, repr(entry.at), entry.tenant_id, entry.key_id, entry.action, entry.object_id)
+        text = "\x1f".join([last, *map(str, parts)])
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+class AuditLog(Audit):
+    """List, verify: over all tenants, for the operator, by the role that the tables belong to."""
+
+    def __init__(self, database: SystemDatabase, pepper: bytes) -> None:
+        super().__init__(pepper)
+        self._database = database
+
     def list(self, tenant_id: str | None = None, after: int = 0, limit: int = 1000) -> Sequence[AuditEntry]:
         """Entries after a number, oldest first; for the operator."""
         statement = select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
         if tenant_id is not None:
             statement = statement.where(audit.c.tenant_id == tenant_id)
-        with self._database.read() as connection:
+        with self._reading() as connection:
             return [_entry(row) for row in connection.execute(statement)]
 
     def verify(self) -> int:
@@ -70,7 +84,7 @@ class Audit:
             Tampered: an entry was changed, removed or put in.
         """
         last, count = "", 0
-        with self._database.read() as connection:
+        with self._reading() as connection:
             for row in connection.execute(select(audit).order_by(audit.c.seq)):
                 count += 1
                 if row.seq != count or not hmac.compare_digest(self._mac(last, _entry(row)), row.mac):
@@ -81,7 +95,12 @@ class Audit:
                 raise Tampered(count + 1)
         return count
 
-    def _mac(self, last: str, entry: AuditEntry) -> str:
-        parts = (entry.seq, repr(entry.at), entry.tenant_id, entry.key_id, entry.action, entry.object_id)
-        text = "\x1f".join([last, *map(str, parts)])
-        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._database.read() as connection:
+                yield connection
+        except ProgrammingError as error:
+            raise StoreError(
+                "the log is the tables' owner's to read; give PREFIX_OWNER_DATABASE_URL"
+            ) from error

@@ -75,10 +75,10 @@ def seal(core: Core, files: Iterable[tuple[Place, bytes]]) -> list[Sealed]:
     return written
 
 
-def load_state(core: Core, tenant_id: str, job_id: str) -> bytes | None:
+def load_state(core: Core, owner: Owner, job_id: str) -> bytes | None:
     """The state of a job's checkpoint; None if there is none that can be read: the run begins anew, and ends the same."""
-    mine = (checkpoints.c.tenant_id == tenant_id, checkpoints.c.job_id == job_id)
-    with core.database.read() as connection:
+    mine = (checkpoints.c.tenant_id == owner.tenant_id, checkpoints.c.job_id == job_id)
+    with core.database.read(owner.reach) as connection:
         row = one(connection, select(checkpoints).where(*mine))
     if row is None:
         return None

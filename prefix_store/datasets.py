@@ -12,7 +12,7 @@ from prefix_store.blobs import BlobWriter
 from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.crypto import Place
-from prefix_store.db import db_now
+from prefix_store.db import db_now, of_all_owners, widen
 from prefix_store.errors import Corrupt, Invalid, NotFound, Quota, StoreError, TooLarge
 from prefix_store.idempotency import forget, remember, replayed
 from prefix_store.job_rows import Claim, cancel_jobs
@@ -20,6 +20,7 @@ from prefix_store.jsonl import LineChecker
 from prefix_store.litter import clear, note
 from prefix_store.names import new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
+from prefix_store.reach import Reach
 from prefix_store.retire import remove_versions
 from prefix_store.rows import one
 from prefix_store.scope import Owner, Scope
@@ -102,7 +103,7 @@ class DatasetWriter:
         finally:
             self._blob.abort()
         try:
-            with self._core.database.write() as connection:
+            with self._core.database.write(self._owner.reach) as connection:
                 dataset = self._insert(connection, size, sha256)
         except StoreError:  # a lost connection is no StoreError: the commit may stand, so the file stays
             self._core.blobs.delete(self._place)
@@ -124,7 +125,8 @@ class DatasetWriter:
         before = replayed(connection, *ids, self._key, request)
         if before is not None:
             return _dataset(connection.execute(_joined().where(datasets.c.id == before)).one())
-        _check_quota(connection, tenant, size)
+        with of_all_owners(connection, self._owner.reach):
+            _check_quota(connection, tenant, size)
         values = {"filename": self._filename, "purpose": self._purpose, "bytes": size, "sha256": sha256}
         keys = {"tenant_id": ids[0], "owner_id": ids[1], "id": self.id}
         statement = insert(datasets).values(rows=self._lines.rows, created_at=db_now(), **keys, **values)
@@ -188,7 +190,7 @@ class Datasets:
         """
         if purpose != PURPOSE:
             raise Invalid("purpose", f"purpose must be {PURPOSE!r}")
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             found = owner_of(find_owner(connection, scope, owner.label))
         if found != owner:
             raise NotFound("owner", owner.label)
@@ -196,7 +198,7 @@ class Datasets:
 
     def get(self, scope: Scope, dataset_id: str) -> Dataset:
         """Return one dataset; NotFound if absent or another's."""
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             return visible_dataset(connection, scope, dataset_id)
 
     def list(
@@ -208,7 +210,7 @@ class Datasets:
             NotFound: `after` is absent or another's.
         """
         where = [*_reached(scope), *([] if purpose is None else [datasets.c.purpose == purpose])]
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             if after is not None:
                 last = visible_dataset(connection, scope, after)
                 older = datasets.c.created_at < last.created_at
@@ -225,15 +227,11 @@ class Datasets:
             NotFound: absent or another's.
             Corrupt: the file fails its seal.
         """
-        with self._core.database.read() as connection:
-            if isinstance(by, Scope):
-                dataset = visible_dataset(connection, by, dataset_id)
-            else:
-                dataset = _claimed(connection, by, dataset_id)
+        dataset = self.get(by, dataset_id) if isinstance(by, Scope) else self._claimed(by, dataset_id)
         try:
             return self._core.blobs.read(dataset.place, dataset.sha256)
         except Corrupt:
-            with self._core.database.read() as connection:
+            with self._core.database.read(dataset.owner.reach) as connection:
                 visible = one(connection, _joined().where(datasets.c.id == dataset_id))
             if visible is None:  # deleted while it was read
                 raise NotFound("file", dataset_id) from None
@@ -244,8 +242,9 @@ class Datasets:
 
         Queued and running jobs that need it are cancelled. NotFound if absent or another's.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             dataset = visible_dataset(connection, scope, dataset_id)
+            widen(connection)  # jobs and versions of tasks may have learned from it
             uses = [job_sources.c.tenant_id == scope.tenant_id, job_sources.c.dataset_id == dataset_id]
             if not versions:  # a start that learned from it is no need of the file
                 uses.append(job_sources.c.role != "start")
@@ -263,18 +262,23 @@ class Datasets:
             note(connection, [dataset.place])
             tell_gone(connection, ended)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "dataset.deleted", dataset_id)
-        clear(self._core)
+        clear(self._core, scope.tenant_id)
 
-
-def _claimed(connection: Connection, claim: Claim, dataset_id: str) -> Dataset:
-    uses = select(job_sources.c.source_owner_id).where(
-        job_sources.c.tenant_id == claim.owner.tenant_id,
-        job_sources.c.job_id == claim.job_id,
-        job_sources.c.dataset_id == dataset_id,
-        job_sources.c.role != "start",
-    )
-    mine = (datasets.c.tenant_id == claim.owner.tenant_id, datasets.c.id == dataset_id)
-    row = one(connection, _joined().where(*mine, datasets.c.owner_id.in_(uses)))
-    if row is None:
-        raise NotFound("file", dataset_id)
-    return _dataset(row)
+    def _claimed(self, claim: Claim, dataset_id: str) -> Dataset:
+        tenant_id = claim.owner.tenant_id
+        uses = select(job_sources.c.source_owner_id).where(
+            job_sources.c.tenant_id == tenant_id,
+            job_sources.c.job_id == claim.job_id,
+            job_sources.c.dataset_id == dataset_id,
+            job_sources.c.role != "start",
+        )
+        with self._core.database.read(claim.owner.reach) as connection:
+            source = connection.execute(uses).scalar()
+        if source is None:
+            raise NotFound("file", dataset_id)
+        mine = (datasets.c.tenant_id == tenant_id, datasets.c.owner_id == source, datasets.c.id == dataset_id)
+        with self._core.database.read(Reach(tenant_id, source)) as connection:
+            row = one(connection, _joined().where(*mine))
+        if row is None:
+            raise NotFound("file", dataset_id)
+        return _dataset(row)

@@ -1,21 +1,21 @@
-"""The database: engine, pragmas, transactions and its clock. Knows no tables.
+"""The database: transactions, what each reaches, and its clock. Knows no tables.
 
 Time that several processes must agree on is the database's: `db_now()` is seconds since the epoch as a
 float in both dialects (SQLite's `unixepoch('subsec')` answers NULL on old versions, hence julianday).
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Float, String, create_engine, event, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError  # noqa: A004 - SQLAlchemy's own
+from sqlalchemy import Connection, Engine, Float, String, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError  # noqa: A004 - SQLAlchemy's own
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from prefix_store.engines import BUSY_MS
 from prefix_store.errors import Unavailable
+from prefix_store.reach import EVERY_OWNER, NOWHERE, Reach
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 - an SQL function, named like one
@@ -25,8 +25,17 @@ class db_now(FunctionElement[float]):  # noqa: N801 - an SQL function, named lik
     inherit_cache = True
 
 
-_BUSY_MS = 10_000
 _SCRUB_MS = 200
+_REACH = (
+    "SELECT set_config('prefixserve.tenant', %s, true), set_config('prefixserve.owner', %s, true), "
+    "set_config('prefixserve.operator', %s, true)"
+)
+_SYSTEM = "SELECT set_config('prefixserve.system', 'on', true)"
+_OWNER = "SELECT set_config('prefixserve.owner', %s, true)"
+_MINE = """
+    SELECT relname FROM pg_class WHERE pg_has_role(relowner, 'USAGE')
+    AND oid IN (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name)
+"""
 
 
 @compiles(db_now, "sqlite")
@@ -56,42 +65,46 @@ def _postgresql_today(*_: Any, **__: Any) -> str:
     return "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
 
 
-class Database:
-    """Transactions on one engine; `write` takes SQLite's write lock at once, so it never upgrades."""
+class _Transactions:
+    """Transactions on one engine; a writing one takes SQLite's write lock at once, so that it never upgrades."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
-        self.is_sqlite = self.engine.dialect.name == "sqlite"
-
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """Open a transaction that only reads."""
-        with _reached(), self.engine.connect() as connection, connection.begin():
-            yield connection
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.is_sqlite = engine.dialect.name == "sqlite"
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Open a transaction that commits at the end and rolls back on any exception."""
-        engine = self.engine.execution_options(prefix_write=True)
+    def _begun(self, setting: str, values: tuple[str, ...], *, write: bool) -> Iterator[Connection]:
+        engine = self.engine.execution_options(prefix_write=True) if write else self.engine
         with _reached(), engine.connect() as connection, connection.begin():
+            if not self.is_sqlite:
+                connection.exec_driver_sql(setting, values)
             yield connection
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+class Database(_Transactions):
+    """The application's transactions: each says what it reaches."""
+
+    def read(self, reach: Reach) -> AbstractContextManager[Connection]:
+        """Open a transaction that only reads."""
+        return self._begun(_REACH, reach.settings(), write=False)
+
+    def write(self, reach: Reach) -> AbstractContextManager[Connection]:
+        """Open a transaction that commits at the end and rolls back on any exception."""
+        return self._begun(_REACH, reach.settings(), write=True)
 
     def scrub(self, tables: Iterable[str]) -> bool:
         """Make deleted bytes leave the database's files; False if somebody's transaction is in the way.
 
         SQLite zeroes what is deleted (secure_delete); its log is emptied into the file and cut to nothing.
-        PostgreSQL's dead rows of `tables` are vacuumed; its own write-ahead log keeps what its archive keeps.
+        PostgreSQL's dead rows of `tables` are vacuumed: at once where the role owns them, else by its own next round,
+        for which migration 0005 asks after every deletion. Its write-ahead log keeps what its archive keeps.
         """
         if not self.is_sqlite:
-            waits = ("statement_timeout", "lock_timeout")
-            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                try:
-                    for wait in waits:
-                        connection.exec_driver_sql(f"SET {wait} = 0")
-                    connection.exec_driver_sql(f"VACUUM {', '.join(tables)}")
-                finally:
-                    for wait in waits:
-                        connection.exec_driver_sql(f"RESET {wait}")
+            self._vacuum(tables)
             return True
         with self.engine.connect() as connection:
             raw: Any = connection.connection.driver_connection
@@ -99,12 +112,52 @@ class Database:
             try:
                 busy, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
-                raw.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+                raw.execute(f"PRAGMA busy_timeout={BUSY_MS}")
             return bool(busy == 0)
 
-    def close(self) -> None:
-        """Close every connection."""
-        self.engine.dispose()
+    def _vacuum(self, tables: Iterable[str]) -> None:
+        waits = ("statement_timeout", "lock_timeout")
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            mine = sorted(connection.exec_driver_sql(_MINE, (list(tables),)).scalars())
+            if not mine:
+                return
+            try:
+                for wait in waits:
+                    connection.exec_driver_sql(f"SET {wait} = 0")
+                connection.exec_driver_sql(f"VACUUM {', '.join(mine)}")
+            finally:
+                for wait in waits:
+                    connection.exec_driver_sql(f"RESET {wait}")
+
+
+class SystemDatabase(_Transactions):
+    """Transactions over all tenants, by the role that may little else: no route holds one.
+
+    Where one role does everything, it is the same engine, and the tables' owner says by a setting that it means all.
+    """
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that only reads."""
+        return self._begun(_SYSTEM, (), write=False)
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that commits at the end and rolls back on any exception."""
+        return self._begun(_SYSTEM, (), write=True)
+
+
+@contextmanager
+def of_all_owners(connection: Connection, reach: Reach) -> Iterator[None]:
+    """Within the block the transaction reaches all owners of its tenant: to count a quota that they share."""
+    widen(connection)
+    yield
+    if connection.dialect.name != "sqlite":  # whatever is raised ends the transaction
+        connection.exec_driver_sql(_OWNER, (reach.settings()[1],))
+
+
+def widen(connection: Connection) -> None:
+    """From here on the transaction reaches all owners of its tenant, since what it does concerns others too."""
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql(_OWNER, (EVERY_OWNER,))
 
 
 @contextmanager
@@ -114,42 +167,16 @@ def _reached() -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError, TimeoutError) as error:
         raise Unavailable("the database does not answer") from error
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise Unavailable("the database does not answer") from error
 
 
-def _engine(url: str) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        waits = "-c lock_timeout=4000 -c statement_timeout=5000 -c synchronous_commit=on"
-        return create_engine(
-            parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args={"options": waits}
-        )
-    if parsed.database:
-        path = Path(parsed.database)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600)
-    engine = create_engine(parsed, connect_args={"timeout": 10}, pool_size=10, max_overflow=20)
-
-    @event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # SQLAlchemy, not the driver, says BEGIN
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "secure_delete=ON",
-            f"busy_timeout={_BUSY_MS}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        immediate = connection.get_execution_options().get("prefix_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-    return engine
-
-
-def ping(database: Database) -> None:
+def ping(database: Database, system: SystemDatabase) -> None:
     """Raise unless the database answers."""
-    with database.read() as connection:
+    with database.read(NOWHERE) as connection:
         connection.execute(text("SELECT 1"))
+    if system.engine is not database.engine:
+        with system.read() as connection:
+            connection.execute(text("SELECT 1"))

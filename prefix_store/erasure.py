@@ -13,12 +13,13 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, inse
 
 from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
-from prefix_store.db import db_now
+from prefix_store.db import db_now, widen
 from prefix_store.errors import NotFound
 from prefix_store.job_rows import cancel_jobs
 from prefix_store.litter import clear
 from prefix_store.names import new_id
 from prefix_store.owners import find_owner, lock_owners
+from prefix_store.reach import OPERATOR, Reach
 from prefix_store.retire import remove_versions
 from prefix_store.rows import Change, change, one
 from prefix_store.scope import Admin, Scope
@@ -62,7 +63,7 @@ def _erasure(row: Row[Any]) -> Erasure:
 
 
 class Erasures:
-    """Begin, purge, look at, resume."""
+    """Begin, purge, look at."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -76,8 +77,9 @@ class Erasures:
         Raises:
             NotFound: no such owner for this scope.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             found = find_owner(connection, scope, label)
+            widen(connection)  # tasks may have learned from its files
             lock_owners(connection, found.tenant_id, [found.owner_id])
             ended = _tombstone(connection, found.tenant_id, found.owner_id)
             remove_versions(
@@ -95,7 +97,7 @@ class Erasures:
 
         Tells each owner in the feed and at last the owner "", which means the whole tenant.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(Reach(tenant_id)) as connection:
             live = (tenants.c.id == tenant_id, tenants.c.state == LIVE)
             if connection.execute(update(tenants).where(*live).values(state="erased", name="")).rowcount != 1:
                 raise NotFound("tenant", tenant_id)
@@ -119,42 +121,29 @@ class Erasures:
             if scope.user is not None:
                 raise NotFound("erasure", erasure_id)
             where.append(erasures.c.tenant_id == scope.tenant_id)
-        with self._core.database.read() as connection:
+        reach = scope.reach if isinstance(scope, Scope) else OPERATOR
+        with self._core.database.read(reach) as connection:
             row = one(connection, select(erasures).where(*where))
         if row is None:
             raise NotFound("erasure", erasure_id)
         return _erasure(row)
-
-    def pending(self) -> Sequence[str]:
-        """Ids of erasures that are not done, oldest first."""
-        open_ = select(erasures.c.id).where(erasures.c.state != "done").order_by(erasures.c.created_at)
-        with self._core.database.read() as connection:
-            return connection.execute(open_).scalars().all()
-
-    def resume(self) -> int:
-        """Go on with every erasure and removal cut short; return how many erasures are still open.
-
-        Call it at start and every few seconds.
-        """
-        clear(self._core)
-        return sum(self.purge(erasure_id).state != "done" for erasure_id in self.pending())
 
     def purge(self, erasure_id: str) -> Erasure:
         """Remove files and rows; `done` once no worker can hold the owner's data and the bytes are gone.
 
         Idempotent, and may be cut short anywhere.
         """
-        with self._core.database.read() as connection:
+        with self._core.database.read(OPERATOR) as connection:
             row = connection.execute(select(erasures).where(erasures.c.id == erasure_id)).one()
-            targets = _targets(connection, row)
         if row.state == "done":
             return _erasure(row)
-        with self._core.database.write() as connection:
+        with self._core.database.write(Reach(row.tenant_id)) as connection:
+            targets = _targets(connection, row)
             held = sum(_purge_rows(connection, row.tenant_id, owner_id) for owner_id in targets)
             if row.kind == "tenant":
                 connection.execute(delete(api_keys).where(api_keys.c.tenant_id == row.tenant_id))
                 connection.execute(delete(usage).where(usage.c.tenant_id == row.tenant_id))
-        clear(self._core)
+        clear(self._core, row.tenant_id)
         for owner_id in targets:
             self._core.blobs.delete_owner(row.tenant_id, owner_id)
         if self._core.database.scrub(metadata.tables) and not held:
@@ -163,7 +152,7 @@ class Erasures:
 
     def _done(self, row: Row[Any]) -> Row[Any]:
         mine = (erasures.c.id == row.id, erasures.c.state != "done")
-        with self._core.database.write() as connection:
+        with self._core.database.write(Reach(row.tenant_id)) as connection:
             ended = update(erasures).where(*mine).values(state="done", done_at=db_now())
             if connection.execute(ended).rowcount == 1:
                 self._core.audit.record(connection, row.tenant_id, "store", "erasure.done", row.id)

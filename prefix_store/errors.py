@@ -85,4 +85,8 @@ class Unavailable(StoreError):
 
 
 class NotMigrated(StoreError):
-    """The database has another schema than this code; run `prefixserve migrate`."""
+    """The database has a schema that this code cannot run on; the message says what to run."""
+
+
+class UnsafeRole(StoreError):
+    """A role of the database that row-level security would not bind, though the settings count on it."""

@@ -10,33 +10,52 @@ from typing import Any
 from sqlalchemy import Select, delete, func, insert, select, update
 
 from prefix_store.core import Core
-from prefix_store.db import db_now
+from prefix_store.db import SystemDatabase, db_now
 from prefix_store.errors import FeedGap
 from prefix_store.machine import this_machine
 from prefix_store.names import new_id
+from prefix_store.reach import NOWHERE
 from prefix_store.rows import Change
 from prefix_store.tables import changes, counters, processes
 
 
-class Feed:
-    """Join, read, beat, leave."""
+class Acknowledgements:
+    """How far the feed is, and who has followed it so far: what a request that deletes waits for."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
 
+    def position(self) -> int:
+        """Return the number of the last change."""
+        with self._core.database.read(NOWHERE) as connection:
+            return int(connection.execute(_position()).scalar_one())
+
+    def acked(self, seq: int) -> bool:
+        """Whether every process with a fresh beat has acted on the changes up to `seq`.
+
+        One whose beat is older than `process_dead_after` counts as dead, one that left does not count.
+        """
+        fresh = processes.c.beat_at > db_now() - self._core.settings.process_dead_after
+        behind = select(func.count()).where(fresh, processes.c.position < seq)
+        with self._core.database.read(NOWHERE) as connection:
+            return bool(connection.execute(behind).scalar_one() == 0)
+
+
+class Feed(Acknowledgements):
+    """Join, read, beat, leave: by the system role, since changes are of all tenants."""
+
+    def __init__(self, core: Core, system: SystemDatabase) -> None:
+        super().__init__(core)
+        self._system = system
+
     def join(self, kind: str) -> str:
         """Register a process before it serves anything; return its id. It follows from `position` on."""
         process_id = new_id("proc")
-        with self._core.database.write() as connection:
+        with self._system.write() as connection:
             position = int(connection.execute(_position()).scalar_one())
             values = {"position": position, "beat_at": db_now(), "machine": this_machine()}
             connection.execute(insert(processes).values(id=process_id, kind=kind, **values))
         return process_id
-
-    def position(self) -> int:
-        """Return the number of the last change."""
-        with self._core.database.read() as connection:
-            return int(connection.execute(_position()).scalar_one())
 
     def read(self, after: int) -> Sequence[Change]:
         """Changes after a position, in the order of their commits; an idle poll reads one row.
@@ -45,7 +64,7 @@ class Feed:
             FeedGap: changes in between were forgotten (a process that slept for a day); start anew.
         """
         statement = select(changes).where(changes.c.seq > after).order_by(changes.c.seq)
-        with self._core.database.read() as connection:
+        with self._system.read() as connection:
             last = int(connection.execute(_position()).scalar_one())
             if last <= after:
                 return []
@@ -58,7 +77,7 @@ class Feed:
 
     def beat(self, process_id: str, position: int, generating: int = 0) -> None:
         """Say that this process lives, has acted on every change up to `position`, and generates so many texts."""
-        with self._core.database.write() as connection:
+        with self._system.write() as connection:
             values = {
                 "position": position,
                 "beat_at": db_now(),
@@ -71,18 +90,8 @@ class Feed:
 
     def leave(self, process_id: str) -> None:
         """Unregister; the process serves nothing any more."""
-        with self._core.database.write() as connection:
+        with self._system.write() as connection:
             connection.execute(delete(processes).where(processes.c.id == process_id))
-
-    def acked(self, seq: int) -> bool:
-        """Whether every process with a fresh beat has acted on the changes up to `seq`.
-
-        One whose beat is older than `process_dead_after` counts as dead, one that left does not count.
-        """
-        fresh = processes.c.beat_at > db_now() - self._core.settings.process_dead_after
-        behind = select(func.count()).where(fresh, processes.c.position < seq)
-        with self._core.database.read() as connection:
-            return bool(connection.execute(behind).scalar_one() == 0)
 
     def generating(self) -> int:
         """Texts that the living processes of this machine generate, as of their latest beats."""
@@ -90,12 +99,12 @@ class Feed:
         here = select(func.coalesce(func.sum(processes.c.generating), 0)).where(
             fresh, processes.c.machine == this_machine()
         )
-        with self._core.database.read() as connection:
+        with self._system.read() as connection:
             return int(connection.execute(here).scalar_one())
 
     def trim(self, older_than_seconds: float) -> None:
         """Forget processes long dead, and changes as old that every other process has passed."""
-        with self._core.database.write() as connection:
+        with self._system.write() as connection:
             dead = processes.c.beat_at < db_now() - older_than_seconds
             connection.execute(delete(processes).where(dead))
             behind = select(func.coalesce(func.min(processes.c.position), _position().scalar_subquery()))

@@ -56,6 +56,7 @@ def forget(connection: Connection, tenant_id: str, object_id: str) -> None:
     connection.execute(delete(idempotency).where(*mine))
 
 
-def trim(connection: Connection, older_than_seconds: float) -> None:
-    """Forget keys that nobody will replay any more."""
-    connection.execute(delete(idempotency).where(idempotency.c.created_at < db_now() - older_than_seconds))
+def trim(connection: Connection, tenant_id: str, older_than_seconds: float) -> None:
+    """Forget a tenant's keys that nobody will replay any more."""
+    old = (idempotency.c.tenant_id == tenant_id, idempotency.c.created_at < db_now() - older_than_seconds)
+    connection.execute(delete(idempotency).where(*old))

@@ -1,24 +1,27 @@
 """Sweeping up: files that no row names, drafts of killed processes, feed and idempotency rows of yesterday."""
 
+from collections import defaultdict
+
 from sqlalchemy import select
 
-from prefix_store.blobs import Blobs
 from prefix_store.core import Core
 from prefix_store.crypto import Place
+from prefix_store.db import SystemDatabase
 from prefix_store.feed import Feed
 from prefix_store.idempotency import trim
 from prefix_store.litter import clear
-from prefix_store.tables import LIVE, checkpoints, datasets, owners, versions
+from prefix_store.reach import Reach
+from prefix_store.tables import LIVE, checkpoints, datasets, owners, tenants, versions
 
 _DAY = 86_400.0
 _NAMING = (datasets.c.id, versions.c.version_id, checkpoints.c.object_id, checkpoints.c.prefix_object_id)
 
 
 class Janitor:
-    """Run by a process now and then; each sweep is idempotent."""
+    """Run by a process now and then; each sweep is idempotent, and goes tenant by tenant."""
 
-    def __init__(self, core: Core, feed: Feed) -> None:
-        self._core, self._feed = core, feed
+    def __init__(self, core: Core, system: SystemDatabase, feed: Feed) -> None:
+        self._core, self._system, self._feed = core, system, feed
 
     def sweep(self, grace_seconds: float = 3600.0) -> int:
         """Remove files that no row names; return how many.
@@ -26,24 +29,37 @@ class Janitor:
         A file younger than `grace_seconds` may be on its way to its row and stays, unless its owner is
         erased: then no row can come.
         """
-        blobs: Blobs = self._core.blobs
-        found = blobs.places()  # before the rows are read: what is named later is not among them
-        with self._core.database.read() as connection:
-            alive = set(connection.execute(select(owners.c.owner_id).where(owners.c.state == LIVE)).scalars())
-            named: set[Place] = set()
+        found: dict[str, list[tuple[Place, float]]] = defaultdict(list)
+        for (
+            place,
+            age,
+        ) in self._core.blobs.places():  # before the rows are read: what is named later is not among them
+            found[place.tenant_id].append((place, age))
+        removed = sum(self._sweep_files(tenant_id, found[tenant_id], grace_seconds) for tenant_id in found)
+        self._core.blobs.sweep_drafts(grace_seconds)
+        with self._system.read() as connection:
+            known = connection.execute(select(tenants.c.id)).scalars().all()
+        for tenant_id in known:
+            clear(self._core, tenant_id)
+            with self._core.database.write(Reach(tenant_id)) as connection:
+                trim(connection, tenant_id, _DAY)
+        self._feed.trim(_DAY)
+        return removed
+
+    def _sweep_files(self, tenant_id: str, files: list[tuple[Place, float]], grace_seconds: float) -> int:
+        alive = select(owners.c.owner_id).where(owners.c.tenant_id == tenant_id, owners.c.state == LIVE)
+        named: set[Place] = set()
+        with self._core.database.read(Reach(tenant_id)) as connection:
+            living = set(connection.execute(alive).scalars())
             for column in _NAMING:
-                ids = (column.table.c.tenant_id, column.table.c.owner_id)
-                named |= {Place(*row) for row in connection.execute(select(*ids, column)) if row[2]}
+                of = (column.table.c.tenant_id, column.table.c.owner_id)
+                rows = connection.execute(select(*of, column).where(of[0] == tenant_id))
+                named |= {Place(*row) for row in rows if row[2]}
         orphans = [
             place
-            for place, age in found
-            if place not in named and (age > grace_seconds or place.owner_id not in alive)
+            for place, age in files
+            if place not in named and (age > grace_seconds or place.owner_id not in living)
         ]
         for place in orphans:
-            blobs.delete(place)
-        blobs.sweep_drafts(grace_seconds)
-        clear(self._core)
-        self._feed.trim(_DAY)
-        with self._core.database.write() as connection:
-            trim(connection, _DAY)
+            self._core.blobs.delete(place)
         return len(orphans)

@@ -193,8 +193,8 @@ def cancel_jobs(connection: Connection, which: ColumnElement[bool], reason: str)
 
 def may_join() -> ColumnElement[bool]:
     """A job may be trained in one process with others': its tenant lets it, and no such process died with it."""
-    lets = exists().where(tenants.c.id == jobs.c.tenant_id, tenants.c.joint_training)
-    return lets & (jobs.c.company == "open")
+    lets = select(tenants.c.id).where(tenants.c.id == jobs.c.tenant_id, tenants.c.joint_training)
+    return lets.exists() & (jobs.c.company == "open")
 
 
 def next_job(max_attempts: int) -> Select[Any]:

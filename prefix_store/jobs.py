@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select
 
 from prefix_store.checkpoints import Checkpoint, checkpoint_of, tell_gone, with_checkpoint
-from prefix_store.db import db_now
+from prefix_store.db import db_now, of_all_owners
 from prefix_store.errors import Conflict, Invalid, NotFound, Quota
 from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
@@ -89,7 +89,7 @@ class Jobs(Leases):
             spec["evaluation"] = evaluation.to_json()
         _check_prefix(owner, prefix_name, self._core.settings.reserved_names)
         request = hashlib.sha256(json.dumps([prefix_name, spec], sort_keys=True).encode()).hexdigest()
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             ids = (owner.tenant_id, owner.owner_id)
             if owner_of(find_owner(connection, scope, owner.label)) != owner:
                 raise NotFound("owner", owner.label)
@@ -99,7 +99,8 @@ class Jobs(Leases):
                 return _get(connection, scope, before)
             sources = sources_of(connection, scope, owner, spec)
             lock_owners(connection, ids[0], {owner.owner_id, *(source.owner_id for source in sources)})
-            _check_quota(connection, tenant)
+            with of_all_owners(connection, scope.reach):
+                _check_quota(connection, tenant)
             row = _insert(connection, owner, _prefix_id(connection, owner, prefix_name), spec)
             insert_sources(connection, row, sources)
             add_event(connection, row, "info", "message", f"Created fine-tuning job: {row.id}")
@@ -109,7 +110,7 @@ class Jobs(Leases):
 
     def get(self, scope: Scope, job_id: str) -> Job:
         """Return one job; NotFound if absent or another's."""
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             return _get(connection, scope, job_id)
 
     def list(
@@ -125,7 +126,7 @@ class Jobs(Leases):
             NotFound: `after` is absent or another's.
         """
         found: list[Job] = []
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             last = None if after is None else reached_job(connection, scope, after).seq
             while len(found) < limit:
                 where = [*reached_jobs(scope), *([] if last is None else [jobs.c.seq < last])]
@@ -144,7 +145,7 @@ class Jobs(Leases):
             NotFound: absent or another's.
             Conflict: it has ended.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             row = reached_job(connection, scope, job_id)
             mine = (jobs.c.tenant_id == row.tenant_id) & (jobs.c.id == job_id)
             ended = cancel_jobs(connection, mine, "Fine-tuning job cancelled")
@@ -153,12 +154,12 @@ class Jobs(Leases):
             tell_gone(connection, ended)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "job.cancelled", job_id)
             job = _get(connection, scope, job_id)
-        clear(self._core)
+        clear(self._core, scope.tenant_id)
         return job
 
     def checkpoints(self, scope: Scope, job_id: str) -> Sequence[Checkpoint]:
         """The last checkpoint of an open job, if it has one that can be called; NotFound as in `get`."""
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             found = checkpoint_of(reached_job(connection, scope, job_id, with_checkpoint(joined_jobs())))
         return [] if found is None else [found]
 
@@ -170,7 +171,7 @@ class Jobs(Leases):
         Raises:
             NotFound: the job or `after` is absent or another's.
         """
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             job = reached_job(connection, scope, job_id)
             where = [job_events.c.tenant_id == job.tenant_id, job_events.c.job_id == job_id]
             if after is not None:
@@ -184,12 +185,6 @@ class Jobs(Leases):
                 JobEvent(row.id, row.created_at, row.level, row.type, row.message, row.data)
                 for row in connection.execute(newest)
             ]
-
-    def counts(self) -> dict[str, int]:
-        """Jobs by status over all tenants, for metrics."""
-        with self._core.database.read() as connection:
-            rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
-            return {row[0]: row[1] for row in rows}
 
 
 def _check_prefix(owner: Owner, name: str, reserved: frozenset[str]) -> None:

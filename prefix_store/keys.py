@@ -13,21 +13,19 @@ import secrets
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from prefix_store.core import Core
-from prefix_store.db import db_now, db_today
+from prefix_store.db import db_now
 from prefix_store.errors import Conflict, Invalid, NotFound
 from prefix_store.names import base62
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
-from prefix_store.rows import one
-from prefix_store.scope import GRANTS, USER_GRANTS, Admin, Owner, Scope
-from prefix_store.tables import LIVE, api_keys, owners, tenants
+from prefix_store.scope import GRANTS, USER_GRANTS, Owner, Scope
+from prefix_store.tables import api_keys, owners
 
-_TOKEN = re.compile(r"(pfx_live_([0-9A-Za-z]{12})_([0-9A-Za-z]{43}))_([0-9A-Za-z]{6})")
+TOKEN = re.compile(r"(pfx_live_([0-9A-Za-z]{12})_([0-9A-Za-z]{43}))_([0-9A-Za-z]{6})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,8 @@ class KeyView:
     last_used_day: str | None
 
 
-def _crc(text: str) -> str:
+def checksum(text: str) -> str:
+    """CRC-32 of a token's body, 6 of base 62."""
     return base62(zlib.crc32(text.encode()).to_bytes(4), 6)
 
 
@@ -62,30 +61,6 @@ class Keys:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-
-    def verify(self, token: str) -> Scope | Admin | None:
-        """Return what the key reaches; None for anything that is no live key.
-
-        Read from the database each time, so a revoked key is dead with the commit. Writes at most once a
-        day and key (the day of last use).
-        """
-        sent = token.encode("utf-8", "surrogatepass")
-        if hmac.compare_digest(sent, self._core.secrets.admin_key.encode()):
-            return Admin()
-        match = _TOKEN.fullmatch(token)
-        if match is None or _crc(match.group(1)) != match.group(4):
-            return None
-        with self._core.database.read() as connection:
-            row = one(connection, _lookup(), {"key": match.group(2)})
-        digest = row.digest if row is not None else "0" * 64  # the same work for unknown ids
-        if not hmac.compare_digest(self._digest(match.group(3)), digest) or row is None:
-            return None
-        if row.last_used_day != row.today:
-            self._used(row.id, row.today)
-        user = None
-        if row.owner_id is not None:
-            user = Owner(row.tenant_id, row.owner_id, "user", row.owner_name)
-        return Scope(row.tenant_id, user, row.id, frozenset(row.grants))
 
     def issue(self, scope: Scope, user: str | None, grants: frozenset[str] | None = None) -> IssuedKey:
         """Make a key for the tenant or for one of its users; only a tenant-wide scope can.
@@ -103,7 +78,7 @@ class Keys:
         wanted = allowed if grants is None else grants
         if not wanted or wanted - allowed:
             raise Invalid("scopes", f"scopes may be: {', '.join(sorted(allowed))}")
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             lock_tenant(connection, scope.tenant_id)
             owner = None
             if user is not None:
@@ -122,11 +97,11 @@ class Keys:
         key_id, secret = base62(secrets.token_bytes(32), 12), base62(secrets.token_bytes(40), 43)
         body = f"pfx_live_{key_id}_{secret}"
         owner_id, name = (owner.owner_id, owner.name) if owner is not None else (None, None)
-        values = {"tenant_id": tenant_id, "owner_id": owner_id, "digest": self._digest(secret)}
+        values = {"tenant_id": tenant_id, "owner_id": owner_id, "digest": self.digest(secret)}
         shown = {"last4": secret[-4:], "grants": sorted(grants), "created_at": db_now()}
         statement = insert(api_keys).values(id=key_id, **values, **shown).returning(api_keys.c.created_at)
         created_at = float(connection.execute(statement).scalar_one())
-        return IssuedKey(key_id, f"{body}_{_crc(body)}", name, grants, created_at)
+        return IssuedKey(key_id, f"{body}_{checksum(body)}", name, grants, created_at)
 
     def list(self, scope: Scope) -> Sequence[KeyView]:
         """Live keys that `scope` reaches, oldest first."""
@@ -134,7 +109,7 @@ class Keys:
         if scope.user is not None:
             where.append(api_keys.c.owner_id == scope.user.owner_id)
         statement = _joined().where(*where).order_by(api_keys.c.created_at, api_keys.c.id)
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             return [_view(row) for row in connection.execute(statement)]
 
     def revoke(self, scope: Scope, key_id: str) -> None:
@@ -150,31 +125,21 @@ class Keys:
         ]
         if scope.user is not None:
             where.append(api_keys.c.owner_id == scope.user.owner_id)
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             if connection.execute(update(api_keys).where(*where).values(revoked_at=db_now())).rowcount != 1:
                 raise NotFound("key", key_id)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "key.revoked", key_id)
 
-    def _used(self, key_id: str, day: str) -> None:
-        with self._core.database.write() as connection:
-            connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_day=day))
-
-    def _digest(self, secret: str) -> str:
+    def digest(self, secret: str) -> str:
+        """What is stored of a secret; for the store's own parts."""
         return hmac.new(self._core.secrets.pepper, secret.encode(), hashlib.sha256).hexdigest()
-
-
-@cache
-def _lookup() -> Select[Any]:
-    """The live key with the id `key`; built once, since every request runs it."""
-    live = (api_keys.c.id == bindparam("key"), api_keys.c.revoked_at.is_(None), tenants.c.state == LIVE)
-    owner = (api_keys.c.owner_id.is_(None)) | (owners.c.state == LIVE)
-    joined = _joined().join(tenants, tenants.c.id == api_keys.c.tenant_id)
-    return joined.add_columns(db_today().label("today")).where(*live, owner)
 
 
 def _joined() -> Select[Any]:
     same = (owners.c.tenant_id == api_keys.c.tenant_id) & (owners.c.owner_id == api_keys.c.owner_id)
-    return select(api_keys, owners.c.name.label("owner_name")).select_from(api_keys.outerjoin(owners, same))
+    shown = [column for column in api_keys.c if column.name != "digest"]
+    tables = api_keys.outerjoin(owners, same)
+    return select(*shown, owners.c.name.label("owner_name")).select_from(tables)
 
 
 def _view(row: Row[Any]) -> KeyView:

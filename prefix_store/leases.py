@@ -1,4 +1,4 @@
-"""Jobs as workers see them: claim, heartbeat, checkpoint, settle.
+"""Jobs as the worker that holds them sees them: heartbeat, checkpoint, settle.
 
 A job runs at least once and takes effect at most once. A claim's `attempt` is its fence: it is never given
 twice, every write of a worker names it, and the completing transaction requires that the job is still
@@ -6,24 +6,21 @@ running under it and that its owner is alive. Leases are kept by the database's 
 may jump.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, case, select, true, update
-from sqlalchemy.exc import IntegrityError
 
 from prefix_store.checkpoints import drop_checkpoint, load_state, replace_checkpoint, seal, tell_gone
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
 from prefix_store.errors import LeaseLost, NotFound
-from prefix_store.job_rows import Claim, add_event, held, job_of, joined_jobs
+from prefix_store.job_rows import Claim, add_event, held
 from prefix_store.litter import clear
 from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
 from prefix_store.publish import Decision, Published, TrainedPrefix, keep_file, publish
 from prefix_store.rows import one
-from prefix_store.seating import Seating, take
 from prefix_store.tables import jobs, prefixes, versions
 from prefix_store.version_rows import Resolved, joined, resolved_of
 
@@ -32,35 +29,10 @@ _COLLISIONS = 8
 
 
 class Leases:
-    """The worker's side of jobs; takes no scope: a claim reaches its own job only."""
+    """The worker's side of a job; takes no scope: a claim reaches its own job and its owner only."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-
-    def claim(self, worker: str, seating: Seating = "alone") -> Claim | None:
-        """Take the next job: of the tenant with the fewest running, then the oldest; None if there is none.
-
-        A running job whose lease ran out is taken again; after `max_attempts` crashes it fails instead. What
-        a process dies of while it trains several jobs is none's fault: each is then tried again alone, and
-        only crashes there count.
-
-        Args:
-            worker: that takes it.
-            seating: `alone`, the job gets a process of its own; `first`, a process where others may join it,
-                if its tenant lets it; `beside`, it is to be trained beside others, and if the next job may
-                not, none is taken: nobody is overtaken.
-        """
-        for _ in range(_COLLISIONS):
-            try:
-                with self._core.database.write() as connection:
-                    given_up = self._give_up_crashed(connection)
-                    row = connection.execute(take(worker, seating, self._core.settings)).first()
-                    claimed = None if row is None else self._claimed(connection, row)
-                    tell_gone(connection, given_up)
-                    return claimed
-            except IntegrityError:  # another worker took another job of this prefix at the same moment
-                continue
-        return None
 
     def heartbeat(
         self, claim: Claim, progress: dict[str, Any] | None = None
@@ -74,7 +46,7 @@ class Leases:
         if progress is not None:
             values["progress"] = progress
         mine = (jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt)
-        with self._core.database.write() as connection:
+        with self._core.database.write(claim.owner.reach) as connection:
             if connection.execute(update(jobs).where(*held(claim)).values(**values)).rowcount == 1:
                 return "continue"
             status = connection.execute(select(jobs.c.status).where(*mine)).scalar()
@@ -93,7 +65,7 @@ class Leases:
         Raises:
             LeaseLost: the job is no longer this claim's.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(claim.owner.reach) as connection:
             add_event(connection, self._require(connection, claim), level, type, message, data)
 
     def live(self, claim: Claim) -> Resolved | None:
@@ -135,7 +107,7 @@ class Leases:
         files += [] if best is None else [(self._place(claim, "ckpt"), best.payload)]
         state, *kept = sealed = seal(self._core, files)
         try:
-            with self._core.database.write() as connection:
+            with self._core.database.write(claim.owner.reach) as connection:
                 lock_owners(connection, state.place.tenant_id, [state.place.owner_id])
                 job = self._require(connection, claim)
                 replace_checkpoint(connection, job, update_number, state, kept[0] if kept else None, best)
@@ -143,11 +115,11 @@ class Leases:
             for written in sealed:
                 self._core.blobs.delete(written.place)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
-        clear(self._core)
+        clear(self._core, claim.owner.tenant_id)
 
     def load_checkpoint(self, claim: Claim) -> bytes | None:
         """Return the latest state that an attempt saved; None if there is none that can be read."""
-        return load_state(self._core, claim.owner.tenant_id, claim.job_id)
+        return load_state(self._core, claim.owner, claim.job_id)
 
     def complete(
         self,
@@ -172,7 +144,7 @@ class Leases:
         sha256 = self._core.blobs.put(place, trained.payload)
         files = [keep_file(self._core, self._place(claim, "file"), file) for file in trained.files]
         try:
-            with self._core.database.write() as connection:
+            with self._core.database.write(claim.owner.reach) as connection:
                 lock_owners(connection, place.tenant_id, [place.owner_id])
                 job = self._require(connection, claim)
                 ids = (place.object_id, sha256)
@@ -181,7 +153,7 @@ class Leases:
             for written in (place, *(file.place for file in files)):
                 self._core.blobs.delete(written)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
-        clear(self._core)
+        clear(self._core, claim.owner.tenant_id)
         return done
 
     def fail(self, claim: Claim, code: str, message: str, param: str | None = None) -> None:
@@ -190,18 +162,18 @@ class Leases:
         Raises:
             LeaseLost: the job is no longer this claim's.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(claim.owner.reach) as connection:
             row = self._require(connection, claim)
             self._end_failed(connection, row, code, message, param)
             tell_gone(connection, [row])
-        clear(self._core)
+        clear(self._core, claim.owner.tenant_id)
 
     def cancelled(self, claim: Claim) -> None:
         """Say that nothing of a run that was cancelled is left, so that an erasure need not wait for its lease.
 
         Call it after "cancel" and after LeaseLost, once the child is dead and the data let go of.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(claim.owner.reach) as connection:
             self._let_go(connection, claim)
 
     def _let_go(self, connection: Connection, claim: Claim) -> None:
@@ -230,32 +202,14 @@ class Leases:
             "company": company,
         }
         statement = update(jobs).where(*held(claim)).values(crashes=jobs.c.crashes + more, **values)
-        with self._core.database.write() as connection:
+        with self._core.database.write(claim.owner.reach) as connection:
             row = connection.execute(statement.returning(jobs)).first()
             if row is None:
                 self._let_go(connection, claim)
             elif row.crashes >= self._core.settings.max_attempts:
                 self._give_up(connection, row)
                 tell_gone(connection, [row])
-        clear(self._core)
-
-    def _claimed(self, connection: Connection, row: Row[Any]) -> Claim:
-        again = "" if row.attempt == 1 else f" again (attempt {row.attempt})"
-        add_event(connection, row, "info", "message", f"Fine-tuning job started{again}")
-        mine = (jobs.c.tenant_id == row.tenant_id, jobs.c.id == row.id)
-        job = job_of(connection.execute(joined_jobs().where(*mine)).one())
-        return Claim(row.id, row.attempt, job.owner, job, row.prefix_id, row.company == "joint")
-
-    def _give_up_crashed(self, connection: Connection) -> Sequence[Row[Any]]:
-        expired = (jobs.c.status == "running", jobs.c.lease_until <= db_now())
-        last = jobs.c.crashes + 1 >= self._core.settings.max_attempts
-        statement = (
-            select(jobs).where(*expired, last, jobs.c.company != "joint").with_for_update(skip_locked=True)
-        )
-        rows = connection.execute(statement).all()
-        for row in rows:
-            self._give_up(connection, row)
-        return rows
+        clear(self._core, claim.owner.tenant_id)
 
     def _give_up(self, connection: Connection, row: Row[Any]) -> None:
         times = self._core.settings.max_attempts
@@ -280,7 +234,7 @@ class Leases:
 
     def _still(self, claim: Claim) -> None:
         """Refuse before a file is written; the transaction after it decides."""
-        with self._core.database.read() as connection:
+        with self._core.database.read(claim.owner.reach) as connection:
             if one(connection, select(jobs.c.id).where(*held(claim))) is None:
                 raise LeaseLost("the job was cancelled, erased or claimed again")
 
@@ -292,7 +246,7 @@ class Leases:
             prefixes.c.owner_id == claim.owner.owner_id,
             versions.c.version_id.is_not(None),
         )
-        with self._core.database.read() as connection:
+        with self._core.database.read(claim.owner.reach) as connection:
             row = one(connection, joined(which).where(*mine, more))
         return None if row is None else resolved_of(row)
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from prefix_store.core import Core
 from prefix_store.crypto import Place
+from prefix_store.reach import Reach
 from prefix_store.tables import litter
 
 
@@ -20,16 +21,18 @@ def note(connection: Connection, places: Iterable[Place]) -> None:
         connection.execute(insert(litter), rows)
 
 
-def clear(core: Core) -> int:
-    """Remove every noted file, then its note; return how many. May be repeated at any time."""
-    with core.database.read() as connection:
-        places = [Place(*row) for row in connection.execute(select(litter))]
+def clear(core: Core, tenant_id: str) -> int:
+    """Remove every noted file of a tenant, then its note; return how many. May be repeated at any time."""
+    reach = Reach(tenant_id)
+    with core.database.read(reach) as connection:
+        noted = select(litter).where(litter.c.tenant_id == tenant_id)
+        places = [Place(*row) for row in connection.execute(noted)]
     if not places:
         return 0
     for place in places:
         core.blobs.delete(place)
     core.blobs.sync(places)
-    with core.database.write() as connection:
+    with core.database.write(reach) as connection:
         for place in places:
             mine = (litter.c.tenant_id == place.tenant_id, litter.c.object_id == place.object_id)
             connection.execute(delete(litter).where(*mine))

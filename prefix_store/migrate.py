@@ -1,6 +1,10 @@
-"""Bring the database to this code's schema. A step of its own; starting processes run it too.
+"""Bring the database to this code's schema, and say whether a schema is one that this code can run on.
 
-Several processes may start at once: a file lock (SQLite) or an advisory lock (PostgreSQL) lets one do it.
+A step of its own (`prefixserve migrate`); where one role does everything, starting processes run it too. Several may
+start at once: a file lock (SQLite) or an advisory lock (PostgreSQL) lets one do it.
+
+Migrations expand first and contract later, so that the code before runs on the new schema while processes change over:
+the table `compatibility` names the oldest revision whose code can.
 """
 
 import fcntl
@@ -12,31 +16,115 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import ProgrammingError
 
-from prefix_store.db import Database
-from prefix_store.errors import NotMigrated
+from prefix_store.db import Database, SystemDatabase
+from prefix_store.engines import open_engine
+from prefix_store.errors import NotMigrated, Unavailable
+from prefix_store.reach import NOWHERE
+from prefix_store.roles import check_role, grant
+from prefix_store.settings import StoreSettings
+from prefix_store.tables import compatibility
 
 _LOCK = 7_305_091_146  # any number that no other program takes on this database
+_NO_WAITS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 
 
-def migrate(database: Database, data_dir: Path) -> None:
-    """Run every migration that the database lacks."""
-    config = _config()
-    with _alone(database, data_dir), database.write() as connection:
-        if not database.is_sqlite:
-            connection.execute(text("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0"))
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+def migrate(settings: StoreSettings) -> None:
+    """Run every migration that the database lacks, as the tables' owner; then make and grant the two roles.
+
+    Does nothing to a schema of newer code that this code can run on.
+
+    Raises:
+        NotMigrated: the schema is of newer code, and this code cannot run on it; or the role may not do this.
+        UnsafeRole: a role that the policies would not bind.
+    """
+    database = SystemDatabase(open_engine(settings.owner_url, settings.waits))
+    try:
+        with _told_why(), _alone(database, settings.data_dir), database.write() as connection:
+            if not database.is_sqlite:
+                connection.execute(text("; ".join(f"SET LOCAL {wait} = 0" for wait in _NO_WAITS)))
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+                # Who waits for a whole table holds up everybody behind: rather give up, to be tried again.
+                connection.execute(
+                    text(f"SET LOCAL lock_timeout = {max(1, round(settings.database_lock_seconds * 1000))}")
+                )
+            if _is_newer(connection):
+                return
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            if settings.two_roles:
+                grant(connection, settings.url, settings.system_url)
+    except ProgrammingError as error:
+        if not isinstance(error.orig, InsufficientPrivilege):
+            raise
+        why = error.orig.diag.message_primary
+        raise NotMigrated(f"the database's role may not migrate: {why}; give the owner's URL") from error
+    finally:
+        database.close()
 
 
-def check_migrated(database: Database) -> None:
-    """Raise NotMigrated unless the schema is this code's."""
+def check_migrated(settings: StoreSettings, database: Database, system: SystemDatabase) -> None:
+    """Make sure that this code can run on the schema, as the roles that the settings name.
+
+    Raises:
+        NotMigrated: older, or newer and no longer for this code.
+        Unavailable: no answer, or a login refused; the message says what.
+        UnsafeRole: a role that is not what the settings count on.
+    """
     head = ScriptDirectory.from_config(_config()).get_current_head()
-    with database.read() as connection:
-        if MigrationContext.configure(connection).get_current_revision() != head:
-            raise NotMigrated("the database has another schema than this code; run `prefixserve migrate`")
+    try:
+        with _told_why(), database.read(NOWHERE) as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            if current != head and not _is_newer(connection):
+                found = "no schema" if current is None else f"schema {current}"
+                raise NotMigrated(
+                    f"the database has {found}, this code needs {head}; run `prefixserve migrate`"
+                )
+            if not database.is_sqlite:
+                check_role(connection, settings.system_url if settings.two_roles else None)
+        if settings.two_roles:
+            with _told_why(), system.read() as connection:
+                check_role(connection, settings.url)
+    except ProgrammingError as error:  # no such table, or none that the role may read
+        raise NotMigrated(
+            "the database's role may not read its schema, or there is none; run `prefixserve migrate`"
+        ) from error
+
+
+def _is_newer(connection: Connection) -> bool:
+    """Whether the schema is one of newer code that this code can run on.
+
+    Raises:
+        NotMigrated: newer, and this code cannot.
+    """
+    scripts = ScriptDirectory.from_config(_config())
+    known = {script.revision for script in scripts.walk_revisions()}
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is None or current in known:
+        return False
+    oldest = connection.execute(select(compatibility.c.oldest)).scalar_one()
+    if oldest not in known:
+        head = scripts.get_current_head()
+        raise NotMigrated(
+            f"the database has schema {current}, which needs code of {oldest} at least; this is {head}: update it"
+        )
+    return True
+
+
+@contextmanager
+def _told_why() -> Iterator[None]:
+    """At a start the operator is told what the server or the network said; no password stands in it."""
+    try:
+        yield
+    except Unavailable as error:
+        said = getattr(error.__cause__, "orig", None)
+        if said is None:
+            raise
+        raise Unavailable(f"{error}: {str(said).strip().splitlines()[-1]}") from error
 
 
 def _config() -> Config:
@@ -47,7 +135,7 @@ def _config() -> Config:
 
 
 @contextmanager
-def _alone(database: Database, data_dir: Path) -> Iterator[None]:
+def _alone(database: SystemDatabase, data_dir: Path) -> Iterator[None]:
     if not database.is_sqlite:
         yield
         return

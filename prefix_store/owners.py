@@ -89,7 +89,7 @@ class Owners:
         """
         _require_tenant(scope)
         check_name(name, "id", self._core.settings.reserved_names)
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             lock_tenant(connection, scope.tenant_id)
             if _live(connection, scope, name) is not None:
                 raise Conflict(
@@ -106,7 +106,7 @@ class Owners:
         """
         _require_tenant(scope)
         check_name(name, "task", self._core.settings.reserved_names)
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             lock_tenant(connection, scope.tenant_id)
             found = _live(connection, scope, f"task:{name}")
             return found or self._insert(connection, scope, "task", name)
@@ -117,7 +117,7 @@ class Owners:
 
     def view(self, scope: Scope, label: str) -> OwnerView:
         """Return a live owner and when it was made; NotFound as in `get`."""
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             row = find_owner(connection, scope, label)
             return OwnerView(owner_of(row), row.created_at)
 
@@ -135,7 +135,7 @@ class Owners:
             where.append(owners.c.owner_id == scope.user.owner_id)
         if after is not None:
             where.append(owners.c.name > after)
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             rows = connection.execute(select(owners).where(*where).order_by(owners.c.name).limit(limit))
             return [OwnerView(owner_of(row), row.created_at) for row in rows]
 

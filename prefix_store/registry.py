@@ -59,11 +59,11 @@ class Registry:
         if parsed is None:
             raise NotFound("model", name)
         if parsed.job is not None:
-            with self._core.database.read() as connection:
+            with self._core.database.read(scope.reach) as connection:
                 return resolve_job(connection, scope, name, parsed)
         which: Literal["live", "number"] = "live" if parsed.version is None else "number"
         statement = named(of_user=scope.user is not None, tasks_too=True, which=which)
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             row = one(connection, statement, name_values(scope, parsed))
         if row is None:
             raise NotFound("model", name)
@@ -95,7 +95,7 @@ class Registry:
         if scope.user is not None:
             where.append((prefixes.c.owner_id == scope.user.owner_id) | (owners.c.kind == "task"))
         order = (owners.c.kind.desc(), owners.c.name, prefixes.c.name, versions.c.number.desc())
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             rows = connection.execute(joined(true()).where(*where).order_by(*order)).all()
         grouped: dict[str, list[Row[Any]]] = {}
         for row in rows:
@@ -104,7 +104,7 @@ class Registry:
 
     def get(self, scope: Scope, name: str) -> PrefixView:
         """Return one prefix by its bare name; NotFound if absent, another's, or without any version."""
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             rows = self._rows(connection, scope, name, tasks_too=True)
         if rows[0].version_id is None:
             raise NotFound("model", name)
@@ -120,7 +120,7 @@ class Registry:
         Raises:
             NotFound: no such prefix or version for this scope.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             row = _numbered(self._locked(connection, scope, name), name, number)
             return self._point(connection, scope, row, "version.promoted")
 
@@ -131,7 +131,7 @@ class Registry:
             NotFound: no such prefix for this scope.
             Conflict: there is no older version that was live.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             rows = [row for row in self._locked(connection, scope, name) if row.version_id is not None]
             live = next((row.number for row in rows if row.version_id == row.live_version_id), None)
             older = [row for row in rows if row.was_live and live is not None and row.number < live]
@@ -147,7 +147,7 @@ class Registry:
             NotFound: no such prefix or version for this scope.
             Conflict: it is live.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             row = _numbered(self._locked(connection, scope, name), name, number)
             if row.version_id == row.live_version_id:
                 raise Conflict(
@@ -157,7 +157,7 @@ class Registry:
             told = remove_versions(connection, row.tenant_id, [row.version_id])
             ids = (scope.tenant_id, scope.key_id)
             self._core.audit.record(connection, *ids, "version.deleted", row.version_id)
-        clear(self._core)
+        clear(self._core, scope.tenant_id)
         return told[-1]
 
     def delete_prefix(self, scope: Scope, name: str) -> Change:
@@ -169,7 +169,7 @@ class Registry:
         Raises:
             NotFound: no such prefix for this scope.
         """
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach) as connection:
             rows = self._locked(connection, scope, name)
             first = rows[0]
             mine = (jobs.c.tenant_id == first.p_tenant_id) & (jobs.c.prefix_id == first.p_prefix_id)
@@ -186,14 +186,14 @@ class Registry:
                 told = [change(connection, "version_gone", first.p_tenant_id, first.p_owner_id)]
             ids = (scope.tenant_id, scope.key_id)
             self._core.audit.record(connection, *ids, "prefix.deleted", first.p_prefix_id)
-        clear(self._core)
+        clear(self._core, scope.tenant_id)
         return told[-1]
 
     def _stands(self, resolved: Resolved) -> bool:
         owner = resolved.owner
         values = {"tenant": owner.tenant_id, "owner": owner.owner_id, "version": resolved.version_id}
         statement = standing_checkpoint() if resolved.number is None else standing()
-        with self._core.database.read() as connection:
+        with self._core.database.read(owner.reach) as connection:
             return one(connection, statement, values) is not None
 
     def _locked(self, connection: Connection, scope: Scope, name: str) -> Sequence[Row[Any]]:

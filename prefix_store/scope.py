@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prefix_store.names import OwnerKind, owner_label
+from prefix_store.reach import Reach
 
 GRANTS: Final = frozenset(
     {
@@ -41,6 +42,11 @@ class Owner:
         """What stands before the colon in names: `alice`, or `task:e2e` for a task."""
         return owner_label(self.kind, self.name)
 
+    @property
+    def reach(self) -> Reach:
+        """What the database lets a transaction for this owner touch."""
+        return Reach(self.tenant_id, self.owner_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -53,6 +59,11 @@ class Scope:
     user: Owner | None
     key_id: str
     grants: frozenset[str]
+
+    @property
+    def reach(self) -> Reach:
+        """What the database lets a transaction in this scope touch."""
+        return Reach(self.tenant_id) if self.user is None else self.user.reach
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,20 @@ from prefix_store.job_rows import may_join, next_job
 from prefix_store.settings import StoreSettings
 from prefix_store.tables import jobs
 
+_TAKEN = (
+    jobs.c.tenant_id,
+    jobs.c.owner_id,
+    jobs.c.id,
+    jobs.c.prefix_id,
+    jobs.c.attempt,
+    jobs.c.company,
+    jobs.c.started_at,
+)
 Seating = Literal["alone", "first", "beside"]
 
 
 def take(worker: str, seating: Seating, settings: StoreSettings) -> Update:
-    """One statement, both dialects: choose, lock, take; returns the job's row. See `Leases.claim`."""
+    """One statement, both dialects: choose, lock, take; returns whose the job is, which, and how it was taken. See `Leases.claim`."""
     expired = jobs.c.status == "running"  # else it was queued
     joint = jobs.c.company == "joint"  # the process that it was trained in with others is gone
     together = false() if seating == "alone" else may_join()
@@ -34,5 +43,5 @@ def take(worker: str, seating: Seating, settings: StoreSettings) -> Update:
             lease_until=db_now() + settings.lease_seconds,
             started_at=func.coalesce(jobs.c.started_at, db_now()),
         )
-        .returning(jobs)
+        .returning(*_TAKEN)
     )

@@ -4,17 +4,18 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from prefix_store.database_settings import DatabaseSettings, with_driver
 
 BASES: Final = frozenset({"gpt2-mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"})
 
 
-class StoreSettings(BaseSettings):
+class StoreSettings(DatabaseSettings):
     """Settings of one store; what is not given is read from `PREFIX_<NAME>` in the environment.
 
     Attributes:
         data_dir: holds `data/` (what backups copy) and, beside it, `secrets/`.
-        database_url: SQLAlchemy URL; SQLite under `data/` if None.
         admin_key: the operator's key; made and kept in `secrets/admin_key` if None.
         lease_seconds: a claimed job is free again this long after its last heartbeat, by the database's clock.
         max_attempts: crashes of its worker after which a job is given up.
@@ -26,11 +27,14 @@ class StoreSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="PREFIX_", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix="PREFIX_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # URLs hold passwords
     )
 
     data_dir: Path = Path("prefixserve-data")
-    database_url: str | None = None
     admin_key: SecretStr | None = None
     lease_seconds: float = Field(default=30.0, gt=0)
     max_attempts: int = Field(default=3, ge=1)
@@ -42,8 +46,17 @@ class StoreSettings(BaseSettings):
 
     @property
     def url(self) -> str:
-        """The database's URL; a bare `postgresql://` means the driver that is installed."""
+        """The database's URL, as the application's role."""
         if self.database_url is None:
             return f"sqlite:///{self.data_dir / 'data' / 'store.sqlite3'}"
-        scheme, _, rest = self.database_url.partition("://")
-        return f"postgresql+psycopg://{rest}" if scheme in {"postgres", "postgresql"} else self.database_url
+        return with_driver(self.database_url)
+
+    @property
+    def system_url(self) -> str:
+        """The same as the system role."""
+        return self.url if self.system_database_url is None else with_driver(self.system_database_url)
+
+    @property
+    def owner_url(self) -> str:
+        """The same as the role that the tables belong to."""
+        return self.url if self.owner_database_url is None else with_driver(self.owner_database_url)

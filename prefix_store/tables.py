@@ -293,3 +293,8 @@ idempotency = Table(
     Column("object_id", String, nullable=False),
     Column("created_at", Float, nullable=False),
 )
+compatibility = Table(
+    "compatibility",
+    metadata,
+    Column("oldest", String, primary_key=True),
+)

@@ -13,6 +13,7 @@ from prefix_store.erasure import Erasure, Erasures
 from prefix_store.errors import Conflict, Invalid, NotFound
 from prefix_store.keys import Keys
 from prefix_store.names import new_id
+from prefix_store.reach import OPERATOR, Reach
 from prefix_store.rows import one
 from prefix_store.scope import GRANTS, Admin
 from prefix_store.tables import LIVE, tenants
@@ -88,14 +89,15 @@ class Tenants:
     def _create(
         self, admin: Admin, name: str, limits: TenantLimits, joint_training: bool
     ) -> tuple[Tenant, str]:
-        with self._core.database.write() as connection:
+        tenant_id = new_id("ten")
+        with self._core.database.write(Reach(tenant_id, operator=True)) as connection:
             taken = select(tenants.c.id).where(tenants.c.name == name, tenants.c.state == LIVE)
             if one(connection, taken) is not None:
                 raise Conflict("tenant_exists", f"tenant {name!r} exists; choose another name", "name")
             row = connection.execute(
                 insert(tenants)
                 .values(
-                    id=new_id("ten"),
+                    id=tenant_id,
                     name=name,
                     state="live",
                     created_at=db_now(),
@@ -115,13 +117,13 @@ class Tenants:
     def list(self, admin: Admin) -> Sequence[Tenant]:
         """Live tenants by name; for the operator."""
         del admin
-        with self._core.database.read() as connection:
+        with self._core.database.read(OPERATOR) as connection:
             rows = connection.execute(select(tenants).where(tenants.c.state == LIVE).order_by(tenants.c.name))
             return [_tenant(row) for row in rows]
 
     def get(self, tenant_id: str) -> Tenant:
         """Return a live tenant; NotFound else."""
-        with self._core.database.read() as connection:
+        with self._core.database.read(Reach(tenant_id)) as connection:
             row = one(connection, _LIVE_TENANT, {"tenant": tenant_id})
         if row is None:
             raise NotFound("tenant", tenant_id)

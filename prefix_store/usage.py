@@ -12,6 +12,7 @@ from prefix_store.core import Core
 from prefix_store.db import db_today
 from prefix_store.errors import NotFound
 from prefix_store.owners import find_owner, lock_owners, lock_tenant
+from prefix_store.reach import Reach
 from prefix_store.scope import Owner, Scope
 from prefix_store.tables import owners, usage
 
@@ -43,7 +44,7 @@ class Usage:
         requests: int = 1,
     ) -> None:
         """Add to today's count of `owner` (None: the tenant itself); an erased owner's goes to the tenant."""
-        with self._core.database.write() as connection:
+        with self._core.database.write(scope.reach.whole) as connection:
             try:
                 lock_tenant(connection, scope.tenant_id)
             except NotFound:  # erased with all its counts
@@ -81,7 +82,7 @@ class Usage:
             .where(*where)
             .order_by(usage.c.day.desc(), owners.c.kind, owners.c.name)
         )
-        with self._core.database.read() as connection:
+        with self._core.database.read(scope.reach) as connection:
             if user is not None:
                 wanted = find_owner(connection, scope, user)
                 statement = statement.where(usage.c.owner_id == wanted.owner_id)
@@ -99,7 +100,7 @@ class Usage:
 
     def tokens_today(self, tenant_id: str) -> int:
         """Tokens of a tenant today, prompt and completion."""
-        with self._core.database.read() as connection:
+        with self._core.database.read(Reach(tenant_id)) as connection:
             where = (usage.c.tenant_id == tenant_id, usage.c.day == db_today())
             total = func.coalesce(func.sum(usage.c.prompt_tokens + usage.c.completion_tokens), 0)
             return int(connection.execute(select(total).where(*where)).scalar_one())

@@ -103,7 +103,7 @@ class Gate:
             return
         given = _header(scope, b"authorization")
         token = given[len(_BEARER) :].strip() if given[: len(_BEARER)].lower() == _BEARER else ""
-        caller = await to_thread.run_sync(self._parts.store.keys.verify, token) if token else None
+        caller = await to_thread.run_sync(self._parts.authenticate, token) if token else None
         if caller is None:
             raise NO_KEY
         scope["state"]["caller"] = caller

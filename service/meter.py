@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import structlog
 
-from prefix_store import Store
+from prefix_store import ScopedStore
 from prefix_store.scope import Owner, Scope
 
 log = structlog.get_logger("service")
@@ -14,7 +14,7 @@ log = structlog.get_logger("service")
 class Meter:
     """Tokens and requests not yet written; at most a second of them is lost with a killed process."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: ScopedStore) -> None:
         self._store = store
         self._pending: dict[tuple[Scope, Owner | None], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._lock = threading.Lock()

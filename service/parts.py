@@ -9,7 +9,8 @@ import torch
 from anyio import CapacityLimiter
 
 from prefix_engine import Base, Engine
-from prefix_store import Store
+from prefix_store import ScopedStore, Store
+from prefix_store.scope import Admin, Scope
 from service.admission import Admission
 from service.connections import Connections
 from service.meter import Meter
@@ -29,11 +30,13 @@ _PLANNERS = 2
 class Parts:
     """Everything that routes use.
 
-    `draining` is set by SIGTERM: nothing new is taken.
+    `store` takes scopes; what looks over all tenants, to follow deletions, to tidy up and to know callers, is kept
+    from routes. `draining` is set by SIGTERM: nothing new is taken.
     """
 
     settings: ServiceSettings
-    store: Store
+    store: ScopedStore
+    _system: Store
     base: Base
     engine: Engine
     tickets: Tickets
@@ -55,7 +58,7 @@ class Parts:
         """Put the parts together; nothing runs yet."""
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        tickets, connections, telemetry, meter = Tickets(), Connections(), Telemetry(), Meter(store)
+        tickets, connections, telemetry, meter = Tickets(), Connections(), Telemetry(), Meter(store.scoped)
         reuse = Reuse()
 
         def in_use(version_ids: set[str]) -> set[str]:
@@ -63,11 +66,12 @@ class Parts:
 
         # The engine packs the blocks; nobody else needs them, so that they are not in memory twice.
         whole, base = base, base.emptied()
-        residency = Residency(store, base, in_use)
+        residency = Residency(store.scoped, base, in_use)
         engine = Engine(whole, settings.engine_config(), residency.load)
         return cls(
             settings=settings,
-            store=store,
+            store=store.scoped,
+            _system=store,
             base=base,
             engine=engine,
             tickets=tickets,
@@ -95,7 +99,7 @@ class Parts:
         Raises:
             OSError: the port cannot be listened on.
         """
-        self.telemetry.watch(self.engine, self.store)
+        self.telemetry.watch(self.engine, self._system)
         if self.settings.metrics_port:
             self._metrics = self.telemetry.serve(self.settings.host, self.settings.metrics_port)
 
@@ -108,7 +112,11 @@ class Parts:
         if self._metrics is not None:
             self._metrics.shutdown()
             self._metrics.server_close()
-        self.store.close()
+        self._system.close()
+
+    def authenticate(self, token: str) -> Scope | Admin | None:
+        """Whose a key is; None for anything that is no live key."""
+        return self._system.keys.verify(token)
 
     @property
     def alive(self) -> bool:
@@ -126,7 +134,7 @@ class Parts:
         if self.revocation.stale:
             return "the change feed is not followed"
         try:
-            self.store.ping()
+            self._system.ping()
         except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             return f"the database does not answer ({type(error).__name__})"
         return None

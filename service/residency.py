@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from prefix_engine import Base, Prefix
-from prefix_store import Store
+from prefix_store import ScopedStore
 from prefix_store.errors import Corrupt, NotFound
 from prefix_store.version_rows import Resolved
 
@@ -32,7 +32,7 @@ class Residency:
         in_use: of some version ids those that the engine or a request still holds.
     """
 
-    def __init__(self, store: Store, base: Base, in_use: Callable[[set[str]], set[str]]) -> None:
+    def __init__(self, store: ScopedStore, base: Base, in_use: Callable[[set[str]], set[str]]) -> None:
         self._store, self._base, self._in_use = store, base, in_use
         self._known: dict[str, Resolved] = {}
         self._at_hand: dict[str, tuple[bytes, int]] = {}  # bytes, and how many requests need them

@@ -29,7 +29,7 @@ def run() -> None:
         store = open_store(StoreSettings(reserved_names=reserved))
         if store.settings.process_dead_after < DEAD_AFTER_S:
             sys.exit(f"PREFIX_PROCESS_DEAD_AFTER must be at least {DEAD_AFTER_S:g} seconds")
-        store.migrate()
+        store.prepare()
     except ValidationError as error:
         first = error.errors()[0]
         sys.exit(f"PREFIX_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}")

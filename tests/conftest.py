@@ -2,47 +2,35 @@
 
 import contextlib
 import logging
-import os
-import secrets
 
 import pytest
 import structlog
+from database_making import DATABASES, environment, production_database
 from service_making import serving
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 structlog.configure(
     wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
     processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
 )
 
-POSTGRES = os.environ.get("PREFIX_TEST_POSTGRES_URL")
-DATABASES = [
-    "sqlite",
-    pytest.param(
-        "postgresql",
-        marks=pytest.mark.skipif(not POSTGRES, reason="PREFIX_TEST_POSTGRES_URL names no PostgreSQL server"),
-    ),
-]
+NAMES = ("PREFIX_SYSTEM_DATABASE_URL", "PREFIX_OWNER_DATABASE_URL", "PREFIX_DATABASE_IDLE_SECONDS")
 
 
 @contextlib.contextmanager
 def fresh_database(kind):
-    """None for the default SQLite file, else the URL of a fresh PostgreSQL database."""
+    """None for the default SQLite file, else the URL of a fresh PostgreSQL database as the application's role.
+
+    The URLs of the system role and of the tables' owner stand in the environment meanwhile, as in production; no role
+    is a superuser. A machine that stands still fails no test.
+    """
     if kind == "sqlite":
-        yield None
+        with environment({}, NAMES):
+            yield None
         return
-    server = make_url(POSTGRES)
-    name = f"prefixserve_test_{secrets.token_hex(6)}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    try:
-        yield server.set(database=name).render_as_string(hide_password=False)
-    finally:
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        admin.dispose()
+    with production_database() as urls:
+        values = dict(zip(NAMES, (urls["system"], urls["owner"], "120"), strict=True))
+        with environment(values, NAMES):
+            yield urls["application"]
 
 
 @pytest.fixture(params=DATABASES)

@@ -24,12 +24,16 @@ class Serving:
 
     def __init__(self, data_dir, database_url=None, store=None, base=BASE, **settings):
         place = {"data_dir": data_dir, "database_url": database_url, "admin_key": ADMIN_KEY}
+        if database_url is None:  # though a module's service beside may have a server
+            place |= {"system_database_url": None, "owner_database_url": None}
         chosen = {"port": 0, "metrics_port": 0, "kv_bytes": 64 << 20, "pool_bytes": 16 << 20} | settings
         self.base = base
         self.store = open_store(StoreSettings(**place, **(store or {})))
-        self.store.migrate()
+        self.store.migrate()  # as the tables' owner, whose URL no service has
         self.parts = Parts.build(
-            ServiceSettings(**chosen), open_store(StoreSettings(**place, **(store or {}))), base
+            ServiceSettings(**chosen),
+            open_store(StoreSettings(**place | {"owner_database_url": None}, **(store or {}))),
+            base,
         )
         self.parts.open_metrics()
         self.server = Server(self.parts)

@@ -7,12 +7,13 @@ import threading
 from types import FrameType
 
 from prefix_store import StoreSettings, open_store
+from prefix_store.errors import StoreError
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
 
 def main() -> None:
-    """Open the store, bring it up to date, work."""
+    """Open the store, bring it up to date or see that it is, work."""
     settings = WorkerSettings()
     logging.basicConfig(
         level=settings.log_level.upper(),
@@ -29,7 +30,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop)
     store = open_store(StoreSettings())
     try:
-        store.migrate()
+        try:
+            store.prepare()
+        except StoreError as error:
+            sys.exit(str(error))
         Worker(store, settings, stopping).run()
     finally:
         store.close()

@@ -10,7 +10,7 @@ import typer
 from service.cli.terminal import CommandError, out, plain
 
 if TYPE_CHECKING:
-    from prefix_store import Store
+    from prefix_store import Store, StoreSettings
 
 DataDir = Annotated[
     Path, typer.Option(envvar="PREFIX_DATA_DIR", help="The data folder of the service and the worker.")
@@ -18,34 +18,78 @@ DataDir = Annotated[
 DatabaseUrl = Annotated[
     str | None, typer.Option(envvar="PREFIX_DATABASE_URL", help="The database, unless it is the default.")
 ]
+SystemDatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PREFIX_SYSTEM_DATABASE_URL", help="The same as the system role, where there is one."
+    ),
+]
+OwnerDatabaseUrl = Annotated[
+    str | None,
+    typer.Option(envvar="PREFIX_OWNER_DATABASE_URL", help="The same as the role that owns the tables."),
+]
 DEFAULT_DATA_DIR = Path("prefixserve-data")
 
 
-def migrate(data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None) -> None:
-    """Bring the database up to date. Opens the store directly: no service is needed."""
-    with _store(data_dir, database_url) as store:
-        store.migrate()
+def migrate(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    database_url: DatabaseUrl = None,
+    system_database_url: SystemDatabaseUrl = None,
+    owner_database_url: OwnerDatabaseUrl = None,
+) -> None:
+    """Bring the database up to date; with a system role, make and grant both roles. No service is needed.
+
+    Opens the store directly.
+    """
+    from prefix_store.migrate import migrate as bring_up  # noqa: PLC0415 - SQLAlchemy takes a second to load
+
+    with _refusing():
+        bring_up(_settings(data_dir, database_url, system_database_url, owner_database_url))
     out().print(plain(f"the store in {data_dir} is up to date"))
 
 
-def audit_verify(data_dir: DataDir = DEFAULT_DATA_DIR, database_url: DatabaseUrl = None) -> None:
+def audit_verify(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    database_url: DatabaseUrl = None,
+    system_database_url: SystemDatabaseUrl = None,
+    owner_database_url: OwnerDatabaseUrl = None,
+) -> None:
     """Check the audit log's chain. Opens the store directly: no service is needed."""
-    with _store(data_dir, database_url) as store:
+    with _store(data_dir, database_url, system_database_url, owner_database_url) as store:
         entries = store.audit.verify()
     out().print(plain(f"{entries} audit entries, unbroken"))
 
 
 @contextmanager
-def _store(data_dir: Path, database_url: str | None) -> "Iterator[Store]":
-    # SQLAlchemy takes a second to load; only these verbs need it.
-    from prefix_store import StoreSettings, open_store  # noqa: PLC0415
-    from prefix_store.errors import StoreError  # noqa: PLC0415
+def _store(data_dir: Path, *urls: str | None) -> "Iterator[Store]":
+    from prefix_store import open_store  # noqa: PLC0415 - SQLAlchemy takes a second to load
 
-    try:
-        store = open_store(StoreSettings(data_dir=data_dir, database_url=database_url))
+    with _refusing():
+        store = open_store(_settings(data_dir, *urls))
         try:
             yield store
         finally:
             store.close()
+
+
+def _settings(
+    data_dir: Path, database_url: str | None, system: str | None, owner: str | None
+) -> "StoreSettings":
+    from prefix_store import StoreSettings  # noqa: PLC0415 - SQLAlchemy takes a second to load
+
+    return StoreSettings(
+        data_dir=data_dir,
+        database_url=database_url,
+        system_database_url=system,
+        owner_database_url=owner,
+    )
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    from prefix_store.errors import StoreError  # noqa: PLC0415 - SQLAlchemy takes a second to load
+
+    try:
+        yield
     except (StoreError, ValueError) as error:  # ValueError: a setting that cannot be
         raise CommandError(str(error)) from error

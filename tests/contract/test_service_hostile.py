@@ -267,8 +267,8 @@ def test_a_process_that_is_blind_cuts_off_even_who_does_not_read(tmp_path, datab
         def away(_after):
             raise OSError("the database is away")
 
-        monkeypatch.setattr(two.parts.store.feed, "read", away)
-        monkeypatch.setattr(two.parts.store.feed, "beat", away)
+        monkeypatch.setattr(two.parts._system.feed, "read", away)
+        monkeypatch.setattr(two.parts._system.feed, "beat", away)
         answer = acme.delete("/v1/users/alice").json()
         while not answer["deleted"]:
             assert time.monotonic() < give_up
@@ -366,7 +366,7 @@ def test_a_database_that_is_away_is_503_with_a_time_to_come_again(own_service, m
     assert refused.status_code == 503
     assert refused.headers["retry-after"] == "1"
     with pytest.raises(Unavailable):
-        own_service.parts.store.ping()
+        own_service.parts._system.ping()
     monkeypatch.undo()
     give_up = time.monotonic() + 120
     while complete(acme, "tiny").status_code != 200:

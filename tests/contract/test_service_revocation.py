@@ -353,7 +353,7 @@ def test_a_process_that_loses_the_feed_sends_nothing_more(own_service, acme, mon
     def away(_after):
         raise OSError("the database is away")
 
-    monkeypatch.setattr(service.parts.store.feed, "read", away)
+    monkeypatch.setattr(service.parts._system.feed, "read", away)
     reader.join(120)
     assert [error["code"] for error in reader.errors] == ["overloaded"]
     refused = complete(acme, "alice:voice")

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from database_making import everything
 from service_making import complete
 from sqlalchemy import update
 from store_making import upload
@@ -40,7 +41,7 @@ def test_texts_of_this_machine_are_counted_while_their_process_lives(store):
     store.feed.beat(one, 0, 3)
     store.feed.beat(other, 0, 4)
     store.feed.beat(far, 0, 50)
-    with store._core.database.write() as connection:
+    with everything(store) as connection:
         connection.execute(update(processes).where(processes.c.id == far).values(machine="another"))
     assert store.feed.generating() == 7
     store.feed.leave(other)

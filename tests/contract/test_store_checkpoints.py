@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from database_making import everything
 from store_making import (
     BASE,
     best,
@@ -262,7 +263,7 @@ def test_no_byte_of_an_erased_users_checkpoint_lies_under_data(store, settings, 
     store.jobs.cancelled(claim)
     assert store.erasure.purge(erasure.id).state == "done"
     assert files_on_disk(store) == set()
-    with store._core.database.read() as connection:
+    with everything(store) as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM checkpoints").scalar_one() == 0
     if store._core.database.is_sqlite:
         files = [path for path in (settings.data_dir / "data").rglob("*") if path.is_file()]
@@ -294,7 +295,7 @@ def test_a_checkpoint_of_the_code_before_is_one_without_a_prefix(store, tenant, 
     """Processes of that code know none of the newer columns; they may still run beside these."""
     store.jobs.save_checkpoint(claim, 5, b"state", best(b"one"))
     known = "tenant_id, owner_id, job_id, object_id, update_number, sha256, created_at"
-    with store._core.database.write() as connection:
+    with everything(store) as connection:
         row = connection.exec_driver_sql(f"SELECT {known} FROM checkpoints").one()
         connection.exec_driver_sql("DELETE FROM checkpoints")
         values = ", ".join(repr(value) for value in row)

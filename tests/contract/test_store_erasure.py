@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from database_making import everything
 from store_making import complete, files_on_disk, publish, queue, rows, upload
 
 from prefix_store import open_store
@@ -55,13 +56,13 @@ def test_a_sweep_leaves_what_rows_name(store, tenant, alice):
 
 def test_a_removal_cut_short_before_the_unlink_is_finished_at_the_next_start(store, settings, tenant, alice):
     place = upload(store, tenant, alice).place
-    with store._core.database.write() as connection:  # where a kill leaves it: committed, not unlinked
+    with everything(store) as connection:  # where a kill leaves it: committed, not unlinked
         note(connection, [place])
     store.close()
     again = open_store(settings)
     again.erasure.resume()
     assert files_on_disk(again) == set()
-    with again._core.database.read() as connection:
+    with everything(again) as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM litter").scalar_one() == 0
     again.close()
 

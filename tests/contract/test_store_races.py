@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from database_making import everything
 from store_making import complete, files_on_disk, publish, queue, rows, upload
 
 from prefix_store import open_store
@@ -137,7 +138,7 @@ def test_promoting_while_the_version_is_taken_away_never_points_at_nothing(store
 def test_uploads_at_once_do_not_pass_the_quota_together(store, tenant):
     alice = store.owners.create_user(tenant, "alice")
     data = rows(("a" * 40, "b" * 40))
-    with store._core.database.write() as connection:
+    with everything(store) as connection:
         connection.exec_driver_sql(f"UPDATE tenants SET max_dataset_bytes = {len(data) * 3 // 2}")
     one, two = _both(lambda: upload(store, tenant, alice, data), lambda: upload(store, tenant, alice, data))
     assert sum(isinstance(found, Quota) for found in (one, two)) == 1

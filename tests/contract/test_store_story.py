@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from database_making import everything
 from store_making import complete, files_on_disk, publish, queue, rows, upload, user_scope
 
 from prefix_store.errors import (
@@ -252,7 +253,7 @@ def test_feed_is_acknowledged_by_every_live_process(store, tenant):
 def test_audit_chain_shows_tampering(store, tenant):
     store.owners.create_user(tenant, "alice")
     assert store.audit.verify() >= 2
-    with store._core.database.write() as connection:
+    with everything(store) as connection:
         connection.exec_driver_sql("UPDATE audit SET action = 'nothing' WHERE seq = 2")
     with pytest.raises(Tampered, match="entry 2"):
         store.audit.verify()
@@ -260,7 +261,7 @@ def test_audit_chain_shows_tampering(store, tenant):
 
 def test_quotas_of_jobs_and_bytes(store, tenant):
     alice = store.owners.create_user(tenant, "alice")
-    with store._core.database.write() as connection:
+    with everything(store) as connection:
         connection.exec_driver_sql("UPDATE tenants SET max_jobs = 1, max_dataset_bytes = 100")
     file = upload(store, tenant, alice)
     queue(store, tenant, alice, "voice", [file.id])

@@ -77,10 +77,10 @@ def test_the_day_of_last_use_is_written_once(store, tenant):
     def listen(connection, cursor, statement, *_):
         writes.append(statement) if statement.startswith("UPDATE") else None
 
-    event.listen(store._core.database.engine, "before_cursor_execute", listen)
+    event.listen(store._system.engine, "before_cursor_execute", listen)
     for _ in range(5):
         assert store.keys.verify(token)
-    event.remove(store._core.database.engine, "before_cursor_execute", listen)
+    event.remove(store._system.engine, "before_cursor_execute", listen)
     assert len(writes) == 1
     used = next(key for key in store.keys.list(tenant) if token.split("_")[2] == key.id)
     assert len(used.last_used_day) == len("2026-01-01")

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from database_making import everything
 from sqlalchemy import update
 from store_making import files_on_disk, upload
 from test_trainer_jobs import LONG, ended, training_processes, underway, wait_for, working
@@ -196,7 +197,7 @@ def test_a_job_that_another_worker_took_leaves_and_its_neighbour_goes_on(store, 
         give_up, taken = time.monotonic() + PATIENCE_S, None
         while taken is None:
             assert time.monotonic() < give_up
-            with store._core.database.write() as connection:  # as if a beat were late
+            with everything(store) as connection:  # as if a beat were late
                 connection.execute(update(rows).where(rows.c.id == lost.id).values(lease_until=0.0))
             taken = store.jobs.claim("another", "alone")
         assert taken.job_id == lost.id

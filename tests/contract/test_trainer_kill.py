@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from database_making import everything
 from sqlalchemy import select
 from store_making import upload
 from trainer_making import dataset
@@ -33,8 +34,10 @@ def start(settings, folder, tmp_path):
             "PREFIX_WORKER_CHECKPOINT_SECONDS": "0.2",
         }
         environment |= {f"PREFIX_WORKER_{name.upper()}": str(value) for name, value in more.items()}
-        if settings.database_url:
-            environment["PREFIX_DATABASE_URL"] = settings.database_url
+        urls = ("database_url", "system_database_url")
+        environment |= {
+            f"PREFIX_{url.upper()}": getattr(settings, url) for url in urls if getattr(settings, url)
+        }
         with (tmp_path / "worker.log").open("ab") as log:
             process = subprocess.Popen([sys.executable, "-m", "trainer_worker"], env=environment, stderr=log)
         started.append(process)
@@ -83,7 +86,7 @@ def ended(store, tenant, job):
 
 def kept_updates(store, job):
     """Updates behind the state that is kept of a job; 0 if none is."""
-    with store._core.database.read() as connection:
+    with everything(store) as connection:
         found = select(checkpoints.c.update_number).where(checkpoints.c.job_id == job.id)
         return connection.execute(found).scalar() or 0
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from database_making import DATABASES
+from sqlalchemy.engine import make_url
 from wire import piece, sse
 
 from service.cli.connection import Refused
@@ -180,6 +182,18 @@ def test_store_verbs_say_that_they_open_the_store(command):
 def test_store_verbs_work_without_a_service(command, tmp_path):
     assert "up to date" in command("migrate", "--data-dir", str(tmp_path)).output
     assert "0 audit entries" in command("audit-verify", "--data-dir", str(tmp_path)).output
+
+
+@pytest.mark.parametrize("database_url", DATABASES[1:], indirect=True)
+def test_migrate_makes_the_roles_and_a_start_without_it_says_so(command, database_url, tmp_path):
+    options = ("--data-dir", str(tmp_path), "--database-url", database_url)
+    assert "up to date" in command("migrate", *options).output  # the others' URLs are in the environment
+    assert "0 audit entries" in command("audit-verify", *options).output
+    with pytest.raises(CommandError, match="not the tables' owner"):
+        command("migrate", *options, "--owner-database-url", database_url)
+    with pytest.raises(CommandError, match="another role than PREFIX_DATABASE_URL") as caught:
+        command("migrate", *options, "--system-database-url", database_url)
+    assert make_url(database_url).password not in str(caught.value)
 
 
 def test_the_command_lines_of_readme_are_understood(command):
