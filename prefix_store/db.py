@@ -4,10 +4,10 @@ Time that several processes must agree on is the database's: `db_now()` is secon
 float in both dialects (SQLite's `unixepoch('subsec')` answers NULL on old versions, hence julianday).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Float, String, create_engine, event, text
 from sqlalchemy.engine import make_url
@@ -25,6 +25,8 @@ class db_now(FunctionElement[float]):  # noqa: N801 - an SQL function, named lik
     inherit_cache = True
 
 
+JOBS: Final = "jobs"
+CHANGES: Final = "changes"
 _BUSY_MS = 10_000
 _SCRUB_MS = 200
 
@@ -62,6 +64,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self.on_news: Callable[[Iterable[str]], None] | None = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -71,10 +74,16 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a transaction that commits at the end and rolls back on any exception."""
-        engine = self.engine.execution_options(prefix_write=True)
+        """Open a transaction that commits at the end and rolls back on any exception.
+
+        What `tell` was called with goes to `on_news` after the commit.
+        """
+        news: set[str] = set()
+        engine = self.engine.execution_options(prefix_write=True, prefix_news=news)
         with _reached(), engine.connect() as connection, connection.begin():
             yield connection
+        if news and self.on_news is not None:
+            self.on_news(news)
 
     def scrub(self, tables: Iterable[str]) -> bool:
         """Make deleted bytes leave the database's files; False if somebody's transaction is in the way.
@@ -105,6 +114,11 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+def tell(connection: Connection, topic: str) -> None:
+    """Have the processes that wait for `topic` woken once the caller's transaction has committed."""
+    connection.get_execution_options().get("prefix_news", set()).add(topic)
 
 
 @contextmanager

@@ -4,13 +4,17 @@ So a process killed between the commit and the unlink leaves a note, not a file 
 `clear` of any process finishes the work. A note is removed only once the removal is on the disk.
 """
 
+import logging
 from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, insert, select
 
 from prefix_store.core import Core
 from prefix_store.crypto import Place
+from prefix_store.errors import Unavailable
 from prefix_store.tables import litter
+
+log = logging.getLogger(__name__)
 
 
 def note(connection: Connection, places: Iterable[Place]) -> None:
@@ -20,8 +24,20 @@ def note(connection: Connection, places: Iterable[Place]) -> None:
         connection.execute(insert(litter), rows)
 
 
+def clear_soon(core: Core) -> None:
+    """`clear` after a commit, which stands whatever comes of this: files that cannot be reached go later."""
+    try:
+        clear(core)
+    except Unavailable:
+        log.warning("noted files are removed later")
+
+
 def clear(core: Core) -> int:
-    """Remove every noted file, then its note; return how many. May be repeated at any time."""
+    """Remove every noted file, then its note; return how many. May be repeated at any time.
+
+    Raises:
+        Unavailable: files or database do not answer; what is left stays noted.
+    """
     with core.database.read() as connection:
         places = [Place(*row) for row in connection.execute(select(litter))]
     if not places:

@@ -1,4 +1,6 @@
-"""Databases for every suite: SQLite always, PostgreSQL too where PREFIX_TEST_POSTGRES_URL names a server."""
+"""Two forms for every suite: SQLite with local files always; PostgreSQL with an object storage and Redis, the production
+form, where PREFIX_TEST_POSTGRES_URL and PREFIX_TEST_REDIS_URL name servers.
+"""
 
 import contextlib
 import logging
@@ -7,6 +9,7 @@ import secrets
 
 import pytest
 import structlog
+from production_making import clear_redis
 from service_making import serving
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
@@ -37,9 +40,11 @@ def fresh_database(kind):
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
+    url = server.set(database=name).render_as_string(hide_password=False)
     try:
-        yield server.set(database=name).render_as_string(hide_password=False)
+        yield url
     finally:
+        clear_redis(url)
         with admin.connect() as connection:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
         admin.dispose()

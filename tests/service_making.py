@@ -6,6 +6,7 @@ import threading
 import time
 
 import httpx2
+from production_making import beside
 from store_making import rows
 
 from prefix_engine.testing import random_prefix, tiny_base
@@ -24,6 +25,7 @@ class Serving:
 
     def __init__(self, data_dir, database_url=None, store=None, base=BASE, **settings):
         place = {"data_dir": data_dir, "database_url": database_url, "admin_key": ADMIN_KEY}
+        place |= beside(database_url)
         chosen = {"port": 0, "metrics_port": 0, "kv_bytes": 64 << 20, "pool_bytes": 16 << 20} | settings
         self.base = base
         self.store = open_store(StoreSettings(**place, **(store or {})))

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from production_making import environment as inherited
 from sqlalchemy import select
 from store_making import upload
 from trainer_making import dataset
@@ -33,8 +34,7 @@ def start(settings, folder, tmp_path):
             "PREFIX_WORKER_CHECKPOINT_SECONDS": "0.2",
         }
         environment |= {f"PREFIX_WORKER_{name.upper()}": str(value) for name, value in more.items()}
-        if settings.database_url:
-            environment["PREFIX_DATABASE_URL"] = settings.database_url
+        environment |= inherited(settings)
         with (tmp_path / "worker.log").open("ab") as log:
             process = subprocess.Popen([sys.executable, "-m", "trainer_worker"], env=environment, stderr=log)
         started.append(process)
