@@ -11,7 +11,7 @@ from typing import Any, Final
 from prefix_store.crypto import Place
 from prefix_store.redis_link import RedisLink
 
-LARGEST: Final = 16 << 20
+LARGEST: Final = 8 << 20
 _MANY = 1000
 _Ids = tuple[str, str, str | None]  # tenant, owner, object; all of the owner's objects if None
 

@@ -61,7 +61,13 @@ def address_of(url: str, endpoint: str | None, region: str, seconds: float) -> B
         StoreError: what is wrong with it.
     """
     parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.hostname or parts.netloc != parts.hostname or parts.query:
+    if (
+        parts.scheme != "s3"
+        or not parts.hostname
+        or parts.netloc != parts.hostname
+        or parts.query
+        or parts.fragment
+    ):
         raise StoreError(
             "PREFIX_BLOBS_URL must be s3://bucket or s3://bucket/prefix, with nothing else in it"
         )
