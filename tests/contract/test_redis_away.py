@@ -14,7 +14,7 @@ from outside_servers import Way, redis_server
 from production_making import REGION, bucket, cached, damage, everything_kept
 from service_making import complete, error_of, serving
 from store_making import complete as publish_claimed
-from store_making import files_on_disk, publish, queue
+from store_making import files_on_disk, publish, queue, upload
 
 from prefix_store import StoreSettings, open_store
 from prefix_store.db import tell
@@ -160,25 +160,21 @@ def test_wake_ups_reach_other_processes_after_the_commit_and_only_then(store, se
 
 
 def test_a_worker_that_waits_is_woken_by_a_job(store, second, tenant, alice):
-    before = files_on_disk(store)
+    file = upload(store, tenant, alice)
+    damage(store, file.place, lambda data: data[:-1])  # so that the job ends before anything is trained
     stopping = threading.Event()
     worker = Worker(second, WorkerSettings(worker_poll_seconds=3600.0), stopping)
     thread = threading.Thread(target=worker.run)
+    heard(second)
     thread.start()
     try:
-        link = store._core.link
-        wait_until(
-            lambda: link.ask(lambda server: server.pubsub_numsub(link.key("wake", "jobs"))[0][1], 0) > 0
-        )
-        time.sleep(0.2)  # it looks once when it begins to listen
-        upload = queue(store, tenant, alice, "other").id
-        wait_until(lambda: store.jobs.get(tenant, upload).status != "queued")
-        store.jobs.cancel(tenant, upload)
+        time.sleep(0.5)  # it has looked, and waits
+        job = queue(store, tenant, alice, "voice", [file.id])
+        wait_until(lambda: store.jobs.get(tenant, job.id).status == "failed")
     finally:
         stopping.set()
         thread.join(PATIENCE_S)
     assert not thread.is_alive()
-    assert files_on_disk(store) != before
 
 
 def test_processes_share_a_tenants_rate(store, second):
