@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
 		|| { echo "$(PYTHON) is not Python 3.11 to 3.13; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,s3]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## the whole loop once, with real processes on a temporary folder
@@ -49,10 +49,10 @@ bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefix
 bench-peers: $(PEERS) ## what bench compares with and setup does not bring, each in a venv of its own
 
 bench-paper-deps: $(STAMP) ## what python -m bench.paper scores texts with (it also wants Java)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,paper]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,s3,paper]'
 
 bench-paper-models: $(STAMP) ## BERTScore and BLEURT; their models must be in the hub's cache
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,paper,paper-models]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,s3,paper,paper-models]'
 
 # vLLM's CPU build does not start beside the builds of these three that it pulls in.
 build/peers/%/.installed: bench/peers/%.txt

@@ -1,6 +1,7 @@
 """One truth: tenants, owners, keys, datasets, prefixes, jobs and their erasure. Knows no tensors and no HTTP."""
 
 from prefix_store.audit import Audit, AuditLog
+from prefix_store.blob_cache import BlobCache
 from prefix_store.blobs import Blobs
 from prefix_store.claims import Claims
 from prefix_store.core import Core
@@ -9,19 +10,25 @@ from prefix_store.datasets import Datasets
 from prefix_store.db import Database, SystemDatabase, ping
 from prefix_store.engines import open_engine
 from prefix_store.erasure import Erasures
+from prefix_store.errors import StoreError
 from prefix_store.feed import Acknowledgements, Feed
 from prefix_store.janitor import Janitor
 from prefix_store.jobs import Jobs
 from prefix_store.key_lookup import KeyLookup
 from prefix_store.keys import Keys
+from prefix_store.local_files import LocalFiles
 from prefix_store.migrate import check_migrated, migrate
 from prefix_store.owners import Owners
+from prefix_store.rates import Rates
+from prefix_store.redis_link import RedisLink
 from prefix_store.registry import Registry
+from prefix_store.sealed_files import SealedFiles
 from prefix_store.secrets_folder import open_secrets
 from prefix_store.settings import StoreSettings
 from prefix_store.tenants import Tenants
 from prefix_store.unfinished import UnfinishedErasures
 from prefix_store.usage import Usage
+from prefix_store.wakes import Wakes
 
 __all__ = ["ScopedStore", "Store", "StoreSettings", "open_store"]
 
@@ -63,6 +70,10 @@ class Store(ScopedStore):
         self.jobs: Claims = Claims(core, system)
         self.feed: Feed = Feed(core, system)
         self.janitor = Janitor(core, system, self.feed)
+        self.rates = Rates(core.link)
+        self.wakes = Wakes(core.link)
+        for database in (core.database, system):
+            database.on_news = self.wakes.tell
 
     def migrate(self) -> None:
         """Bring the database to this code's schema; safe when several processes do it at once."""
@@ -84,23 +95,56 @@ class Store(ScopedStore):
 
     def close(self) -> None:
         """Close every connection."""
+        self.wakes.close()
         for database in (self._core.database, self._system, self._owner):
             database.close()
+        if self._core.link is not None:
+            self._core.link.close()
 
 
 def open_store(settings: StoreSettings) -> Store:
     """Open a store, making its folders and secrets if they are missing; does not migrate.
 
     Raises:
-        StoreError: an admin key too short to be safe, or a damaged key file.
+        StoreError: an admin key too short to be safe, a damaged key file, or a setting that cannot be right.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     secrets = open_secrets(settings.data_dir, settings.admin_key)
     (settings.data_dir / "data").mkdir(exist_ok=True, mode=0o700)
-    blobs = Blobs(settings.data_dir / "data" / "blobs", MasterKey(secrets.master_key))
+    key = MasterKey(secrets.master_key)
+    link = _link(settings, key)
+    blobs = Blobs(_files(settings), key, _cache(settings, link))
     engines = {
         url: open_engine(url, settings.waits)
         for url in (settings.url, settings.system_url, settings.owner_url)
     }
-    core = Core(settings, Database(engines[settings.url]), blobs, secrets, Audit(secrets.pepper))
+    core = Core(settings, Database(engines[settings.url]), blobs, secrets, Audit(secrets.pepper), link)
     return Store(core, *(SystemDatabase(engines[url]) for url in (settings.system_url, settings.owner_url)))
+
+
+def _files(settings: StoreSettings) -> SealedFiles:
+    data = settings.data_dir / "data"
+    if settings.blobs_url is None:
+        return LocalFiles(data / "blobs")
+    try:
+        from prefix_store.bucket_versions import address_of  # noqa: PLC0415 - an extra, which local files do without
+        from prefix_store.object_storage import ObjectStorage  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        text = f"PREFIX_BLOBS_URL needs {error.name}; install prefixserve[s3]"
+        raise StoreError(text) from None
+    where = (settings.blobs_url, settings.blobs_endpoint, settings.blobs_region)
+    return ObjectStorage(address_of(*where, settings.blobs_timeout_seconds), data)
+
+
+def _link(settings: StoreSettings, key: MasterKey) -> RedisLink | None:
+    if settings.redis_url is None:
+        return None
+    own = settings.redis_prefix or f"prefixserve:{key.key_id.hex()[:12]}"
+    return RedisLink(settings.redis_url.get_secret_value(), own)
+
+
+def _cache(settings: StoreSettings, link: RedisLink | None) -> BlobCache | None:
+    """A local file is nearer than Redis, so only what lies in an object storage is cached."""
+    if link is None or settings.blobs_url is None:
+        return None
+    return BlobCache(link, settings.redis_blob_seconds)

@@ -1,83 +1,72 @@
-"""Immutable sealed files, the only way bytes reach the disk.
+"""Immutable sealed files, the only way bytes reach a disk or an object storage.
 
-Order of writing: draft (O_EXCL, 0600) -> fsync -> rename -> fsync of the folder -> only then a row may
-name it. A row without its file is a bug; a file without its row is litter that `sweep` removes.
+A file is there, durable, before a row may name it. A row without its file is a bug; a file without its row is
+litter that the janitor removes. Who keeps the files is `sealed_files.SealedFiles`.
 """
 
-import contextlib
 import hashlib
-import os
-import re
+import logging
 import secrets
-import shutil
-import time
 from collections.abc import Iterable
-from pathlib import Path
 
+from prefix_store.blob_cache import BlobCache
 from prefix_store.crypto import MasterKey, Place
-from prefix_store.errors import Corrupt
+from prefix_store.errors import Corrupt, Unavailable
+from prefix_store.sealed_files import Draft, SealedFiles
 
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
+log = logging.getLogger(__name__)
 
 
 class BlobWriter:
     """One file being written; `commit` makes it visible, anything else leaves nothing."""
 
-    def __init__(self, draft: Path, final: Path, key: MasterKey, place: Place) -> None:
-        self._draft, self._final = draft, final
+    def __init__(self, draft: Draft, key: MasterKey, place: Place) -> None:
+        self._draft = draft
         self._sealer = key.sealer(place)
         self._digest = hashlib.sha256()
         self.size = 0
-        self._file = os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
-        self._file.write(self._sealer.header)
+        self._draft.write(self._sealer.header)
 
     def write(self, piece: bytes) -> None:
         """Seal and append plaintext."""
         self._digest.update(piece)
         self.size += len(piece)
-        self._file.write(self._sealer.update(piece))
+        self._draft.write(self._sealer.update(piece))
 
     def commit(self) -> str:
-        """Make the file durable and visible; return the SHA-256 of the plaintext in hex."""
+        """Make the file durable and visible; return the SHA-256 of the plaintext in hex.
+
+        Raises:
+            Unavailable: the object storage does not answer; nothing that anybody names was stored.
+        """
         try:
-            self._file.write(self._sealer.finish())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            made = [
-                folder for folder in (self._final.parent, self._final.parent.parent) if not folder.exists()
-            ]
-            self._final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._draft.rename(self._final)
+            self._draft.write(self._sealer.finish())
         except OSError:
             self.abort()
             raise
-        for folder in made:
-            _sync_folder(folder.parent)
-        _sync_folder(self._final.parent)
+        self._draft.commit()
         return self._digest.hexdigest()
 
     def abort(self) -> None:
         """Leave nothing behind; nothing happens after `commit`."""
-        with contextlib.suppress(OSError):  # a full disk may refuse the last buffer too
-            self._file.close()
-        self._draft.unlink(missing_ok=True)
+        self._draft.abort()
 
 
 class Blobs:
-    """Sealed files under `root/<tenant>/<owner>/<object>`; drafts under `root/tmp/<tenant>/<owner>/`."""
+    """Seals what is written, opens and checks what is read.
 
-    def __init__(self, root: Path, key: MasterKey) -> None:
-        self._root, self._key = root, key
-        self._drafts = root / "tmp"
-        self._drafts.mkdir(parents=True, exist_ok=True, mode=0o700)
+    Args:
+        files: keeps the sealed bytes.
+        key: seals them.
+        cache: sealed prefixes that other processes read lately; None: there is none.
+    """
+
+    def __init__(self, files: SealedFiles, key: MasterKey, cache: BlobCache | None = None) -> None:
+        self.files, self._key, self._cache = files, key, cache
 
     def writer(self, place: Place) -> BlobWriter:
-        """Begin a file for `place`; its draft lies with its owner's, so that it goes with the owner."""
-        final = self._path(place)
-        folder = self._draft_folder(place)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return BlobWriter(folder / secrets.token_hex(16), final, self._key, place)
+        """Begin a file for `place`."""
+        return BlobWriter(self.files.draft(place), self._key, place)
 
     def put(self, place: Place, data: bytes) -> str:
         """Write `data` whole; return its SHA-256 in hex."""
@@ -89,76 +78,68 @@ class Blobs:
             raise
         return writer.commit()
 
-    def read(self, place: Place, sha256: str) -> bytes:
-        """Return the plaintext.
+    def read(self, place: Place, sha256: str, *, shared: bool = False) -> bytes:
+        """Return the plaintext; `shared` looks into the cache first and leaves the sealed bytes there.
+
+        Whoever asks for `shared` has just read in the database that the file may be served.
 
         Raises:
             Corrupt: missing, changed, or not what the row's checksum says.
+            Unavailable: the object storage does not answer.
         """
-        try:
-            sealed = self._path(place).read_bytes()
-        except FileNotFoundError:
-            raise Corrupt("a stored file is missing") from None
-        data = self._key.open(sealed, place)
-        if not secrets.compare_digest(hashlib.sha256(data).hexdigest(), sha256):
-            raise Corrupt("a stored file is not the one its row names")
+        cache = self._cache if shared else None
+        cached = None if cache is None else cache.get(place)
+        if cache is not None and cached is not None:
+            try:
+                return self._opened(cached, place, sha256)
+            except Corrupt:  # what lies in a cache is no reason to fail
+                cache.forget(place)
+        sealed = self.files.read(place)
+        if sealed is None:
+            raise Corrupt("a stored file is missing")
+        data = self._opened(sealed, place, sha256)
+        if cache is not None and cached is None:
+            cache.put(place, sealed)
         return data
 
     def delete(self, place: Place) -> None:
         """Remove a file; nothing if it is gone already."""
-        self._path(place).unlink(missing_ok=True)
+        if self._cache is not None:
+            self._cache.forget(place)
+        self.files.delete(place)
+
+    def discard(self, places: Iterable[Place]) -> None:
+        """Remove files that no row names and none ever will; the janitor takes what cannot be removed now."""
+        try:
+            for place in places:
+                self.files.delete(place)
+        except Unavailable:
+            log.warning("files that no row names are left to the sweep")
 
     def sync(self, places: Iterable[Place]) -> None:
-        """Wait until removals from the folders of `places` are on the disk."""
-        for folder in {self._path(place).parent for place in places}:
-            if folder.exists():
-                _sync_folder(folder)
+        """Return once removals of `places` will outlast a crash."""
+        self.files.sync(places)
 
     def delete_owner(self, tenant_id: str, owner_id: str) -> None:
         """Remove every file of an owner."""
-        folder = self._path(Place(tenant_id, owner_id, "x")).parent
-        shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
-        if folder.exists():
-            shutil.rmtree(folder)
-        shutil.rmtree(self._draft_folder(Place(tenant_id, owner_id, "x")), ignore_errors=True)
-        if folder.parent.exists():
-            _sync_folder(folder.parent)
+        if self._cache is not None:
+            self._cache.forget_owner(tenant_id, owner_id)
+        self.files.delete_owner(tenant_id, owner_id)
+
+    def forgotten(self) -> bool:
+        """Whether no cache can hold what this process has removed."""
+        return self._cache is None or self._cache.settle()
 
     def places(self) -> list[tuple[Place, float]]:
         """Every file and its age in seconds."""
-        found = []
-        now = time.clock_gettime(time.CLOCK_REALTIME)  # compared with file times, which are of this clock
-        for path in self._root.glob("*/*/*"):
-            if path.is_dir():  # of drafts
-                continue
-            try:
-                age = now - path.stat().st_mtime
-            except FileNotFoundError:
-                continue  # removed meanwhile
-            found.append((Place(path.parts[-3], path.parts[-2], path.parts[-1]), age))
-        return found
+        return self.files.places()
 
     def sweep_drafts(self, older_than: float) -> None:
-        """Remove drafts that a killed process left, `older_than` seconds old."""
-        now = time.clock_gettime(time.CLOCK_REALTIME)
-        for path in self._drafts.glob("*/*/*"):
-            with contextlib.suppress(FileNotFoundError):  # finished meanwhile
-                if now - path.stat().st_mtime > older_than:
-                    path.unlink()
+        """Remove what killed processes left half written, `older_than` seconds old."""
+        self.files.sweep_drafts(older_than)
 
-    def _draft_folder(self, place: Place) -> Path:
-        return self._drafts / self._path(place).parent.relative_to(self._root)
-
-    def _path(self, place: Place) -> Path:
-        parts = (place.tenant_id, place.owner_id, place.object_id)
-        if not all(_SAFE.fullmatch(part) for part in parts):
-            raise ValueError("an id that is no file name")
-        return self._root.joinpath(*parts)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def _opened(self, sealed: bytes, place: Place, sha256: str) -> bytes:
+        data = self._key.open(sealed, place)
+        if not secrets.compare_digest(hashlib.sha256(data).hexdigest(), sha256):
+            raise Corrupt("a stored file is not the one its row names")
+        return data

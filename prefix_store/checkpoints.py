@@ -69,8 +69,7 @@ def seal(core: Core, files: Iterable[tuple[Place, bytes]]) -> list[Sealed]:
         for place, payload in files:
             written.append(Sealed(place, core.blobs.put(place, payload)))
     except Exception:
-        for file in written:
-            core.blobs.delete(file.place)
+        core.blobs.discard(file.place for file in written)
         raise
     return written
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prefix_store.audit import Audit
 from prefix_store.blobs import Blobs
 from prefix_store.db import Database
+from prefix_store.redis_link import RedisLink
 from prefix_store.secrets_folder import Secrets
 from prefix_store.settings import StoreSettings
 
@@ -18,3 +19,4 @@ class Core:
     blobs: Blobs
     secrets: Secrets
     audit: Audit
+    link: RedisLink | None = None

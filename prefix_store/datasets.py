@@ -13,11 +13,11 @@ from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now, of_all_owners, widen
-from prefix_store.errors import Corrupt, Invalid, NotFound, Quota, StoreError, TooLarge
+from prefix_store.errors import Corrupt, Invalid, NotFound, Quota, StoreError, TooLarge, Unavailable
 from prefix_store.idempotency import forget, remember, replayed
 from prefix_store.job_rows import Claim, cancel_jobs
 from prefix_store.jsonl import LineChecker
-from prefix_store.litter import clear, note
+from prefix_store.litter import clear_soon, note
 from prefix_store.names import new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
 from prefix_store.reach import Reach
@@ -105,11 +105,13 @@ class DatasetWriter:
         try:
             with self._core.database.write(self._owner.reach) as connection:
                 dataset = self._insert(connection, size, sha256)
-        except StoreError:  # a lost connection is no StoreError: the commit may stand, so the file stays
-            self._core.blobs.delete(self._place)
+        except Unavailable:  # the commit may stand, so the file stays; if it does not, the janitor takes it
+            raise
+        except StoreError:
+            self._core.blobs.discard([self._place])
             raise
         if dataset.id != self.id:
-            self._core.blobs.delete(self._place)
+            self._core.blobs.discard([self._place])
         return dataset
 
     def abort(self) -> None:
@@ -262,7 +264,7 @@ class Datasets:
             note(connection, [dataset.place])
             tell_gone(connection, ended)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "dataset.deleted", dataset_id)
-        clear(self._core, scope.tenant_id)
+        clear_soon(self._core, scope.tenant_id)
 
     def _claimed(self, claim: Claim, dataset_id: str) -> Dataset:
         tenant_id = claim.owner.tenant_id

@@ -4,9 +4,9 @@ Time that several processes must agree on is the database's: `db_now()` is secon
 float in both dialects (SQLite's `unixepoch('subsec')` answers NULL on old versions, hence julianday).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Float, String, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError  # noqa: A004 - SQLAlchemy's own
@@ -25,6 +25,8 @@ class db_now(FunctionElement[float]):  # noqa: N801 - an SQL function, named lik
     inherit_cache = True
 
 
+JOBS: Final = "jobs"
+CHANGES: Final = "changes"
 _SCRUB_MS = 200
 _REACH = (
     "SELECT set_config('prefixserve.tenant', %s, true), set_config('prefixserve.owner', %s, true), "
@@ -71,14 +73,20 @@ class _Transactions:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
+        self.on_news: Callable[[Iterable[str]], None] | None = None
 
     @contextmanager
     def _begun(self, setting: str, values: tuple[str, ...], *, write: bool) -> Iterator[Connection]:
-        engine = self.engine.execution_options(prefix_write=True) if write else self.engine
+        news: set[str] = set()
+        engine = self.engine
+        if write:
+            engine = engine.execution_options(prefix_write=True, prefix_news=news)
         with _reached(), engine.connect() as connection, connection.begin():
             if not self.is_sqlite:
                 connection.exec_driver_sql(setting, values)
             yield connection
+        if news and self.on_news is not None:
+            self.on_news(news)
 
     def close(self) -> None:
         """Close every connection."""
@@ -158,6 +166,11 @@ def widen(connection: Connection) -> None:
     """From here on the transaction reaches all owners of its tenant, since what it does concerns others too."""
     if connection.dialect.name != "sqlite":
         connection.exec_driver_sql(_OWNER, (EVERY_OWNER,))
+
+
+def tell(connection: Connection, topic: str) -> None:
+    """Have the processes that wait for `topic` woken once the caller's transaction has committed."""
+    connection.get_execution_options().get("prefix_news", set()).add(topic)
 
 
 @contextmanager

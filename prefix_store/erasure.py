@@ -131,7 +131,10 @@ class Erasures:
     def purge(self, erasure_id: str) -> Erasure:
         """Remove files and rows; `done` once no worker can hold the owner's data and the bytes are gone.
 
-        Idempotent, and may be cut short anywhere.
+        Idempotent, and may be cut short anywhere. While Redis is away it is not done before what lay there is gone.
+
+        Raises:
+            Unavailable: files or database do not answer; it is still open.
         """
         with self._core.database.read(OPERATOR) as connection:
             row = connection.execute(select(erasures).where(erasures.c.id == erasure_id)).one()
@@ -146,7 +149,7 @@ class Erasures:
         clear(self._core, row.tenant_id)
         for owner_id in targets:
             self._core.blobs.delete_owner(row.tenant_id, owner_id)
-        if self._core.database.scrub(metadata.tables) and not held:
+        if self._core.database.scrub(metadata.tables) and not held and self._core.blobs.forgotten():
             row = self._done(row)
         return _erasure(row)
 

@@ -79,8 +79,8 @@ class FeedGap(StoreError):
 
 
 class Unavailable(StoreError):
-    """The database does not answer, or not in time; nothing was changed, unless the connection was lost at
-    the very commit. Try again.
+    """The database or the object storage does not answer, or not in time; nothing was changed, unless the
+    connection was lost at the very commit. Try again.
     """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select
 
 from prefix_store.checkpoints import Checkpoint, checkpoint_of, tell_gone, with_checkpoint
-from prefix_store.db import db_now, of_all_owners
+from prefix_store.db import JOBS, db_now, of_all_owners, tell
 from prefix_store.errors import Conflict, Invalid, NotFound, Quota
 from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
@@ -25,7 +25,7 @@ from prefix_store.job_rows import (
     reached_jobs,
 )
 from prefix_store.leases import Leases
-from prefix_store.litter import clear
+from prefix_store.litter import clear_soon
 from prefix_store.names import check_name, new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
 from prefix_store.rows import next_number, one
@@ -106,6 +106,7 @@ class Jobs(Leases):
             add_event(connection, row, "info", "message", f"Created fine-tuning job: {row.id}")
             remember(connection, *ids, idempotency_key, request, row.id)
             self._core.audit.record(connection, owner.tenant_id, scope.key_id, "job.created", row.id)
+            tell(connection, JOBS)
             return _get(connection, scope, row.id)
 
     def get(self, scope: Scope, job_id: str) -> Job:
@@ -154,7 +155,7 @@ class Jobs(Leases):
             tell_gone(connection, ended)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "job.cancelled", job_id)
             job = _get(connection, scope, job_id)
-        clear(self._core, scope.tenant_id)
+        clear_soon(self._core, scope.tenant_id)
         return job
 
     def checkpoints(self, scope: Scope, job_id: str) -> Sequence[Checkpoint]:

@@ -13,10 +13,10 @@ from sqlalchemy import ColumnElement, Connection, Row, case, select, true, updat
 from prefix_store.checkpoints import drop_checkpoint, load_state, replace_checkpoint, seal, tell_gone
 from prefix_store.core import Core
 from prefix_store.crypto import Place
-from prefix_store.db import db_now
+from prefix_store.db import JOBS, db_now, tell
 from prefix_store.errors import LeaseLost, NotFound
 from prefix_store.job_rows import Claim, add_event, held
-from prefix_store.litter import clear
+from prefix_store.litter import clear_soon
 from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
 from prefix_store.publish import Decision, Published, TrainedPrefix, keep_file, publish
@@ -112,10 +112,9 @@ class Leases:
                 job = self._require(connection, claim)
                 replace_checkpoint(connection, job, update_number, state, kept[0] if kept else None, best)
         except (LeaseLost, NotFound):
-            for written in sealed:
-                self._core.blobs.delete(written.place)
+            self._core.blobs.discard(written.place for written in sealed)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
-        clear(self._core, claim.owner.tenant_id)
+        clear_soon(self._core, claim.owner.tenant_id)
 
     def load_checkpoint(self, claim: Claim) -> bytes | None:
         """Return the latest state that an attempt saved; None if there is none that can be read."""
@@ -150,10 +149,9 @@ class Leases:
                 ids = (place.object_id, sha256)
                 done = publish(self._core, connection, claim, job, trained, decision, *ids, files)
         except (LeaseLost, NotFound):
-            for written in (place, *(file.place for file in files)):
-                self._core.blobs.delete(written)
+            self._core.blobs.discard([place, *(file.place for file in files)])
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
-        clear(self._core, claim.owner.tenant_id)
+        clear_soon(self._core, claim.owner.tenant_id)
         return done
 
     def fail(self, claim: Claim, code: str, message: str, param: str | None = None) -> None:
@@ -166,7 +164,7 @@ class Leases:
             row = self._require(connection, claim)
             self._end_failed(connection, row, code, message, param)
             tell_gone(connection, [row])
-        clear(self._core, claim.owner.tenant_id)
+        clear_soon(self._core, claim.owner.tenant_id)
 
     def cancelled(self, claim: Claim) -> None:
         """Say that nothing of a run that was cancelled is left, so that an erasure need not wait for its lease.
@@ -209,7 +207,9 @@ class Leases:
             elif row.crashes >= self._core.settings.max_attempts:
                 self._give_up(connection, row)
                 tell_gone(connection, [row])
-        clear(self._core, claim.owner.tenant_id)
+            elif not delay_seconds:
+                tell(connection, JOBS)
+        clear_soon(self._core, claim.owner.tenant_id)
 
     def _give_up(self, connection: Connection, row: Row[Any]) -> None:
         times = self._core.settings.max_attempts

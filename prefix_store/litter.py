@@ -4,14 +4,18 @@ So a process killed between the commit and the unlink leaves a note, not a file 
 `clear` of any process finishes the work. A note is removed only once the removal is on the disk.
 """
 
+import logging
 from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, insert, select
 
 from prefix_store.core import Core
 from prefix_store.crypto import Place
+from prefix_store.errors import Unavailable
 from prefix_store.reach import Reach
 from prefix_store.tables import litter
+
+log = logging.getLogger(__name__)
 
 
 def note(connection: Connection, places: Iterable[Place]) -> None:
@@ -21,8 +25,20 @@ def note(connection: Connection, places: Iterable[Place]) -> None:
         connection.execute(insert(litter), rows)
 
 
+def clear_soon(core: Core, tenant_id: str) -> None:
+    """`clear` after a commit, which stands whatever comes of this: files that cannot be reached go later."""
+    try:
+        clear(core, tenant_id)
+    except Unavailable:
+        log.warning("noted files are removed later")
+
+
 def clear(core: Core, tenant_id: str) -> int:
-    """Remove every noted file of a tenant, then its note; return how many. May be repeated at any time."""
+    """Remove every noted file of a tenant, then its note; return how many. May be repeated at any time.
+
+    Raises:
+        Unavailable: files or database do not answer; what is left stays noted.
+    """
     reach = Reach(tenant_id)
     with core.database.read(reach) as connection:
         noted = select(litter).where(litter.c.tenant_id == tenant_id)

@@ -18,7 +18,7 @@ from prefix_store.core import Core
 from prefix_store.db import db_now
 from prefix_store.errors import Conflict, Corrupt, NoLiveVersion, NotFound
 from prefix_store.job_rows import cancel_jobs
-from prefix_store.litter import clear
+from prefix_store.litter import clear_soon
 from prefix_store.names import parse_model
 from prefix_store.owners import lock_owners
 from prefix_store.retire import remove_versions
@@ -79,11 +79,12 @@ class Registry:
         Raises:
             NotFound: deleted or erased; of a checkpoint also: the job has ended or kept another.
             Corrupt: the file fails its seal or checksum.
+            Unavailable: the object storage does not answer.
         """
         if not self._stands(resolved):
             raise NotFound("model", resolved.full_name)
         try:
-            return self._core.blobs.read(resolved.place, resolved.sha256)
+            return self._core.blobs.read(resolved.place, resolved.sha256, shared=True)
         except Corrupt:
             if self._stands(resolved):
                 raise
@@ -157,7 +158,7 @@ class Registry:
             told = remove_versions(connection, row.tenant_id, [row.version_id])
             ids = (scope.tenant_id, scope.key_id)
             self._core.audit.record(connection, *ids, "version.deleted", row.version_id)
-        clear(self._core, scope.tenant_id)
+        clear_soon(self._core, scope.tenant_id)
         return told[-1]
 
     def delete_prefix(self, scope: Scope, name: str) -> Change:
@@ -186,7 +187,7 @@ class Registry:
                 told = [change(connection, "version_gone", first.p_tenant_id, first.p_owner_id)]
             ids = (scope.tenant_id, scope.key_id)
             self._core.audit.record(connection, *ids, "prefix.deleted", first.p_prefix_id)
-        clear(self._core, scope.tenant_id)
+        clear_soon(self._core, scope.tenant_id)
         return told[-1]
 
     def _stands(self, resolved: Resolved) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, insert, update
 
-from prefix_store.db import db_now
+from prefix_store.db import CHANGES, db_now, tell
 from prefix_store.tables import changes, counters
 
 ChangeKind = Literal["owner_erased", "version_gone", "version_live"]
@@ -56,4 +56,5 @@ def change(
     seq = next_number(connection, "changes")
     ids = {"tenant_id": tenant_id, "owner_id": owner_id, "version_id": version_id, "job_id": job_id}
     connection.execute(insert(changes).values(seq=seq, kind=kind, at=db_now(), **ids))
+    tell(connection, CHANGES)
     return Change(seq, kind, tenant_id, owner_id, version_id, job_id)

@@ -16,6 +16,13 @@ class StoreSettings(DatabaseSettings):
 
     Attributes:
         data_dir: holds `data/` (what backups copy) and, beside it, `secrets/`.
+        blobs_url: `s3://bucket` or `s3://bucket/prefix`; sealed files lie under `data/` if None.
+        blobs_endpoint: of a store that is not AWS's, `https://host:port`.
+        blobs_region: of the bucket.
+        blobs_timeout_seconds: how long one request to the object storage may take.
+        redis_url: `redis://`, `rediss://` or `unix://`; None asks no Redis.
+        redis_prefix: begins every key and channel there; the installation's own if None.
+        redis_blob_seconds: how long a sealed prefix lies in Redis.
         admin_key: the operator's key; made and kept in `secrets/admin_key` if None.
         lease_seconds: a claimed job is free again this long after its last heartbeat, by the database's clock.
         max_attempts: crashes of its worker after which a job is given up.
@@ -35,6 +42,13 @@ class StoreSettings(DatabaseSettings):
     )
 
     data_dir: Path = Path("prefixserve-data")
+    blobs_url: str | None = None
+    blobs_endpoint: str | None = None
+    blobs_region: str = "us-east-1"
+    blobs_timeout_seconds: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    redis_url: SecretStr | None = None
+    redis_prefix: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")
+    redis_blob_seconds: int = Field(default=600, ge=1, le=86_400)
     admin_key: SecretStr | None = None
     lease_seconds: float = Field(default=30.0, gt=0)
     max_attempts: int = Field(default=3, ge=1)

@@ -33,4 +33,5 @@ class UnfinishedErasures(Erasures):
             noted = connection.execute(select(litter.c.tenant_id).distinct()).scalars().all()
         for tenant_id in noted:
             clear(self._core, tenant_id)
+        self._core.blobs.forgotten()
         return sum(self.purge(erasure_id).state != "done" for erasure_id in self.pending())

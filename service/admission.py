@@ -7,11 +7,8 @@ import time
 from dataclasses import dataclass
 from math import ceil
 
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
-
 from prefix_engine import Engine
+from prefix_store.rates import Rates
 from prefix_store.tenants import Tenant
 from service.errors import FINAL, ApiError
 from service.tickets import Ticket, Tickets
@@ -40,30 +37,27 @@ class Used:
 class Admission:
     """The door of the engine's queue."""
 
-    def __init__(self, engine: Engine, tickets: Tickets) -> None:
-        self._engine, self._tickets = engine, tickets
-        self._rates = MovingWindowRateLimiter(MemoryStorage())
+    def __init__(self, engine: Engine, tickets: Tickets, rates: Rates) -> None:
+        self._engine, self._tickets, self._rates = engine, tickets, rates
         self._speed: float | None = None  # generated tokens a second while busy
         self._sampled = (time.monotonic(), 0)
 
     def rate(self, tenant: Tenant) -> dict[str, str]:
-        """Count a request of a tenant; headers that say what is left of its limit.
+        """Count a request of a tenant; headers that say what is left of its limit. It may wait for Redis.
 
         Raises:
             ApiError: 429, too many requests in a minute.
         """
         if tenant.requests_per_minute is None:
             return {}
-        limit = RateLimitItemPerMinute(tenant.requests_per_minute)
-        allowed = self._rates.hit(limit, tenant.id)
-        window = self._rates.get_window_stats(limit, tenant.id)
-        wait = max(0.0, window.reset_time - time.time())  # noqa: TID251 - the library counts in wall time
+        rate = self._rates.hit(tenant.id, tenant.requests_per_minute)
+        wait = max(0.0, rate.reset_at - time.time())  # noqa: TID251 - the library counts in wall time
         headers = {
             "x-ratelimit-limit-requests": str(tenant.requests_per_minute),
-            "x-ratelimit-remaining-requests": str(window.remaining),
+            "x-ratelimit-remaining-requests": str(rate.remaining),
             "x-ratelimit-reset-requests": f"{ceil(wait * 1000)}ms",
         }
-        if not allowed:
+        if not rate.allowed:
             text = f"over {tenant.requests_per_minute} requests a minute; wait and send it again"
             raise ApiError(429, "rate_limit_exceeded", text, retry_after=wait or 1.0, headers=headers)
         return headers

@@ -73,6 +73,7 @@ _FAILURES: dict[str, tuple[int, str, float | None]] = {
     "base_mismatch": (409, "base_mismatch", None),
     "draining": (503, "draining", 1.0),
     "engine_stopped": (503, "draining", 1.0),
+    "unavailable": (503, "overloaded", 1.0),
     "stale": (503, "overloaded", 1.0),
     "cancelled": (503, "cancelled", 1.0),
     "corrupt": (500, "corrupt", None),
@@ -147,7 +148,7 @@ _TABLE: list[tuple[type[Exception], Any]] = [
     (ApiError, lambda error: error),
     (
         store.Unavailable,
-        lambda _: ApiError(503, "overloaded", "the database does not answer; try again", retry_after=1.0),
+        lambda e: ApiError(503, "overloaded", f"{e}; try again", retry_after=1.0),
     ),
     (store.NoLiveVersion, lambda e: ApiError(404, "no_live_version", str(e), "model")),
     (store.NoCheckpoint, lambda e: ApiError(404, "no_checkpoint", str(e), "model")),

@@ -79,7 +79,7 @@ class Parts:
             residency=residency,
             reuse=reuse,
             revocation=Revocation(store, engine, residency, reuse, tickets, connections),
-            admission=Admission(engine, tickets),
+            admission=Admission(engine, tickets, store.rates),
             meter=meter,
             upkeep=Upkeep(store, meter),
             telemetry=telemetry,

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from prefix_engine import Base, Prefix
 from prefix_store import ScopedStore
-from prefix_store.errors import Corrupt, NotFound
+from prefix_store.errors import Corrupt, NotFound, Unavailable
 from prefix_store.version_rows import Resolved
 
 _KEPT = 8192  # versions noted before those that are neither resident nor asked for are forgotten
@@ -86,7 +86,7 @@ class Residency:
         """Bytes of a version, opened and checked; called on the engine's loader threads.
 
         Raises:
-            LoadRefused: deleted meanwhile, or damaged.
+            LoadRefused: deleted meanwhile, damaged, or out of reach for now.
             PrefixError: bytes that are no prefix of this base.
         """
         with self._lock:
@@ -101,6 +101,8 @@ class Residency:
             raise LoadRefused("revoked", "the version is gone") from None
         except Corrupt:
             raise LoadRefused("corrupt", "the version's file is damaged") from None
+        except Unavailable as error:
+            raise LoadRefused("unavailable", f"{error}; try again") from None
 
     def of_owner(self, tenant_id: str, owner_id: str) -> set[str]:
         """Version ids of an owner, as far as they were named here; "" means all owners of the tenant."""

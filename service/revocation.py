@@ -14,6 +14,7 @@ import structlog
 
 from prefix_engine import Engine
 from prefix_store import Store
+from prefix_store.db import CHANGES
 from prefix_store.errors import FeedGap
 from prefix_store.rows import Change
 from service.connections import Connections
@@ -66,6 +67,7 @@ class Revocation:
         self._fresh = time.monotonic()
         for thread in self._threads:
             thread.start()
+        self._store.wakes.listen(CHANGES, self.look_now)
 
     def stop(self) -> None:
         """Leave the feed; nothing may be served afterwards."""
@@ -77,7 +79,7 @@ class Revocation:
         self._store.feed.leave(self._process_id)
 
     def look_now(self) -> None:
-        """Read the feed without waiting for the next poll: this process has just written to it."""
+        """Read the feed without waiting for the next poll: somebody has just written to it."""
         self._wake.set()
 
     def end_transfers(self, file_id: str) -> None:

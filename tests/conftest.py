@@ -1,4 +1,6 @@
-"""Databases for every suite: SQLite always, PostgreSQL too where PREFIX_TEST_POSTGRES_URL names a server."""
+"""Two forms for every suite: SQLite with local files always; PostgreSQL with an object storage and Redis, the production
+form, where PREFIX_TEST_POSTGRES_URL and PREFIX_TEST_REDIS_URL name servers.
+"""
 
 import contextlib
 import logging
@@ -6,6 +8,7 @@ import logging
 import pytest
 import structlog
 from database_making import DATABASES, environment, production_database
+from production_making import clear_redis
 from service_making import serving
 
 structlog.configure(
@@ -29,8 +32,11 @@ def fresh_database(kind):
         return
     with production_database() as urls:
         values = dict(zip(NAMES, (urls["system"], urls["owner"], "120"), strict=True))
-        with environment(values, NAMES):
-            yield urls["application"]
+        try:
+            with environment(values, NAMES):
+                yield urls["application"]
+        finally:
+            clear_redis(urls["application"])
 
 
 @pytest.fixture(params=DATABASES)

@@ -6,6 +6,7 @@ import threading
 import time
 
 import httpx2
+from production_making import beside
 from store_making import rows
 
 from prefix_engine.testing import random_prefix, tiny_base
@@ -26,6 +27,7 @@ class Serving:
         place = {"data_dir": data_dir, "database_url": database_url, "admin_key": ADMIN_KEY}
         if database_url is None:  # though a module's service beside may have a server
             place |= {"system_database_url": None, "owner_database_url": None}
+        place |= beside(database_url)
         chosen = {"port": 0, "metrics_port": 0, "kv_bytes": 64 << 20, "pool_bytes": 16 << 20} | settings
         self.base = base
         self.store = open_store(StoreSettings(**place, **(store or {})))

@@ -20,7 +20,8 @@ def main() -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for library in ("alembic", "botocore"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

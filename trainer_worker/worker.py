@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal
 
 from prefix_store import Store
+from prefix_store.db import JOBS
 from prefix_store.job_rows import Claim
 from trainer_worker.session import Session
 from trainer_worker.settings import WorkerSettings
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 _ERASE_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
 _FAULT_SECONDS = 5.0
+_GLANCE_SECONDS = 0.1
 
 
 class Worker:
@@ -31,6 +33,7 @@ class Worker:
 
     def __init__(self, store: Store, settings: WorkerSettings, stopping: threading.Event) -> None:
         self._store, self._settings, self._stop = store, settings, stopping
+        self._news = threading.Event()
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def run(self) -> None:
@@ -38,6 +41,7 @@ class Worker:
         log.info("worker %s is ready", self.name)
         upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
         upkeep.start()
+        self._store.wakes.listen(JOBS, self._news.set)
         while not self._stop.is_set():
             claim = self._claimed()
             if claim is not None:
@@ -69,8 +73,16 @@ class Worker:
             self._stop.wait(_FAULT_SECONDS)
             return None
         if claim is None:
-            self._stop.wait(self._settings.worker_poll_seconds)
+            self._pause()
         return claim
+
+    def _pause(self) -> None:
+        """Until somebody says that there is a job, or it is time to look."""
+        give_up = time.monotonic() + self._settings.worker_poll_seconds
+        while (left := give_up - time.monotonic()) > 0 and not self._news.is_set():
+            if self._stop.wait(min(left, _GLANCE_SECONDS) if self._store.wakes.heard else left):
+                return
+        self._news.clear()  # before the look that follows, so that what is said meanwhile is not missed
 
     def _guarded(self, what: str, act: Callable[[], object]) -> None:
         try:

@@ -75,7 +75,9 @@ async def admitted(
     """
     seconds = min(x_deadline_seconds or parts.settings.deadline_seconds, parts.settings.deadline_seconds)
     tenant, resolved, payload, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
-    headers = parts.admission.rate(tenant) | parts.admission.quota(tenant, used.tokens)
+    limited = tenant.requests_per_minute is not None
+    headers = await to_thread.run_sync(parts.admission.rate, tenant) if limited else {}
+    headers |= parts.admission.quota(tenant, used.tokens)
     share, reuse = scope.tenant_id, parts.reuse.ids(scope, body.user)
     ready = await to_thread.run_sync(
         lambda: plan(parts.base, body, resolved, share, reuse, time.monotonic() + seconds),

@@ -1,4 +1,5 @@
 import pytest
+from production_making import beside
 from trainer_making import base_folder
 
 from prefix_engine import load_base
@@ -8,7 +9,9 @@ from prefix_store.scope import Admin
 
 @pytest.fixture
 def settings(tmp_path, database_url):
-    return StoreSettings(data_dir=tmp_path, database_url=database_url, lease_seconds=2.0)
+    return StoreSettings(
+        data_dir=tmp_path, database_url=database_url, lease_seconds=2.0, **beside(database_url)
+    )
 
 
 @pytest.fixture

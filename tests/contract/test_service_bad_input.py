@@ -6,6 +6,7 @@ import socket
 
 import httpx2
 import pytest
+from production_making import damage
 from service_making import complete, error_of
 from store_making import rows
 
@@ -392,17 +393,18 @@ def test_a_bad_tensor_file_fails_its_own_prefix_alone(service, acme, alice, dama
     assert complete(alice, "alice:voice").status_code == 200
 
 
+def _flip(data):
+    half = len(data) // 2
+    return data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]
+
+
 def test_a_corrupt_blob_fails_only_its_own_prefix(service, acme, alice):
     before = {place for place, _ in service.store.blobs.places()}
     service.publish(acme.scope, "alice", "damaged", seed=3)
     (place,) = [
         p for p, _ in service.store.blobs.places() if p not in before and p.object_id.startswith("ver")
     ]
-    path = service.store.blobs._path(place)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(data)
+    damage(service.store, place, _flip)
     refused = complete(alice, "alice:damaged")
     assert refused.status_code == 500
     assert error_of(refused)["code"] == "corrupt"

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from production_making import damage
 from service_making import complete, error_of, serving
 from test_service_revocation import Reader, started
 
@@ -205,8 +206,7 @@ def test_a_checkpoint_that_is_replaced_before_the_engine_has_it_still_answers(
 def test_a_damaged_checkpoint_fails_its_own_requests_alone(service, acme, claim):
     service.keep(claim, 7)
     place = service.store.registry.resolve(acme.scope, name_of(claim)).place
-    path = service.store.blobs._path(place)
-    path.write_bytes(path.read_bytes()[:-1])
+    damage(service.store, place, lambda data: data[:-1])
     refused = complete(acme, name_of(claim))
     assert (refused.status_code, error_of(refused)["code"]) == (500, "corrupt")
     assert complete(acme, "tiny").status_code == 200

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from database_making import everything
+from production_making import beside
 from service_making import complete
 from sqlalchemy import update
 from store_making import upload
@@ -32,7 +33,9 @@ def wait_until(condition):
 
 @pytest.fixture
 def settings(tmp_path, database_url):
-    return StoreSettings(data_dir=tmp_path, database_url=database_url, process_dead_after=3.0)
+    return StoreSettings(
+        data_dir=tmp_path, database_url=database_url, process_dead_after=3.0, **beside(database_url)
+    )
 
 
 def test_texts_of_this_machine_are_counted_while_their_process_lives(store):

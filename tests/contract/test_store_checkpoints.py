@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from database_making import everything
+from production_making import damage
 from store_making import (
     BASE,
     best,
@@ -283,8 +284,7 @@ def test_a_sweep_leaves_the_last_checkpoint_and_takes_what_no_row_names(store, s
 def test_a_damaged_checkpoint_is_corrupt_and_costs_the_run_nothing(store, tenant, claim):
     store.jobs.save_checkpoint(claim, 5, b"state", best(b"one"))
     found = store.registry.resolve(tenant, name_of(claim))
-    path = store.blobs._path(found.place)
-    path.write_bytes(path.read_bytes()[:-1])
+    damage(store, found.place, lambda data: data[:-1])
     with pytest.raises(Corrupt):
         store.registry.read(found)
     assert store.jobs.load_checkpoint(claim) == b"state"

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from production_making import damage
 from store_making import BASE, complete, files_on_disk, publish, queue, trained, upload
 
 from prefix_store import open_store
@@ -239,8 +240,7 @@ def test_a_corrupt_checkpoint_is_as_none(store, tenant, alice):
     claim = store.jobs.claim("w")
     store.jobs.save_checkpoint(claim, 1, b"state")
     place = next(place for place in files_on_disk(store) if place.object_id.startswith("state"))
-    path = store.blobs._path(place)
-    path.write_bytes(path.read_bytes()[:-1])
+    damage(store, place, lambda data: data[:-1])
     assert store.jobs.load_checkpoint(claim) is None
 
 

@@ -4,6 +4,7 @@ import time
 
 import pytest
 from database_making import everything
+from production_making import damage, sealed
 from store_making import complete, files_on_disk, publish, queue, rows, upload, user_scope
 
 from prefix_store.errors import (
@@ -277,23 +278,15 @@ def test_corrupt_or_moved_files_are_refused(store, tenant):
     publish(store, tenant, alice, "voice", b"alice's")
     publish(store, tenant, bob, "voice", b"bob's")
     a, b = (store.registry.resolve(tenant, f"{name}:voice") for name in ("alice", "bob"))
-    root = store.blobs._root
-    path_a = root / tenant.tenant_id / alice.owner_id / a.version_id
-    path_b = root / tenant.tenant_id / bob.owner_id / b.version_id
-    sealed = path_a.read_bytes()
-    for place in range(len(sealed)):
-        path_a.write_bytes(sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :])
+    mine, bobs = sealed(store, a.place), sealed(store, b.place)
+    changed = [mine[:at] + bytes([mine[at] ^ 1]) + mine[at + 1 :] for at in range(len(mine))]
+    cut = [mine[:length] for length in (0, 10, len(mine) - 1)]
+    for wrong in (*changed, *cut, bobs):
+        damage(store, a.place, lambda _, wrong=wrong: wrong)
         with pytest.raises(Corrupt):
             store.registry.read(a)
-    for length in (0, 10, len(sealed) - 1):
-        path_a.write_bytes(sealed[:length])
-        with pytest.raises(Corrupt):
-            store.registry.read(a)
-    path_a.write_bytes(path_b.read_bytes())
-    with pytest.raises(Corrupt):
-        store.registry.read(a)
     assert store.registry.read(b) == b"bob's"
-    path_a.write_bytes(sealed)
+    damage(store, a.place, lambda _: mine)
     assert store.registry.read(a) == b"alice's"
 
 

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from production_making import everything_kept
 from sqlalchemy import event
 from store_making import files_on_disk, publish, queue, rows, upload, user_scope
 
@@ -146,7 +147,7 @@ def test_an_upload_over_the_cap_leaves_nothing(store, settings, tenant, alice):
             writer.write(rows(("a" * 600, "b")))
     assert caught.value.param == "file"
     small.close()
-    assert [path for path in (settings.data_dir / "data/blobs").rglob("*") if path.is_file()] == []
+    assert everything_kept(store) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"prompt": "p"}\n', b"\xff\n"])
@@ -154,7 +155,7 @@ def test_a_bad_upload_leaves_nothing(store, settings, tenant, alice, data):
     with pytest.raises(Invalid):
         upload(store, tenant, alice, data)
     assert store.datasets.list(tenant) == []
-    assert [path for path in (settings.data_dir / "data/blobs").rglob("*") if path.is_file()] == []
+    assert everything_kept(store) == []
 
 
 def test_another_purpose_is_refused(store, tenant, alice):
@@ -168,7 +169,7 @@ def test_a_file_name_is_only_a_label(store, settings, tenant, alice):
         writer.write(rows(("a", "b")))
         dataset = writer.finish()
     assert store.datasets.get(tenant, dataset.id).filename == "../../etc/passwd"
-    assert store.blobs._path(dataset.place).is_relative_to(settings.data_dir / "data/blobs")
+    assert files_on_disk(store) == {dataset.place}
 
 
 def test_files_and_users_are_paged(store, tenant, alice):

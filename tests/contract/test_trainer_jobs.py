@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from production_making import damage as spoil
 from store_making import files_on_disk, publish, upload
 from trainer_making import dataset
 
@@ -184,9 +185,7 @@ def test_a_live_version_that_cannot_be_read_is_passed_over(store, tenant, alice,
 
 def damage(store, before):
     (place,) = files_on_disk(store) - before
-    path = store.blobs._path(place)
-    path.chmod(0o600)
-    path.write_bytes(path.read_bytes()[:-7] + b"damaged")
+    spoil(store, place, lambda data: data[:-7] + b"damaged")
 
 
 def test_a_damaged_file_fails_its_own_job_only(store, tenant, queue, worker):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from database_making import everything
+from production_making import beside
 from sqlalchemy import update
 from store_making import files_on_disk, upload
 from test_trainer_jobs import LONG, ended, training_processes, underway, wait_for, working
@@ -28,7 +29,10 @@ PATIENCE_S = 120
 def settings(request, tmp_path, database_url):
     """Leases that no busy machine lets run out: who must not be killed for being slow is not."""
     return StoreSettings(
-        data_dir=tmp_path, database_url=database_url, lease_seconds=getattr(request, "param", 60.0)
+        data_dir=tmp_path,
+        database_url=database_url,
+        lease_seconds=getattr(request, "param", 60.0),
+        **beside(database_url),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from database_making import everything
+from production_making import environment as inherited
 from sqlalchemy import select
 from store_making import upload
 from trainer_making import dataset
@@ -34,10 +35,7 @@ def start(settings, folder, tmp_path):
             "PREFIX_WORKER_CHECKPOINT_SECONDS": "0.2",
         }
         environment |= {f"PREFIX_WORKER_{name.upper()}": str(value) for name, value in more.items()}
-        urls = ("database_url", "system_database_url")
-        environment |= {
-            f"PREFIX_{url.upper()}": getattr(settings, url) for url in urls if getattr(settings, url)
-        }
+        environment |= inherited(settings)
         with (tmp_path / "worker.log").open("ab") as log:
             process = subprocess.Popen([sys.executable, "-m", "trainer_worker"], env=environment, stderr=log)
         started.append(process)

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from production_making import beside
 from store_making import upload
 from trainer_making import dataset
 
@@ -18,7 +19,9 @@ LEASE_S = 3.0
 
 @pytest.fixture
 def settings(tmp_path, database_url):
-    return StoreSettings(data_dir=tmp_path, database_url=database_url, lease_seconds=LEASE_S)
+    return StoreSettings(
+        data_dir=tmp_path, database_url=database_url, lease_seconds=LEASE_S, **beside(database_url)
+    )
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from prefix_store.blobs import Blobs
 from prefix_store.crypto import HEADER, MAGIC, MasterKey, Place
 from prefix_store.errors import Corrupt, StoreError
+from prefix_store.local_files import LocalFiles
 from prefix_store.secrets_folder import open_secrets
 from prefix_store.settings import StoreSettings
 
@@ -71,7 +72,7 @@ def test_another_installations_key_opens_nothing():
 
 @pytest.fixture
 def blobs(tmp_path):
-    return Blobs(tmp_path / "blobs", KEY)
+    return Blobs(LocalFiles(tmp_path / "blobs"), KEY)
 
 
 def test_a_file_is_private_and_holds_no_plaintext(blobs, tmp_path):
@@ -85,9 +86,9 @@ def test_a_file_is_private_and_holds_no_plaintext(blobs, tmp_path):
 
 def test_an_older_file_put_in_place_of_a_newer_one_is_refused(blobs):
     blobs.put(PLACE, b"old")
-    old = (blobs._root / "ten-a/own-b/ver-c").read_bytes()
+    old = (blobs.files.root / "ten-a/own-b/ver-c").read_bytes()
     digest = blobs.put(PLACE, b"new")
-    (blobs._root / "ten-a/own-b/ver-c").write_bytes(old)
+    (blobs.files.root / "ten-a/own-b/ver-c").write_bytes(old)
     with pytest.raises(Corrupt):
         blobs.read(PLACE, digest)
 
@@ -115,7 +116,7 @@ def _write_on_a_full_disk(folder):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with pytest.raises(OSError, match="File too large"):
-        Blobs(folder / "blobs", KEY).put(PLACE, bytes(5000))
+        Blobs(LocalFiles(folder / "blobs"), KEY).put(PLACE, bytes(5000))
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "a/b", "", ".", "a\0b", "tmp/../x", "-x"])
@@ -129,7 +130,7 @@ def test_drafts_of_killed_processes_are_swept_once_old(blobs):
     killed = blobs.writer(PLACE)
     killed.write(b"x")
     blobs.sweep_drafts(older_than=60)
-    (left,) = [path for path in (blobs._root / "tmp").rglob("*") if path.is_file()]
+    (left,) = [path for path in (blobs.files.root / "tmp").rglob("*") if path.is_file()]
     blobs.sweep_drafts(older_than=-1)
     assert not left.exists()
     killed.abort()
@@ -139,7 +140,7 @@ def test_drafts_of_killed_processes_go_with_their_owner(blobs):
     killed = blobs.writer(PLACE)
     killed.write(b"x" * 100_000)
     blobs.delete_owner(PLACE.tenant_id, PLACE.owner_id)
-    assert [path for path in blobs._root.rglob("*") if path.is_file()] == []
+    assert [path for path in blobs.files.root.rglob("*") if path.is_file()] == []
     killed.abort()
 
 

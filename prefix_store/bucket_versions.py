@@ -1,0 +1,199 @@
+"""Every version of an object and every unfinished multipart upload: found and removed.
+
+obstore lists neither, so this asks botocore, which also finds the credentials for both where AWS's own tools look: the
+environment (`AWS_ACCESS_KEY_ID` and so on), `AWS_SHARED_CREDENTIALS_FILE`, the machine's role. No setting holds them.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from prefix_store.breaker import Breaker, Shut
+from prefix_store.errors import StoreError, Unavailable
+
+log = logging.getLogger(__name__)
+
+_CONNECT_S = 3.0
+_ATTEMPTS = 2
+_AT_ONCE = 1000  # the most that DeleteObjects takes
+_CREDENTIALS_HOLD = timedelta(minutes=5)
+_GONE = frozenset({"NoSuchKey", "NoSuchUpload", "NoSuchVersion"})
+
+
+@dataclass(frozen=True, slots=True)
+class BucketAddress:
+    """Where objects lie; `prefix` is empty or ends with a slash, `seconds` is how long a request may take."""
+
+    bucket: str
+    prefix: str
+    endpoint: str | None
+    region: str
+    seconds: float
+
+    @property
+    def server(self) -> "BucketAddress":
+        """The same for every prefix of the bucket, so that stores beside each other share connections."""
+        return replace(self, prefix="")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """One version or delete marker; `at` in seconds since the epoch, by the store's clock."""
+
+    key: str
+    id: str
+    at: float
+
+
+def address_of(url: str, endpoint: str | None, region: str, seconds: float) -> BucketAddress:
+    """Read `s3://bucket/prefix`.
+
+    Raises:
+        StoreError: what is wrong with it.
+    """
+    parts = urlsplit(url)
+    if (
+        parts.scheme != "s3"
+        or not parts.hostname
+        or parts.netloc != parts.hostname
+        or parts.query
+        or parts.fragment
+    ):
+        raise StoreError(
+            "PREFIX_BLOBS_URL must be s3://bucket or s3://bucket/prefix, with nothing else in it"
+        )
+    if endpoint is not None and urlsplit(endpoint).scheme not in {"http", "https"}:
+        raise StoreError("PREFIX_BLOBS_ENDPOINT must begin with https:// or http://")
+    prefix = parts.path.strip("/")
+    return BucketAddress(parts.netloc, f"{prefix}/" if prefix else "", endpoint, region, seconds)
+
+
+def credentials_of(address: BucketAddress) -> Callable[[], Any]:
+    """What obstore asks for credentials, again every few minutes since they may be a role's.
+
+    Raises:
+        StoreError: there are none.
+    """
+    session, _ = _access(address.server)
+    found = session.get_credentials()
+    if found is None:
+        raise StoreError(
+            "no credentials for PREFIX_BLOBS_URL; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_SHARED_CREDENTIALS_FILE"
+        )
+
+    def ask() -> dict[str, Any]:
+        frozen = found.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_HOLD,  # noqa: TID251 - obstore compares with wall time
+        }
+
+    return ask
+
+
+class BucketVersions:
+    """What lies in a bucket besides the newest bytes of each object."""
+
+    def __init__(self, address: BucketAddress, breaker: Breaker) -> None:
+        self._bucket, self._breaker = address.bucket, breaker
+        _, self._client = _access(address.server)
+
+    def below(self, prefix: str) -> list[ObjectVersion]:
+        """Versions and delete markers of every key that begins with `prefix`."""
+        with self._reached():
+            pages = self._client.get_paginator("list_object_versions")
+            return [
+                ObjectVersion(found["Key"], found["VersionId"], found["LastModified"].timestamp())
+                for page in pages.paginate(Bucket=self._bucket, Prefix=prefix)
+                for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            ]
+
+    def remove(self, key: str, *, below: bool = False) -> None:
+        """Remove all there is of one key, or of every key that begins with it.
+
+        Uploads go first: one that is completed meanwhile is then among the versions.
+
+        Raises:
+            Unavailable: something may be left; do it again.
+        """
+        self.end_uploads(key, exactly=not below)
+        found = [version for version in self.below(key) if below or version.key == key]
+        for start in range(0, len(found), _AT_ONCE):
+            wanted = [
+                {"Key": version.key, "VersionId": version.id} for version in found[start : start + _AT_ONCE]
+            ]
+            with self._reached():
+                answer = self._client.delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True}
+                )
+            refused = [error for error in answer.get("Errors", []) if error.get("Code") not in _GONE]
+            if refused:
+                raise unavailable(str(refused[0].get("Code")))
+
+    def end_uploads(self, prefix: str, *, begun_before: float | None = None, exactly: bool = False) -> None:
+        """End unfinished multipart uploads of keys that begin with `prefix`, or are it."""
+        with self._reached():
+            pages = self._client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
+                for upload in page.get("Uploads", []):
+                    key, begun = upload["Key"], upload["Initiated"].timestamp()
+                    mine = key == prefix if exactly else key.startswith(prefix)
+                    if mine and (begun_before is None or begun < begun_before):
+                        self._end(key, upload["UploadId"])
+
+    def _end(self, key: str, upload_id: str) -> None:
+        try:
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+        except ClientError as error:  # completed or ended meanwhile
+            if error.response["Error"].get("Code") not in _GONE:
+                raise
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            with self._breaker.asking(ClientError, BotoCoreError):
+                yield
+        except Shut:
+            raise unavailable() from None
+        except ClientError as error:
+            raise unavailable(str(error.response["Error"].get("Code"))) from None
+        except BotoCoreError as error:
+            raise unavailable(type(error).__name__) from None
+
+
+def unavailable(code: str | None = None) -> Unavailable:
+    """The error for a store that is away; `code` goes to the log, since a client has no use for it."""
+    if code is not None:
+        log.warning("the object storage failed: %s", code)
+    return Unavailable("the object storage does not answer")
+
+
+@cache
+def _access(address: BucketAddress) -> tuple[Any, Any]:
+    """Session and client of botocore: reading the description of S3 takes a tenth of a second."""
+    session = botocore.session.get_session()
+    style = "auto" if address.endpoint is None else "path"
+    client = session.create_client(
+        "s3",
+        endpoint_url=address.endpoint,
+        region_name=address.region,
+        config=Config(
+            connect_timeout=min(_CONNECT_S, address.seconds),
+            read_timeout=address.seconds,
+            retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+            s3={"addressing_style": style},
+        ),
+    )
+    return session, client

@@ -1,0 +1,172 @@
+"""Sealed files in a bucket of S3 or of a store that speaks like it.
+
+Each file is one conditional PUT (`If-None-Match: *`, RFC 9110 section 13.1.2) with a SHA-256 that the store checks, so
+it is whole or not there, and never written over. It goes through obstore. Listing versions and unfinished multipart
+uploads, which obstore cannot, is in `bucket_versions.py`. Whatever the store does not answer in time is `Unavailable`.
+"""
+
+import secrets
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
+from obstore.store import S3Store
+
+from prefix_store.breaker import Breaker, Shut
+from prefix_store.bucket_versions import BucketAddress, BucketVersions, credentials_of, unavailable
+from prefix_store.crypto import Place
+from prefix_store.sealed_files import path_of, place_of
+
+_IN_MEMORY = 1 << 20
+_CONNECT = timedelta(seconds=3)
+_RETRIES = 2
+_PAUSE_S = 1.0
+_NO_BUCKET = "NoSuchBucket"
+
+
+class ObjectDraft:
+    """Sealed bytes of one file until they are sent; a file of no name on this machine where they are many.
+
+    It goes with its process, so nothing is left to be swept, on whatever machine it was.
+    """
+
+    def __init__(self, storage: "ObjectStorage", place: Place, scratch: Path) -> None:
+        self._storage, self._place = storage, place
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(scratch))  # noqa: SIM115 - closed at its end
+
+    def write(self, sealed: bytes) -> None:
+        """Append."""
+        self._file.write(sealed)
+
+    def commit(self) -> None:
+        """Send the file.
+
+        Raises:
+            Unavailable: whether it is there is not known; no row may name it.
+            FileExistsError: another file has this id.
+        """
+        try:
+            self._file.seek(0)
+            self._storage.create(self._place, self._file.read())
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Let go of the bytes."""
+        self._file.close()
+
+
+class ObjectStorage:
+    """Objects `<prefix>/<tenant>/<owner>/<object>` of one bucket.
+
+    Args:
+        address: bucket, prefix, endpoint, region and how long a request may take.
+        scratch: a folder of this machine, for sealed bytes on their way.
+    """
+
+    def __init__(self, address: BucketAddress, scratch: Path) -> None:
+        self._store, self._scratch = _store(address.server), scratch
+        self._prefix = address.prefix
+        self._breaker = Breaker(_PAUSE_S, _PAUSE_S)
+        self._versions = BucketVersions(address, self._breaker)
+
+    def draft(self, place: Place) -> ObjectDraft:
+        """Begin a file."""
+        path_of(place)
+        return ObjectDraft(self, place, self._scratch)
+
+    def create(self, place: Place, sealed: bytes) -> None:
+        """Store an object that is not there yet.
+
+        Raises:
+            Unavailable: see `ObjectDraft.commit`.
+            FileExistsError: another object has this name.
+        """
+        key = self._key(place)
+        try:
+            with self._reached():
+                obstore.put(self._store, key, sealed, mode="create")
+        except AlreadyExistsError:  # by a PUT of ours whose answer was lost, and that was sent again
+            if not secrets.compare_digest(self.read(place) or b"", sealed):
+                raise FileExistsError("another file has this id") from None
+
+    def read(self, place: Place) -> bytes | None:
+        """An object's bytes; None if there is none."""
+        with self._reached():
+            try:
+                return bytes(obstore.get(self._store, self._key(place)).bytes())
+            except FileNotFoundError as error:
+                if _NO_BUCKET in str(error):
+                    raise
+                return None
+
+    def delete(self, place: Place) -> None:
+        """Remove every version of an object and what is unfinished of it; nothing if there is none."""
+        self._versions.remove(self._key(place))
+
+    def sync(self, places: Iterable[Place]) -> None:
+        """The store answers a removal when it is durable."""
+
+    def delete_owner(self, tenant_id: str, owner_id: str) -> None:
+        """Remove every version of every object of an owner, and what is unfinished."""
+        anything = self._key(Place(tenant_id, owner_id, "x"))
+        self._versions.remove(anything[:-1], below=True)
+
+    def places(self) -> list[tuple[Place, float]]:
+        """Every object and the age in seconds of its newest version, those too that a plain delete has only hidden."""
+        now = time.clock_gettime(time.CLOCK_REALTIME)  # the store's times are of this clock, give or take
+        start = len(self._prefix)
+        newest: dict[Place, float] = {}
+        for version in self._versions.below(self._prefix):
+            place = place_of(version.key[start:])
+            if place is not None:
+                newest[place] = max(newest.get(place, 0.0), version.at)
+        return [(place, now - at) for place, at in newest.items()]
+
+    def sweep_drafts(self, older_than: float) -> None:
+        """End multipart uploads that somebody left unfinished; this code begins none."""
+        now = time.clock_gettime(time.CLOCK_REALTIME)
+        self._versions.end_uploads(self._prefix, begun_before=now - older_than)
+
+    def _key(self, place: Place) -> str:
+        return self._prefix + path_of(place)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            with self._breaker.asking(GenericError, OSError):
+                yield
+        except Shut:
+            raise unavailable() from None
+        except AlreadyExistsError:
+            raise
+        except (BaseError, OSError) as error:  # its message names the object; ours does not
+            known = _NO_BUCKET if _NO_BUCKET in str(error) else type(error).__name__
+            raise unavailable(known) from None
+
+
+@cache
+def _store(address: BucketAddress) -> S3Store:
+    """One for all of a process: it holds the connections."""
+    config: Any = {"region": address.region, "checksum_algorithm": "SHA256"}
+    if address.endpoint is not None:
+        config["endpoint"] = address.endpoint
+    seconds = timedelta(seconds=address.seconds)
+    return S3Store(
+        address.bucket,
+        config=config,
+        credential_provider=credentials_of(address),
+        client_options={
+            "timeout": seconds,
+            "connect_timeout": min(_CONNECT, seconds),
+            "allow_http": (address.endpoint or "").startswith("http://"),
+        },
+        retry_config={"max_retries": _RETRIES, "retry_timeout": seconds},
+    )
