@@ -64,7 +64,9 @@ def _size(dataset: str) -> tuple[float, int]:
     return len(data) / lines, lines
 
 
-def pairs(results: Sequence[Result], examples: int | None, settings: Settings) -> dict[tuple[str, int], Pair]:
+def pairs(
+    results: Sequence[Result], examples: int | None, settings: Settings | None
+) -> dict[tuple[str, int], Pair]:
     """Runs with these settings, each beside the middle's on the same examples and seed, by (dataset, seed)."""
     middle = runs(results, examples, MIDDLE)
     found = runs(results, examples, settings)

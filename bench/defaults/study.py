@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.defaults.results import Results, work
 from bench.defaults.trials import Trial, autos
-from bench.process import ContestantError, Process
+from bench.process import Process
 from bench.run import MAIN
 
 LONGEST_SECONDS = 3600.0  # of one run
@@ -39,17 +39,18 @@ class Study:
 
         Raises:
             OtherBase: the results are of another base; nothing was run.
-            ContestantError: a process failed; what was finished is kept.
+            ContestantError: a process failed; what was finished is kept. So of whatever else went wrong.
         """
         began = time.monotonic()
         self._until = began + 60 * minutes
         with self._process(0) as process:
             self._results.require(self._base["fingerprint"])
             self._wait_for(trials, minutes)
-            others = [threading.Thread(target=self._other, args=(n,)) for n in range(1, self._workers)]
+            numbers = range(1, self._workers)
+            others = [threading.Thread(target=self._side, args=(n,), daemon=True) for n in numbers]
             for other in others:
                 other.start()
-            self._guarded(process)
+            self._side(0, process)
             for other in others:
                 other.join()
         print(f"{self._made} runs made, {self._left} left, {(time.monotonic() - began) / 60:.1f} minutes")
@@ -81,17 +82,11 @@ class Study:
     def _seconds(self, trial: Trial) -> float:
         return work(trial) / self._speed
 
-    def _other(self, number: int) -> None:
+    def _side(self, number: int, process: Process | None = None) -> None:
         try:
-            with self._process(number) as process:
-                self._guarded(process)
-        except ContestantError as error:
-            self._failed.append(error)
-
-    def _guarded(self, process: Process) -> None:
-        try:
-            self._run_all(process)
-        except (ContestantError, OSError) as error:
+            with process or self._process(number) as own:
+                self._run_all(own)
+        except Exception as error:  # noqa: BLE001 - raised when all have ended
             self._failed.append(error)
 
     def _run_all(self, process: Process) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.defaults.results import Pair, Result, pairs, runs
-from bench.defaults.trials import AROUND, HALVES, MIDDLE, SIZES, Settings
+from bench.defaults.trials import AROUND, BEFORE, HALVES, MIDDLE, SIZES, Settings
 from trainer_worker.auto import AUTOS
 
 TITLES = {
@@ -18,6 +18,7 @@ TITLES = {
     "form": "Form",
     "init": "What the prefix starts from",
     "dropout": "Dropout",
+    "auto": "What the product takes by itself",
 }
 STARTS = {
     "words": "the product's words",
@@ -34,7 +35,7 @@ class Line:
     """One setting of a part: its runs beside the middle's, by half; those of the middle itself differ by nothing."""
 
     label: str
-    settings: Settings
+    settings: Settings | None
     halves: dict[str, list[Pair]]
 
     def differences(self, half: str) -> list[float]:
@@ -114,7 +115,9 @@ def clear(line: Line) -> bool:
     return all(difference < 0 for half in HALVES for difference in line.differences(half))
 
 
-def _place(part: str, settings: Settings) -> tuple[object, ...]:
+def _place(part: str, settings: Settings | None) -> tuple[object, ...]:
+    if part == "auto" or settings is None:
+        return ((None, BEFORE, MIDDLE).index(settings),)
     if part == "form":
         return settings.form, settings.rate
     if part == "init":
@@ -122,7 +125,11 @@ def _place(part: str, settings: Settings) -> tuple[object, ...]:
     return (getattr(settings, {"epochs": "updates"}.get(part, part)),)
 
 
-def _label(part: str, examples: int, settings: Settings) -> str:
+def _label(part: str, examples: int, settings: Settings | None) -> str:
+    if settings is None:
+        return "now"
+    if part == "auto":
+        return "before there was a study" if settings == BEFORE else "the middle"
     if part == "epochs":
         passes = settings.updates * settings.batch / (0.9 * examples)
         return f"{settings.updates} updates, {passes:.2g} passes"

@@ -47,12 +47,13 @@ class Settings:
     start: Start = "words"
     rate: float = 1e-1
     updates: int = UPDATES
-    batch: int = 8
+    batch: int = 4
     dropout: float = 0.0
 
 
 MIDDLE = Settings()
-Levels = dict[str, tuple[Settings, ...]]
+BEFORE = replace(MIDDLE, updates=200, batch=16)  # what auto meant before there was a study
+Levels = dict[str, tuple[Settings | None, ...]]
 
 
 def _levels(name: str, *values: object) -> tuple[Settings, ...]:
@@ -71,21 +72,23 @@ def _mlps(*rates: float) -> tuple[Settings, ...]:
 AROUND: dict[int, Levels] = {
     100: {
         "rate": _levels("rate", 0.03, 0.3, 0.01),
-        "batch": _batches(4, 16),
-        "epochs": _levels("updates", 3 * UPDATES, UPDATES // 3),
+        "batch": _batches(8, 16, 2),
+        "epochs": _levels("updates", 2 * UPDATES, 4 * UPDATES, UPDATES // 3),
         "m": _levels("m", 1, 30, 3, 100),
         "form": _mlps(3e-3, 1e-2, 1e-3),
         "init": _levels("start", "random", "foreign", "own"),
         "dropout": _levels("dropout", 0.1, 0.3),
+        "auto": (None, BEFORE),
     },
     500: {
         "rate": _levels("rate", 0.03, 0.3),
-        "batch": _batches(4, 16),
-        "epochs": _levels("updates", 3 * UPDATES),
+        "batch": _batches(8),
+        "epochs": _levels("updates", 2 * UPDATES, 4 * UPDATES),
         "m": _levels("m", 30, 3),
         "form": _mlps(3e-3),
         "init": _levels("start", "random"),
         "dropout": _levels("dropout", 0.1),
+        "auto": (None, BEFORE),
     },
 }
 
@@ -120,8 +123,8 @@ def autos() -> str:
 
 
 def trials(parts: Sequence[str], datasets: Sequence[str], seeds: int) -> list[Trial]:
-    """Runs of the study, the most informative first: all settings at 100 examples, then what the product takes by itself,
-    then 500 examples and the other sizes, then all this with the next seed. Each is finished on all datasets first.
+    """Runs of the study, the most informative first: all settings at 100 examples, then at 500, then the other sizes, then
+    all this with the next seed. Each is finished on all datasets first.
     """
     found: dict[tuple[object, ...], Trial] = {}
     for seed in range(seeds):
@@ -137,8 +140,6 @@ def _cells() -> Iterator[tuple[str, int | None, Settings | None]]:
         for part, levels in parts.items():
             for settings in (MIDDLE, *levels):
                 yield part, examples, settings
-        yield "auto", examples, MIDDLE
-        yield "auto", examples, None
     for part, settings in (("size", MIDDLE), ("auto", None)):
         for examples in SIZES:
             yield part, examples, settings
