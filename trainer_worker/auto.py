@@ -71,4 +71,4 @@ def auto_for(rows: int) -> Auto:
 
 def batch_for(auto: Auto, rows: int, tokens: int) -> int:
     """Rows of an update on that many training rows of that many tokens together."""
-    return max(FEWEST_ROWS, min(auto.batch, BATCH_TOKENS * rows // max(1, tokens)))
+    return min(auto.batch, max(FEWEST_ROWS, BATCH_TOKENS * rows // max(1, tokens)))

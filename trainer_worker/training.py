@@ -181,7 +181,8 @@ class Training:
     def _identity(self) -> str:
         """Digest of everything that decides the run."""
         order = self._order
-        settings = [self._plan.to_json(), order.wishes.to_json(), self._template.to_json(), initial.WORDS]
+        plan, wishes = self._plan.to_json(), order.wishes.to_json()
+        settings = [plan, wishes, self._init(), self._template.to_json(), initial.WORDS]
         digest = hashlib.sha256(self._base.fingerprint.encode())
         digest.update(json.dumps(settings, sort_keys=True).encode())
         files = [*order.training, *([] if order.validation is None else [order.validation])]

@@ -58,17 +58,20 @@ class Trials:
     def run(
         self, dataset: str, examples: int | None, seed: int, settings: dict[str, Any] | None
     ) -> dict[str, Any]:
-        """Train and score; a run that the trainer refuses, say because it diverges, tells the code alone."""
+        """Train and score; a run that the trainer refuses, say because it diverges, tells the code alone.
+
+        Its seconds are the processor's: what else the machine does is not in them.
+        """
         wishes = Hyperparameters() if settings is None else _wishes(Settings(**settings), dataset)
         if self._quick:
             examples, wishes = 30, replace(wishes, max_steps=4)
         training = _drawn(dataset, examples or MOST_EXAMPLES, seed)
-        report, began = Telling(), time.perf_counter()
+        report, began = Telling(), time.process_time()
         try:
             trained = Training(self._base, Order(wishes, seed, [("training", training)]), report).train()
         except Refused as error:
             return {"refused": error.code}
-        seconds, prefix = time.perf_counter() - began, trained.prefix
+        seconds, prefix = time.process_time() - began, trained.prefix
         asked, plain = self._evaluation(dataset)
         loss = at_once(score(self._base, asked, prefix.tensor.to(self._base.device), prefix.position_offset))
         told = ("held_out_loss", "updates", "best_update", "training_rows", "held_out_rows")

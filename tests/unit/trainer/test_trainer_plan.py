@@ -43,7 +43,7 @@ def test_auto_is_bounded_for_any_dataset():
         assert found.batch_size == min(auto.batch, 2048 // 60)
         assert found.dropout == auto.dropout
     assert plan(rows=300, tokens=300 * 280).batch_size == min(auto_for(300).batch, 7)
-    assert plan(rows=300, tokens=300 * 1000).batch_size == 4
+    assert plan(rows=300, tokens=300 * 1000).batch_size == min(auto_for(300).batch, 4)
 
 
 def test_every_size_has_one_line_and_each_line_some_sizes():
