@@ -40,6 +40,9 @@ class Silent:
     def progress(self, fields) -> None:
         """Forget it."""
 
+    def resolved(self, fields) -> None:
+        """Forget it."""
+
     def event(self, level, type, message, data=None) -> None:  # noqa: A002
         """Forget it."""
 

@@ -94,6 +94,7 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
+        self._child.stdout.close()
         self._log.close()
 
     def __enter__(self) -> Self:

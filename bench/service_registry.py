@@ -204,7 +204,7 @@ def _insert(store: Any, scopes: Sequence[Any], base: Any, count: int) -> None:
         made[prefixes].append(ids | live | {"name": "p", "last_number": 1, "created_at": 0.0})
         own = {"version_id": f"ver{place}", "prefix_id": f"pre{place}", "sha256": sha256}
         made[versions].append(ids | own | shape | rest)
-    with store._core.database.write() as connection:  # noqa: SLF001 - no other way makes so many
+    with store._system.write() as connection:  # noqa: SLF001 - no other way makes so many
         for table, rows in made.items():
             for start in range(0, count, 5000):
                 connection.execute(insert(table), rows[start : start + 5000])

@@ -20,6 +20,7 @@ _BOUNDS: dict[str, tuple[type, float, float]] = {
     "max_steps": (int, 1, 1_000_000),
     "warmup_steps": (int, 0, 100_000),
     "weight_decay": (float, 0.0, 10.0),
+    "dropout": (float, 0.0, 0.9),
     "eval_steps": (int, 1, 1_000_000),
 }
 _CHOICES = {"parametrization": ("mlp", "direct"), "init": ("words", "random"), "text_start": ("m", "0")}
@@ -28,7 +29,7 @@ _LONGEST_INIT_TEXT = 4000
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """One job's wishes; `learning_rate` is per update, `max_steps` counts updates."""
+    """One job's wishes; `learning_rate` is per update, `max_steps` counts updates, `dropout` is a share."""
 
     n_epochs: int | None = None
     batch_size: int | None = None
@@ -38,6 +39,7 @@ class Hyperparameters:
     max_steps: int | None = None
     warmup_steps: int | None = None
     weight_decay: float | None = None
+    dropout: float | None = None
     eval_steps: int | None = None
     parametrization: Literal["mlp", "direct"] | None = None
     init: Literal["words", "random"] | None = None

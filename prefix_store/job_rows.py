@@ -34,7 +34,8 @@ class Job:
     """One job.
 
     `prefix` is the bare name that it trains (`alice:voice`), `model` what the request called its start,
-    `fine_tuned_model` the version it became (`alice:voice@3`). Times are seconds by the database's clock.
+    `fine_tuned_model` the version it became (`alice:voice@3`), `resolved` the hyperparameters that its last attempt
+    goes by, None before one has begun. Times are seconds by the database's clock.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Job:
     training_files: tuple[str, ...]
     validation_file: str | None
     hyperparameters: Hyperparameters
+    resolved: dict[str, Any] | None
     evaluation: Evaluation | None
     seed: int
     start_version_id: str | None
@@ -106,6 +108,7 @@ def job_of(row: Row[Any]) -> Job:
         training_files=tuple(spec["training_files"]),
         validation_file=spec["validation_file"],
         hyperparameters=Hyperparameters(**spec["hyperparameters"]),
+        resolved=spec.get("resolved"),
         evaluation=None if asked is None else Evaluation.from_json(asked),
         seed=spec["seed"],
         start_version_id=spec["start_version_id"],

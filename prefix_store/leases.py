@@ -11,7 +11,6 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, Row, case, select, true, update
 
 from prefix_store.checkpoints import drop_checkpoint, load_state, replace_checkpoint, seal, tell_gone
-from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import JOBS, db_now, tell
 from prefix_store.errors import LeaseLost, NotFound
@@ -22,17 +21,14 @@ from prefix_store.owners import lock_owners
 from prefix_store.publish import Decision, Published, TrainedPrefix, keep_file, publish
 from prefix_store.rows import one
 from prefix_store.tables import jobs, prefixes, versions
+from prefix_store.telling import Telling
 from prefix_store.version_rows import Resolved, joined, resolved_of
 
 CRASHED = "worker_crashed"
-_COLLISIONS = 8
 
 
-class Leases:
+class Leases(Telling):
     """The worker's side of a job; takes no scope: a claim reaches its own job and its owner only."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
 
     def heartbeat(
         self, claim: Claim, progress: dict[str, Any] | None = None
@@ -51,22 +47,6 @@ class Leases:
                 return "continue"
             status = connection.execute(select(jobs.c.status).where(*mine)).scalar()
             return "cancel" if status == "cancelled" else "lost"
-
-    def event(
-        self,
-        claim: Claim,
-        level: str,
-        type: str,  # noqa: A002 - the field's name
-        message: str,
-        data: dict[str, Any] | None = None,
-    ) -> None:
-        """Append an event (`level` info, warn, error; `type` message, metrics).
-
-        Raises:
-            LeaseLost: the job is no longer this claim's.
-        """
-        with self._core.database.write(claim.owner.reach) as connection:
-            add_event(connection, self._require(connection, claim), level, type, message, data)
 
     def live(self, claim: Claim) -> Resolved | None:
         """Return the version of the job's prefix that is live now, for the gate to compare with."""
@@ -225,12 +205,6 @@ class Leases:
         connection.execute(update(jobs).where(*mine).values(**values))
         drop_checkpoint(connection, row)
         add_event(connection, row, "error", "message", message, {"code": code, "param": param})
-
-    def _require(self, connection: Connection, claim: Claim) -> Row[Any]:
-        row = one(connection, select(jobs).where(*held(claim)).with_for_update())
-        if row is None:
-            raise LeaseLost("the job was cancelled, erased or claimed again")
-        return row
 
     def _still(self, claim: Claim) -> None:
         """Refuse before a file is written; the transaction after it decides."""

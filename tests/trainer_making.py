@@ -28,11 +28,15 @@ class Recorder:
 
     def __init__(self, stop_when=lambda recorder: False):
         self.events, self.updates, self.checkpoints, self.bests = [], [], [], []
+        self.settings = None
         self.asked = 0
         self._stop_when = stop_when
 
     def progress(self, fields):
         self.updates.append(fields)
+
+    def resolved(self, fields):
+        self.settings = fields
 
     def event(self, level, type, message, data=None):  # noqa: A002
         self.events.append((level, type, message, data))

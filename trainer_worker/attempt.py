@@ -83,9 +83,8 @@ class Attempt:
         except NotFound:  # deleting a file or its owner cancels the job
             raise LeaseLost("a file of the job is gone") from None
         except Corrupt:
-            raise Refused(
-                "file_corrupt", "a file of the job is damaged; upload it again", "training_file"
-            ) from None
+            told = "a file of the job is damaged; upload it again"
+            raise Refused("file_corrupt", told, "training_file") from None
         return Order(
             wishes=job.hyperparameters,
             seed=job.seed,
@@ -105,9 +104,8 @@ class Attempt:
         except NotFound:
             raise Refused("start_deleted", "the version to start from was deleted", "model") from None
         except Corrupt:
-            raise Refused(
-                "corrupt", "the version to start from is damaged; start from another", "model"
-            ) from None
+            told = "the version to start from is damaged; start from another"
+            raise Refused("corrupt", told, "model") from None
 
     def _live_version(self) -> Version | None:
         self._live = self._store.jobs.live(self.claim)
@@ -118,9 +116,8 @@ class Attempt:
         except NotFound:  # deleted this moment; if another went live, publishing notices
             self._live = None
         except (Corrupt, ValueError):
-            self._store.jobs.event(
-                self.claim, "warn", "message", "The live version is damaged and cannot be compared with"
-            )
+            told = "The live version is damaged and cannot be compared with"
+            self._store.jobs.event(self.claim, "warn", "message", told)
         return None
 
     def _version(self, found: Resolved) -> Version:
@@ -152,6 +149,9 @@ class Attempt:
             told = frame.fields
             with _forgiven("event"):
                 self._store.jobs.event(self.claim, told["level"], told["type"], told["message"], told["data"])
+        elif frame.kind == "resolved":
+            with _forgiven("settings"):
+                self._store.jobs.resolved(self.claim, frame.fields)
         elif frame.kind == "file":
             self._files.append(ResultFile(frame.fields["name"], frame.payload))
         elif frame.kind == "best":
@@ -244,9 +244,8 @@ class Attempt:
             store.jobs.release(claim)
         elif end.kind == "no_base":
             log.error("the base model %s cannot be loaded", self._settings.base_model)
-            store.jobs.event(
-                claim, "warn", "message", "The base model cannot be loaded; trying again in a minute"
-            )
+            told = "The base model cannot be loaded; trying again in a minute"
+            store.jobs.event(claim, "warn", "message", told)
             store.jobs.release(claim, delay_seconds=_NO_BASE_SECONDS)
         else:
             self.crashed()
@@ -291,7 +290,7 @@ class Attempt:
 
 @contextlib.contextmanager
 def _forgiven(what: str) -> Iterator[None]:
-    """A database that is busy costs an event or a checkpoint, not the run; a lost lease does end it."""
+    """A busy database costs an event, a checkpoint or the told settings, not the run; a lost lease does end it."""
     try:
         yield
     except LeaseLost:

@@ -44,6 +44,10 @@ class PipeReport:
         """See `Report`."""
         self.send(Frame("progress", fields))
 
+    def resolved(self, fields: dict[str, Any]) -> None:
+        """See `Report`."""
+        self.send(Frame("resolved", fields))
+
     def event(
         self,
         level: Literal["info", "warn"],

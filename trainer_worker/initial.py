@@ -17,15 +17,14 @@ from prefix_engine.packed import PackedAttention, Text
 from prefix_engine.prefix import LONGEST
 from prefix_engine.tokenizer import Tokenizer
 from prefix_store.hyperparameters import Hyperparameters
-from trainer_worker.plan import POSITIONS
 from trainer_worker.refusal import Refused
 
 # Relevant words start slightly better than others (the paper's ablation); these fit every prompt and answer.
 WORDS = "Read the text above and write the answer that follows it:"
 
 
-def length_of(wishes: Hyperparameters, tokenizer: Tokenizer, positions: int) -> int:
-    """Positions of the prefix: as asked, else as many as the words have tokens, else 10.
+def length_of(wishes: Hyperparameters, tokenizer: Tokenizer, positions: int, auto: int) -> int:
+    """Positions of the prefix: as asked, else as many as the words that were given have tokens, else `auto`.
 
     Raises:
         Refused: more than a prefix or this base may have.
@@ -33,7 +32,7 @@ def length_of(wishes: Hyperparameters, tokenizer: Tokenizer, positions: int) -> 
     m, param = wishes.prefix_length, "hyperparameters.prefix_length"
     if m is None and wishes.init_text is not None:
         m, param = len(tokenizer.encode(wishes.init_text)), "hyperparameters.init_text"
-    m = POSITIONS if m is None else m
+    m = auto if m is None else m
     most = min(LONGEST, positions - 2)
     if m > most:
         raise Refused(

@@ -1,26 +1,11 @@
-"""A job's hyperparameters, resolved: what "auto" means for a dataset of this size.
-
-What the form and the start of the text rest on are the losses that bench/losses.py measures on the carried
-base, at equal updates. The direct form beats the MLP by 0.09 nats a token on the booking assistant, 0.04 on
-the quiz master and 0.01 on the fables (251 rows) and loses 0.02 on the poems (394 rows); its checkpoints take
-half a MB where the MLP's take 20, and it needs no fit. (These four are losses on evaluation files.) Text at
-0 has the lower loss on rows held out of the training file on six of eight sets, by 0.008 at most, and the
-higher on two, by 0.016 at most: so it starts at 0, where the prefix costs none of the base's positions.
-Whoever needs the file in PEFT's form asks for m.
-"""
+"""A job's hyperparameters, resolved: what was asked for, and for the rest what "auto" means (`auto.AUTOS`)."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from prefix_store.hyperparameters import Hyperparameters
+from trainer_worker.auto import Form, Init, auto_for, batch_for
 
-FORM: Literal["mlp", "direct"] = "direct"
-TEXT_START: Literal["m", "0"] = "0"
-POSITIONS = 10  # Li & Liang 2021: table-to-text gains up to 10
-LEARNING_RATE = {"mlp": 3e-3, "direct": 1e-1}
-BATCH_ROWS = 16
-BATCH_TOKENS = 2048
-FEWEST_UPDATES, MOST_UPDATES, EPOCHS = 200, 300, 5
 EVALUATIONS = 10
 MOST_EVALUATIONS = 1000  # each is an event, that is a transaction
 PATIENCE = 4
@@ -37,9 +22,10 @@ class Plan:
         warmup: updates over which the learning rate rises; then it falls linearly to 0.
         eval_every: updates between two looks at the held-out rows.
         patience: looks without a better loss after which the run ends.
+        dropout: share of the prefix's numbers that an update leaves out; see `updates.Learner.prefix`.
     """
 
-    parametrization: Literal["mlp", "direct"]
+    parametrization: Form
     m: int
     position_offset: int
     learning_rate: float
@@ -50,12 +36,21 @@ class Plan:
     eval_every: int
     patience: int
     seed: int
+    dropout: float = 0.0
 
     def rate(self, update: int) -> float:
         """Learning rate of the update with that number, from 0."""
         if update < self.warmup:
             return self.learning_rate * (update + 1) / (self.warmup + 1)
         return self.learning_rate * (self.updates - update) / max(1, self.updates - self.warmup)
+
+    def words(self) -> str:
+        """As a person reads it."""
+        told = (
+            f"{self.parametrization}, {self.m} positions, text from {'m' if self.position_offset else '0'}, "
+            f"at most {self.updates} updates of {self.batch_size} rows, learning rate {self.learning_rate:g}"
+        )
+        return f"{told}, dropout {self.dropout:g}" if self.dropout else told
 
     def to_json(self) -> dict[str, Any]:
         """For the checkpoint's identity and for the metrics."""
@@ -75,11 +70,12 @@ def resolve(
         tokens: their tokens.
         seed: of the run.
     """
-    form = wishes.parametrization or FORM
-    rate = wishes.learning_rate or LEARNING_RATE[form] * (wishes.learning_rate_multiplier or 1.0)
-    affordable = BATCH_TOKENS * rows // max(1, tokens)
-    batch = wishes.batch_size or max(4, min(BATCH_ROWS, affordable))
-    updates = _updates(wishes, -(-rows // batch))
+    auto = auto_for(rows)
+    form = wishes.parametrization or auto.form
+    rate = wishes.learning_rate or auto.rate(form) * (wishes.learning_rate_multiplier or 1.0)
+    batch = wishes.batch_size or batch_for(auto, rows, tokens)
+    per_epoch = -(-rows // batch)
+    updates = _asked_updates(wishes, per_epoch) or auto.updates(per_epoch)
     warmup = updates // 10 if wishes.warmup_steps is None else wishes.warmup_steps
     return Plan(
         parametrization=form,
@@ -93,11 +89,42 @@ def resolve(
         eval_every=max(1, wishes.eval_steps or updates // EVALUATIONS, updates // MOST_EVALUATIONS),
         patience=PATIENCE,
         seed=seed,
+        dropout=auto.dropout if wishes.dropout is None else wishes.dropout,
     )
 
 
-def _updates(wishes: Hyperparameters, per_epoch: int) -> int:
-    if wishes.n_epochs is not None:
-        updates = wishes.n_epochs * per_epoch
-        return updates if wishes.max_steps is None else min(updates, wishes.max_steps)
-    return wishes.max_steps or max(FEWEST_UPDATES, min(MOST_UPDATES, EPOCHS * per_epoch))
+def resolved(wishes: Hyperparameters, plan: Plan, *, rows: int, init: Init | None) -> dict[str, Any]:
+    """The plan in the words of a request that asks for the same run, as far as its bounds let.
+
+    A learning rate that was asked for has no multiplier: the two exclude each other.
+
+    Args:
+        wishes: that the plan was made for.
+        plan: of the run.
+        rows: training rows.
+        init: what the prefix starts from; None if it is a version.
+    """
+    found: dict[str, Any] = {
+        "n_epochs": -(-plan.updates // -(-rows // plan.batch_size)),
+        "batch_size": plan.batch_size,
+        "prefix_length": plan.m,
+        "max_steps": plan.updates,
+        "warmup_steps": plan.warmup,
+        "weight_decay": plan.weight_decay,
+        "dropout": plan.dropout,
+        "eval_steps": plan.eval_every,
+        "parametrization": plan.parametrization,
+        "text_start": "m" if plan.position_offset else "0",
+    }
+    if init is not None:
+        found["init"] = init
+    if wishes.learning_rate is None:
+        found["learning_rate_multiplier"] = wishes.learning_rate_multiplier or 1.0
+    return found
+
+
+def _asked_updates(wishes: Hyperparameters, per_epoch: int) -> int | None:
+    if wishes.n_epochs is None:
+        return wishes.max_steps
+    updates = wishes.n_epochs * per_epoch
+    return updates if wishes.max_steps is None else min(updates, wishes.max_steps)

@@ -13,6 +13,9 @@ class Report(Protocol):
     def progress(self, fields: dict[str, Any]) -> None:
         """Take how far the run is: update, updates, train_loss, held_out_loss, seconds_left."""
 
+    def resolved(self, fields: dict[str, Any]) -> None:
+        """Take the hyperparameters that the run goes by, in the words of a request, before its first update."""
+
     def event(
         self,
         level: Literal["info", "warn"],

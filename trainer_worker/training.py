@@ -16,11 +16,12 @@ from prefix_engine.base import Base
 from prefix_engine.prefix import Prefix, PrefixError
 from prefix_engine.template import Template
 from trainer_worker import initial, results
+from trainer_worker.auto import TEXT_START, Init, auto_for
 from trainer_worker.checkpoint import State
 from trainer_worker.evaluate import Score
 from trainer_worker.order import Order, Version
 from trainer_worker.parametrization import Direct, Mlp, Parametrization
-from trainer_worker.plan import TEXT_START, resolve
+from trainer_worker.plan import resolve, resolved
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Report, Stopped
 from trainer_worker.rows import Encoded, Row, check_lengths, encode, rows_of
@@ -58,6 +59,7 @@ class Training:
         self._base, self._order, self._report = base, order, report
         self._template = Template.of(base.tokenizer) if order.start is None else order.start.template
         self._training, self._held_out = self._sides()
+        self._auto = auto_for(len(self._training))
         started = self._start()
         m, offset = self._shape(started)
         codes = [encode(side, self._template, base.tokenizer) for side in (self._training, self._held_out)]
@@ -142,7 +144,7 @@ class Training:
             text = "a job that goes on from a version has its start; leave init and init_text out"
             raise Refused("start_given", text, "hyperparameters.init_text")
         if started is None:
-            m = initial.length_of(wishes, self._base.tokenizer, self._base.config.positions)
+            m = initial.length_of(wishes, self._base.tokenizer, self._base.config.positions, self._auto.m)
             return m, m if (wishes.text_start or TEXT_START) == "m" else 0
         if wishes.prefix_length not in (None, started.m):
             raise Refused(
@@ -160,7 +162,7 @@ class Training:
         values: Tensor
         if started is not None:
             values = started.tensor.to(base.device)
-        elif wishes.init == "random":
+        elif self._init() == "random":
             values = initial.random_values(base, plan.m, generator)
         else:
             values = initial.activations(base, initial.word_ids(wishes, base.tokenizer, plan.m))
@@ -169,10 +171,18 @@ class Training:
         mlp = Mlp(values.shape, generator, base.device)
         return mlp, mlp.fit(values)
 
+    def _init(self) -> Init | None:
+        """What the prefix starts from; None if it is a version."""
+        wishes = self._order.wishes
+        if self._order.start is not None:
+            return None
+        return wishes.init or ("words" if wishes.init_text else self._auto.init)
+
     def _identity(self) -> str:
         """Digest of everything that decides the run."""
         order = self._order
-        settings = [self._plan.to_json(), order.wishes.to_json(), self._template.to_json(), initial.WORDS]
+        plan, wishes = self._plan.to_json(), order.wishes.to_json()
+        settings = [plan, wishes, self._init(), self._template.to_json(), initial.WORDS]
         digest = hashlib.sha256(self._base.fingerprint.encode())
         digest.update(json.dumps(settings, sort_keys=True).encode())
         files = [*order.training, *([] if order.validation is None else [order.validation])]
@@ -227,16 +237,12 @@ class Training:
         return found.loss
 
     def _tell_plan(self) -> None:
-        plan = self._plan
-        at = "m" if plan.position_offset else "0"
-        told = (
-            f"Training on {len(self._training)} rows, {len(self._held_out)} held out: {plan.parametrization}, "
-            f"{plan.m} positions, text from {at}, at most {plan.updates} updates of {plan.batch_size} rows, "
-            f"learning rate {plan.learning_rate:g}"
-        )
+        plan, rows = self._plan, len(self._training)
+        told = f"Training on {rows} rows, {len(self._held_out)} held out: {plan.words()}"
         if plan.parametrization == "mlp":
             told += f"; the MLP starts within {self._difference:.1e} of the values that it was fitted to"
         self._report.event("info", "message", told, {"hyperparameters": plan.to_json()})
+        self._report.resolved(resolved(self._order.wishes, plan, rows=rows, init=self._init()))
 
     def _texts(self, prefix: Prefix) -> Steps[dict[str, dict[str, float]]]:
         """Scores of what the prefix, the base and the live version write for the same prompts, if they were asked for."""
@@ -281,6 +287,7 @@ class Training:
             "prefix_length": plan.m,
             "learning_rate": plan.learning_rate,
             "batch_size": plan.batch_size,
+            "dropout": plan.dropout,
             "max_steps": plan.updates,
             "seed": plan.seed,
             "seconds": round(self._run.elapsed(), 1),

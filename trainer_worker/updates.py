@@ -4,11 +4,13 @@ Every job has its own prefix, batch, clip, learning rate and optimiser state; th
 pass. Their losses are added, and since no parameter is shared, each gradient is that of its own job.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from prefix_engine.base import Base
 from prefix_engine.packed import Text, token_losses
@@ -47,6 +49,21 @@ class Learner:
         """Tokens of the rows that its next update sees."""
         return sum(len(self.rows[row].tokens) for row in self.batches[self.done])
 
+    def prefix(self) -> Tensor:
+        """The prefix that its next update trains: with dropout some of its numbers are 0, the others larger for it.
+
+        As `prefix_dropout` in the code of Li & Liang 2021, on the keys and values that come out of the MLP; there
+        each row of a batch has a mask of its own, here they share the update's. The mask follows from the seed and
+        the number of the update alone, so that a resumed run and one in company draw the same.
+        """
+        values, share = self.form.prefix(), self.plan.dropout
+        if not share:
+            return values
+        drawn = hashlib.sha256(f"dropout {self.plan.seed} {self.done}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(drawn[:4]))
+        kept = torch.rand(values.shape, generator=generator) >= share
+        return values * (kept / (1 - share)).to(values.device)
+
     def step(self) -> None:
         """Clip, move the parameters, forget the gradients.
 
@@ -77,7 +94,7 @@ def update(base: Base, learners: Sequence[Learner]) -> Pieces[list[Updated | Ref
     Rows go through the base in pieces of `PIECE_TOKENS`, whose gradients add up to those of the whole: long
     rows cost time, not memory. It pauses between them, and no learner is moved before the last.
     """
-    prefixes = [learner.form.prefix() for learner in learners]
+    prefixes = [learner.prefix() for learner in learners]
     leaves = [prefix.detach().requires_grad_() for prefix in prefixes]
     batches = [[learner.rows[row] for row in learner.batches[learner.done]] for learner in learners]
     counts = [sum(row.carrying for row in batch) for batch in batches]

@@ -1,15 +1,14 @@
-"""Results: a JSON line for each trained model, so that a run that was cut off goes on where it was.
+"""Results of the comparison, a line each (`bench.lines`), and beside them the texts that each model wrote.
 
-The texts that a model wrote lie beside, a file each, so that they can be read and scored again by more metrics.
 Plain Python: whoever only reads results loads no torch.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.lines import Lines
 from bench.process import BUILD
 from bench.whole import whole
 
@@ -26,35 +25,26 @@ class Records:
 
     def __init__(self, place: Path = PLACE) -> None:
         self.place = place
-        self._path = place / "results.jsonl"
+        self._lines = Lines(place / "results.jsonl")
         (place / "texts").mkdir(parents=True, exist_ok=True)
 
     def all(self) -> list[Record]:
-        """Every result, in the order of the runs; of a key's several the last. A line cut off is passed over."""
-        if not self._path.exists():
-            return []
-        found: dict[str, Record] = {}
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            found[record["key"]] = record
-        return list(found.values())
+        """Every result, in the order of the runs."""
+        return self._lines.all()
 
     def keys(self) -> set[str]:
         """Keys of the models that are finished."""
-        return {record["key"] for record in self.all()}
+        return self._lines.keys()
 
     def add(self, record: Record, texts: dict[str, Sequence[str]]) -> None:
         """Keep a model's result, its texts first: what is in the results is whole."""
         with whole(self.texts_path(record["key"])) as making:
             making.write_text(json.dumps(texts, ensure_ascii=False, indent=1), encoding="utf-8")
-        self._append(record)
+        self._lines.append(record)
 
     def replace(self, record: Record) -> None:
         """Keep a newer result of a key."""
-        self._append(record)
+        self._lines.append(record)
 
     def texts(self, key: str) -> dict[str, list[str]]:
         """Texts of a model by decoding, in the order of the scored inputs."""
@@ -64,17 +54,3 @@ class Records:
     def texts_path(self, key: str) -> Path:
         """Where a model's texts lie."""
         return self.place / "texts" / f"{key}.json"
-
-    def _append(self, record: Record) -> None:
-        line = json.dumps(record, ensure_ascii=False)
-        with self._path.open("a+b") as file:
-            if file.tell() and not _ends_line(file):
-                file.write(b"\n")  # an earlier run was cut off within a line
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _ends_line(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")

@@ -60,7 +60,7 @@ _AUTO = ("n_epochs", "batch_size", "learning_rate_multiplier")
 def job_json(job: Job) -> dict[str, Any]:
     """A job as OpenAI's, with `prefix`, `evaluation`, `promoted`, `progress` and `result` of our own."""
     wishes: dict[str, Any] = dict.fromkeys(_AUTO, "auto")
-    wishes |= job.hyperparameters.to_json()
+    wishes |= (job.resolved or {}) | job.hyperparameters.to_json()
     training = job.training_files[0] if len(job.training_files) == 1 else list(job.training_files)
     error = job.error
     return {
@@ -82,7 +82,7 @@ def job_json(job: Job) -> dict[str, Any]:
         if error is None
         else {"code": error.code, "message": error.message, "param": error.param},
         "estimated_finish": None,
-        "method": job.method or {"type": "supervised", "supervised": {"hyperparameters": wishes}},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": wishes}},
         "metadata": job.metadata,
         "integrations": [],
         "evaluation": None if job.evaluation is None else job.evaluation.to_json(),

@@ -143,7 +143,7 @@ def test_what_is_removed_leaves_redis_and_is_never_put_back(store, second, serve
 
 
 def tell_and_roll_back(store):
-    with store._core.database.write() as connection:
+    with store._system.write() as connection:
         tell(connection, "changes")
         raise NotFound("model", "of nobody")
 

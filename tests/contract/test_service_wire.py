@@ -277,7 +277,9 @@ def test_a_job_is_shown_as_openai_does_and_can_be_cancelled_once(service, acme):
     assert job["object"] == "fine_tuning.job"
     assert job["status"] == "queued"
     assert job["prefix"] == "dora:voice"
-    assert job["hyperparameters"] | {"n_epochs": 2, "prefix_length": 5} == job["hyperparameters"]
+    asked = {"n_epochs": 2, "prefix_length": 5}
+    assert job["hyperparameters"] == {"batch_size": "auto", "learning_rate_multiplier": "auto", **asked}
+    assert job["method"]["supervised"]["hyperparameters"] == job["hyperparameters"]
     assert job["seed"] == 7
     assert job["evaluation"] is None
     assert job["result_files"] == []

@@ -34,6 +34,21 @@ def test_what_a_job_was_asked_reads_back(store, tenant, alice):
     assert {name: getattr(job, name) for name in options} == options
 
 
+def test_what_a_run_goes_by_stands_beside_what_was_asked(store, tenant, alice):
+    options = {"hyperparameters": Hyperparameters(n_epochs=2), "idempotency_key": "k"}
+    files = [upload(store, tenant, alice).id]
+    job = queue(store, tenant, alice, "voice", files, **options)
+    assert job.resolved is None
+    for size in (8, 4):  # of two attempts
+        claim = store.jobs.claim("w")
+        store.jobs.resolved(claim, {"n_epochs": 2, "batch_size": size})
+        store.jobs.release(claim)
+    found = store.jobs.get(tenant, job.id)
+    assert found.resolved == {"n_epochs": 2, "batch_size": 4}
+    assert found.hyperparameters == Hyperparameters(n_epochs=2)
+    assert queue(store, tenant, alice, "voice", files, **options) == found  # the same request, repeated
+
+
 def test_a_finished_job_says_what_it_became(store, tenant, alice):
     queue(store, tenant, alice, "voice")
     claim = store.jobs.claim("w")
@@ -147,6 +162,7 @@ def test_a_worker_hears_of_the_end_and_can_write_nothing(store, tenant, alice, e
     for write in (
         lambda: store.jobs.save_checkpoint(claim, 2, b"state"),
         lambda: store.jobs.event(claim, "info", "message", "x"),
+        lambda: store.jobs.resolved(claim, {"batch_size": 4}),
         lambda: store.jobs.fail(claim, "x", "x"),
         lambda: complete(store, claim),
     ):

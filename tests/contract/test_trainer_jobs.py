@@ -86,6 +86,8 @@ def test_a_job_becomes_a_live_version(store, tenant, alice, queue, worker, base)
     assert (done.status, done.promoted, done.fine_tuned_model) == ("succeeded", True, "alice:voice@1")
     assert done.result["held_out_loss"] < done.result["base_loss"]
     assert done.trained_tokens > 0
+    told = {"max_steps": 8, "batch_size": 8, "learning_rate_multiplier": 1.0, "prefix_length": 10}
+    assert done.resolved | told == done.resolved
     resolved = store.registry.resolve(tenant, "alice:voice")
     prefix = Prefix.from_bytes(store.registry.read(resolved), base)
     assert (resolved.m, resolved.position_offset) == (prefix.m, prefix.position_offset)

@@ -75,6 +75,11 @@ def test_it_lists_models_base_first(alice, trained):
 def test_a_job_ends_with_a_version_and_its_losses(alice, trained):
     assert trained.fine_tuned_model == "alice:quiz@1"
     assert trained.trained_tokens > 0
+    settings = trained.hyperparameters
+    assert (settings.n_epochs, settings.learning_rate_multiplier) == (3, 1.0)
+    assert settings.batch_size in range(4, 257)
+    assert trained.method.supervised.hyperparameters.batch_size == settings.batch_size
+    assert settings.model_extra["max_steps"] == QUICK["max_steps"]
     extra = trained.model_extra
     assert extra["promoted"] is True
     assert extra["result"]["held_out_loss"] < extra["result"]["base_loss"]

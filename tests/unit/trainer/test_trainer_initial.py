@@ -88,10 +88,10 @@ def test_the_fit_is_close_for_every_length(m):
 def test_tokens_of_the_text_are_repeated_or_cut():
     ids = BASE.tokenizer.encode(TEXT)
     wishes = Hyperparameters(init_text=TEXT)
-    assert initial.length_of(wishes, BASE.tokenizer, 128) == len(ids)
+    assert initial.length_of(wishes, BASE.tokenizer, 128, 10) == len(ids)
     assert initial.word_ids(wishes, BASE.tokenizer, 5) == ids[:5]
     assert initial.word_ids(wishes, BASE.tokenizer, 50) == (ids * 3)[:50]
-    assert initial.length_of(Hyperparameters(), BASE.tokenizer, 128) == 10
+    assert initial.length_of(Hyperparameters(), BASE.tokenizer, 128, 7) == 7
 
 
 @pytest.mark.parametrize(

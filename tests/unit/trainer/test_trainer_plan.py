@@ -2,8 +2,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefix_store.hyperparameters import Hyperparameters
+from trainer_worker.auto import AUTOS, auto_for
 from trainer_worker.batches import Batches
-from trainer_worker.plan import LEARNING_RATE, resolve
+from trainer_worker.plan import resolve, resolved
 
 
 def plan(rows=1000, tokens=50_000, **wishes):
@@ -24,7 +25,7 @@ def test_the_rate_rises_then_falls_to_nothing():
 def test_the_multiplier_multiplies_what_auto_would_choose():
     for form in ("mlp", "direct"):
         found = plan(parametrization=form, learning_rate_multiplier=0.5)
-        assert found.learning_rate == LEARNING_RATE[form] * 0.5
+        assert found.learning_rate == auto_for(1000).rate(form) * 0.5
         assert plan(parametrization=form, learning_rate=0.25).learning_rate == 0.25
 
 
@@ -37,10 +38,54 @@ def test_epochs_count_passes_and_max_steps_bounds_them():
 
 def test_auto_is_bounded_for_any_dataset():
     for rows in (2, 10, 1000, 200_000):
-        found = plan(rows=rows, tokens=rows * 60)
-        assert 200 <= found.updates <= 300
-        assert found.batch_size == 16
-    assert plan(rows=300, tokens=300 * 280).batch_size == 7
+        found, auto = plan(rows=rows, tokens=rows * 60), auto_for(rows)
+        assert auto.fewest <= found.updates <= auto.most
+        assert found.batch_size == min(auto.batch, 2048 // 60)
+        assert found.dropout == auto.dropout
+    assert plan(rows=300, tokens=300 * 280).batch_size == min(auto_for(300).batch, 7)
+    assert plan(rows=300, tokens=300 * 1000).batch_size == min(auto_for(300).batch, 4)
+
+
+def test_every_size_has_one_line_and_each_line_some_sizes():
+    most = [auto.rows for auto in AUTOS]
+    assert most == sorted(set(most))
+    assert most[-1] == float("inf")
+    for auto in AUTOS[:-1]:
+        assert auto_for(int(auto.rows)) is auto
+        assert auto_for(int(auto.rows) + 1) is not auto
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "n_epochs": st.integers(1, 50),
+            "batch_size": st.integers(1, 64),
+            "learning_rate_multiplier": st.floats(0.01, 10),
+            "max_steps": st.integers(1, 1000),  # more would be more epochs than a request may ask for
+            "warmup_steps": st.integers(0, 300),
+            "dropout": st.floats(0, 0.9),
+            "eval_steps": st.integers(1, 100),
+            "parametrization": st.sampled_from(["mlp", "direct"]),
+        },
+    ),
+    st.integers(2, 3000),
+)
+def test_what_is_told_of_a_plan_asks_for_the_same_plan(wishes, rows):
+    asked = Hyperparameters.from_json(wishes)
+    sizes = {"m": 10, "position_offset": 0, "rows": rows, "tokens": 60 * rows, "seed": 0}
+    found = resolve(asked, **sizes)
+    told = resolved(asked, found, rows=rows, init="words")
+    assert resolve(Hyperparameters.from_json(told), **sizes) == found
+
+
+def test_a_rate_that_was_asked_for_is_told_without_a_multiplier():
+    asked = Hyperparameters(learning_rate=0.05)
+    found = resolve(asked, m=10, position_offset=10, rows=100, tokens=5000, seed=0)
+    told = resolved(asked, found, rows=100, init=None)
+    assert not {"learning_rate_multiplier", "init"} & told.keys()
+    assert told["text_start"] == "m"
+    Hyperparameters.from_json(told | asked.to_json())
 
 
 @given(st.integers(1, 90), st.integers(1, 40), st.integers(0, 5))

@@ -19,6 +19,7 @@ from trainer_worker.pieces import at_once
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Stopped
 from trainer_worker.rows import check_lengths, encode, rows_of
+from trainer_worker.training import Training
 
 BASE = tiny_base()
 
@@ -68,6 +69,50 @@ def test_a_run_cut_anywhere_ends_bit_for_bit_the_same(form, when):
         k: v for k, v in whole.metrics.items() if k not in changing
     }
     assert resumed.trained_tokens == whole.trained_tokens
+
+
+@pytest.mark.parametrize("form", ["mlp", "direct"])
+def test_a_run_with_dropout_cut_anywhere_ends_bit_for_bit_the_same(form):
+    asked = order(wishes={"parametrization": form, "dropout": 0.3, "eval_steps": 3})
+    whole = train(BASE, asked)
+    resumed, cuts = cut_and_resumed(asked, 5)
+    assert cuts >= 2
+    assert digest(resumed) == digest(whole) == digest(train(BASE, asked))
+    assert digest(whole) != digest(train(BASE, order(wishes={"parametrization": form, "eval_steps": 3})))
+    assert whole.metrics["dropout"] == 0.3
+
+
+def test_dropout_zeroes_a_share_of_the_prefix_and_enlarges_the_rest():
+    learner = Training(BASE, order(wishes={"dropout": 0.25, "prefix_length": 60}), Recorder())._run._learner
+    whole, dropped = learner.form.prefix().detach(), learner.prefix().detach()
+    kept = dropped != 0
+    assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.03)
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+    assert torch.equal(learner.prefix(), dropped)
+    learner.done += 1
+    assert not torch.equal(learner.prefix() != 0, kept)
+
+
+def test_dropout_is_for_updates_alone():
+    """What is looked at, kept and served is whole."""
+    report = Recorder()
+    trained = train(BASE, order(wishes={"dropout": 0.5}), report)
+    assert bool((trained.prefix.tensor != 0).all())
+    looks = [told["valid_loss"] for told in report.metrics if "valid_loss" in told]
+    assert looks[0] == train(BASE, order()).metrics["first_loss"]
+
+
+def test_the_settings_are_told_before_the_first_update():
+    class First(Recorder):
+        def progress(self, fields):
+            super().progress(fields)
+            assert self.settings is not None
+
+    report = First()
+    train(BASE, order(wishes={"init": "random", "dropout": 0.1}), report)
+    told = {"max_steps": 12, "batch_size": 8, "dropout": 0.1, "init": "random", "n_epochs": 3}
+    assert report.settings | told == report.settings
+    assert report.settings["learning_rate_multiplier"] == 1.0
 
 
 def test_a_checkpoint_taken_on_the_way_leads_to_the_same_end():

@@ -73,6 +73,7 @@ def test_each_job_ends_as_it_does_alone_whoever_joins_and_leaves(chance):
                 "prefix_length": chance.draw(st.integers(1, 12)),
                 "parametrization": chance.draw(st.sampled_from(["direct", "mlp"])),
                 "learning_rate": 1e-2,
+                "dropout": chance.draw(st.sampled_from([0.0, 0.2])),
                 "eval_steps": chance.draw(st.integers(1, 5)),
                 "text_start": chance.draw(st.sampled_from(["0", "m"])),
             },
