@@ -143,7 +143,8 @@ def _against(
             return Row(what, "-", f"{name}: {absent.get(name, 'failed')}", at_least=at_least)
     ratio = statistics.median(paired(speeds[ours], speeds[peer]))
     mine, theirs = statistics.median(speeds[ours]), statistics.median(speeds[peer])
-    return Row(what, f"{mine:.0f} tok/s", f"{peer} {theirs:.0f} tok/s", ratio, at_least)
+    less = " without prefixes" if peer in _NO_PREFIXES else ""
+    return Row(what, f"{mine:.0f} tok/s", f"{peer} {theirs:.0f} tok/s{less}", ratio, at_least)
 
 
 def _w1(speeds: dict[str, list[float]], absent: dict[str, str]) -> list[Row]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import bound, formats, pace
+from bench import bound, contest, formats, pace
 from bench.service_engine import between
 from bench.service_run import capacity
 from bench.service_sweep import _promised
@@ -99,3 +99,12 @@ def test_a_row_that_no_format_can_score_is_not_left_out_of_its_loss():
     assert formats.loss(base, "fp32", "fp32", None, rows[:1])[1] == 18
     with pytest.raises(RuntimeError, match="context"):
         formats.loss(base, "fp32", "fp32", None, rows)
+
+
+@pytest.mark.parametrize(
+    ("peer", "told"), [(contest.VLLM, True), (contest.CT2, True), (contest.STATIC, False)]
+)
+def test_a_row_tells_which_peers_serve_without_prefixes(peer, told):
+    row = contest._against("faster", {contest.ENGINE: [3.0], peer: [2.0]}, {}, contest.ENGINE, peer, 1.3)
+    assert row.measured == 1.5
+    assert ("without prefixes" in row.against) == told
