@@ -70,12 +70,9 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
                 who: [sum(map(len, a["tokens"])) / a["seconds"] for a in given]
                 for who, given in answers.items()
             }
-            raw[name] = {
-                "tokens_s": speeds,
-                "absent": absent,
-                "equal": _equal_work(run, processes[ENGINE], workload, answers),
-            }
-            rows += (_w1 if name == "W1" else _w2)(speeds, absent)
+            equal = _equal_work(run, processes[ENGINE], workload, answers)
+            raw[name] = {"tokens_s": speeds, "absent": absent, "equal": equal}
+            rows += [_marked(row, equal) for row in (_w1 if name == "W1" else _w2)(speeds, absent)]
     return rows, raw
 
 
@@ -133,6 +130,14 @@ def _compared(engine: Process, workload: Workload, own: list[list[int]], other: 
         place = next((p for p, (mine, theirs) in pairs if mine != theirs), None)
         ties += place is not None and margins[i][place] < _NEAR_TIE
     return f"{text}, {ties} more up to a near-tie, {len(differing) - ties} DIFFER"
+
+
+def _marked(row: Row, equal: dict[str, str]) -> Row:
+    """The row; against a contestant whose texts are not ours it says so."""
+    for peer, said in equal.items():
+        if row.against.startswith(f"{peer} ") and "DIFFER" in said:
+            return replace(row, against=f"{row.against}; {said}")
+    return row
 
 
 def _against(

@@ -108,3 +108,14 @@ def test_a_row_tells_which_peers_serve_without_prefixes(peer, told):
     row = contest._against("faster", {contest.ENGINE: [3.0], peer: [2.0]}, {}, contest.ENGINE, peer, 1.3)
     assert row.measured == 1.5
     assert ("without prefixes" in row.against) == told
+
+
+def test_a_row_against_a_contestant_with_other_texts_says_so():
+    equal = {contest.VLLM: "31 of 32 texts equal the engine's, 0 more up to a near-tie, 1 DIFFER"}
+    speeds = {contest.ENGINE: [3.0], contest.VLLM: [2.0], contest.STATIC: [1.0]}
+    against, beside = (
+        contest._marked(contest._against("faster", speeds, {}, contest.ENGINE, peer, 1.3), equal).against
+        for peer in (contest.VLLM, contest.STATIC)
+    )
+    assert against.endswith("1 DIFFER")
+    assert "DIFFER" not in beside
