@@ -70,12 +70,9 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
                 who: [sum(map(len, a["tokens"])) / a["seconds"] for a in given]
                 for who, given in answers.items()
             }
-            raw[name] = {
-                "tokens_s": speeds,
-                "absent": absent,
-                "equal": _equal_work(run, processes[ENGINE], workload, answers),
-            }
-            rows += (_w1 if name == "W1" else _w2)(speeds, absent)
+            equal = _equal_work(run, processes[ENGINE], workload, answers)
+            raw[name] = {"tokens_s": speeds, "absent": absent, "equal": equal}
+            rows += [_marked(row, equal) for row in (_w1 if name == "W1" else _w2)(speeds, absent)]
     return rows, raw
 
 
@@ -135,6 +132,14 @@ def _compared(engine: Process, workload: Workload, own: list[list[int]], other: 
     return f"{text}, {ties} more up to a near-tie, {len(differing) - ties} DIFFER"
 
 
+def _marked(row: Row, equal: dict[str, str]) -> Row:
+    """The row; against a contestant whose texts are not ours it says so."""
+    for peer, said in equal.items():
+        if row.against.startswith(f"{peer} ") and "DIFFER" in said:
+            return replace(row, against=f"{row.against}; {said}")
+    return row
+
+
 def _against(
     what: str, speeds: dict[str, list[float]], absent: dict[str, str], ours: str, peer: str, at_least: float
 ) -> Row:
@@ -143,7 +148,8 @@ def _against(
             return Row(what, "-", f"{name}: {absent.get(name, 'failed')}", at_least=at_least)
     ratio = statistics.median(paired(speeds[ours], speeds[peer]))
     mine, theirs = statistics.median(speeds[ours]), statistics.median(speeds[peer])
-    return Row(what, f"{mine:.0f} tok/s", f"{peer} {theirs:.0f} tok/s", ratio, at_least)
+    less = " without prefixes" if peer in _NO_PREFIXES else ""
+    return Row(what, f"{mine:.0f} tok/s", f"{peer} {theirs:.0f} tok/s{less}", ratio, at_least)
 
 
 def _w1(speeds: dict[str, list[float]], absent: dict[str, str]) -> list[Row]:

@@ -12,7 +12,7 @@ import gc
 import gzip
 
 from bench import losses
-from prefix_engine import Base, Engine, EngineConfig, Prefix, Request, load_base
+from prefix_engine import Base, Engine, EngineConfig, Failed, Prefix, Request, load_base
 from prefix_engine.testing import Collected
 from trainer_worker.rows import Encoded
 
@@ -54,7 +54,11 @@ def arguments() -> argparse.Namespace:
 
 
 def loss(base: Base, weights, kv, prefix: Prefix | None, rows: list[Encoded]) -> tuple[float, int]:
-    """Loss in nats a token of the completions, and how many tokens were scored."""
+    """Loss in nats a token of the completions, and how many tokens were scored.
+
+    Raises:
+        RuntimeError: a row could not be scored.
+    """
     engine = Engine(base, EngineConfig(weights=weights, kv=kv), lambda _: prefix)
     engine.start()
     try:
@@ -65,7 +69,9 @@ def loss(base: Base, weights, kv, prefix: Prefix | None, rows: list[Encoded]) ->
             engine.submit(asked, sinks[-1])
         total, count = 0.0, 0
         for row, sink in zip(rows, sinks, strict=True):
-            sink.wait(600)
+            last = sink.wait(600)
+            if isinstance(last, Failed):
+                raise RuntimeError(f"{last.code}: {last.message}")  # noqa: TRY004 - left out, a format would gain by it
             scored = sink.infos[row.loss_from :]
             total -= sum(info.logprob for info in scored)
             count += len(scored)

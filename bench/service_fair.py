@@ -41,11 +41,12 @@ def fair(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
 
 def _row(run: ServiceRun, got: dict[str, Any], name: str, title: str) -> Row:
     loose, held, solo = (got[who][name] for who in ("loose", "held", "solo"))
+    asked = got["loose"]["answers"] + got["loose"]["errors"]
     return Row(
         f"fair share: light tenants' p95 {title} beside {run.sizes.heavy} streams of one tenant",
         f"{loose * 1000:.0f} ms; {loose / solo:.1f}x a tenant alone ({solo * 1000:.0f} ms)",
         f"{held * 1000:.0f} ms with the heavy tenant at a light one's load; {LIGHT} light tenants, "
-        f"together {LOAD:g} of capacity, {got['loose']['answers']} answers",
+        f"together {LOAD:g} of capacity, {got['loose']['answers']} of {asked} requests answered",
         loose / held,
         at_most=2,
     )

@@ -112,12 +112,13 @@ def _point(load: float, outcomes: list[Outcome], seconds: float) -> dict[str, An
 
 
 def _promised(outcomes: list[Outcome], prefills: dict[int, float]) -> Row:
-    long = [o for o in outcomes if o.error is None and len(o.ask.prompt) >= LONG] or outcomes
-    ratios = [o.first / between(prefills, len(o.ask.prompt)) for o in long if o.pieces]
+    asked = [o for o in outcomes if len(o.ask.prompt) >= LONG] or outcomes
+    long = [o for o in asked if o.error is None]
+    ratios = [o.first / between(prefills, len(o.ask.prompt)) for o in long]
     return Row(
         f"p95 time to first token at {PROMISED} load, prompts of {LONG} tokens and more",
         f"p50 {statistics.median(ratios):.1f}, p95 {percentile(ratios, 95):.1f} prefills; "
-        f"{percentile([o.first for o in long if o.pieces], 95) * 1000:.0f} ms, {len(ratios)} requests",
+        f"{percentile([o.first for o in long], 95) * 1000:.0f} ms, {len(long)} of {len(asked)} requests answered",
         f"one prefill of that length alone on the bare engine, {between(prefills, 300) * 1000:.0f} ms at 300 tokens",
         percentile(ratios, 95),
         at_most=4,

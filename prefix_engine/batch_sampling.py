@@ -50,7 +50,7 @@ class BatchSampler(RowSampler):
         settings = [
             points,
             [sampling.temperature for sampling in samplings],
-            [float(sampling.top_k) for sampling in samplings],
+            [float(min(sampling.top_k, vocab)) for sampling in samplings],
             [sampling.top_p if sampling.top_p < 1 else torch.inf for sampling in samplings],
         ]
         uploaded = sent(torch.tensor(settings, dtype=torch.float64), logits.device)

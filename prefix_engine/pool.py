@@ -107,7 +107,8 @@ class PrefixPool:
 
     def holds(self, prefix_id: str) -> bool:
         """Whether this id is resident, loaded or being loaded; may be asked from any thread."""
-        return prefix_id in self._residents or prefix_id in self._held or prefix_id in self._loading
+        # In the order of its way; it enters the next before it leaves the one before, so that no look misses it.
+        return prefix_id in self._loading or prefix_id in self._held or prefix_id in self._residents
 
     def is_revoked(self, prefix_id: str) -> bool:
         """Whether this id is refused for good."""
@@ -150,16 +151,10 @@ class PrefixPool:
 
     def settle(self, loaded: Loaded) -> LoadError | None:
         """Take what a loader thread brought; returns the error that its requests fail with, if any."""
+        error = self._taken(loaded)
         self._loading.discard(loaded.prefix_id)
         self.load_seconds += loaded.seconds
-        if loaded.prefix_id in self._revoked:
-            return LoadError("revoked", "the prefix was revoked")
-        if isinstance(loaded.outcome, LoadError):
-            return loaded.outcome
-        if pages_for(loaded.outcome.m, self._memory.page) > self._memory.prefix_pages.total:
-            return LoadError("load_failed", "the prefix is larger than the whole pool")
-        self._held[loaded.prefix_id] = loaded.outcome
-        return None
+        return error
 
     def drop_held(self, wanted: Container[str]) -> None:
         """Forget loaded prefixes without pages that nobody waits for any more."""
@@ -197,6 +192,16 @@ class PrefixPool:
         """Whether a load of one of these ids is under way."""
         return any(prefix_id in prefix_ids for prefix_id in self._loading)
 
+    def _taken(self, loaded: Loaded) -> LoadError | None:
+        if loaded.prefix_id in self._revoked:
+            return LoadError("revoked", "the prefix was revoked")
+        if isinstance(loaded.outcome, LoadError):
+            return loaded.outcome
+        if pages_for(loaded.outcome.m, self._memory.page) > self._memory.prefix_pages.total:
+            return LoadError("load_failed", "the prefix is larger than the whole pool")
+        self._held[loaded.prefix_id] = loaded.outcome
+        return None
+
     def _place(self, prefix_id: str, protected: Container[str]) -> bool:
         prefix = self._held[prefix_id]
         lacking = pages_for(prefix.m, self._memory.page) - self._memory.prefix_pages.free
@@ -214,8 +219,8 @@ class PrefixPool:
         pages = self._memory.place(prefix)
         if pages is None:
             return False
-        del self._held[prefix_id]
         self._residents[prefix_id] = Resident(prefix.m, prefix.position_offset, pages)
+        del self._held[prefix_id]
         return True
 
     def _serve(self) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 MOST_LOGPROBS = 5
 SEED_BITS = 63
+_LARGEST = 1e30  # that may be added to a logit: more, with the sum of many, is not finite in float32
 
 
 class RequestError(ValueError):
@@ -52,9 +53,9 @@ class Sampling:
             "top_p": not 0 < self.top_p <= 1,
             "seed": self.seed is not None and not -(1 << SEED_BITS) <= self.seed < 1 << SEED_BITS,
             "min_tokens": self.min_tokens < 0,
-            "presence_penalty": not math.isfinite(self.presence_penalty),
-            "frequency_penalty": not math.isfinite(self.frequency_penalty),
-            "logit_bias": not all(map(math.isfinite, self.logit_bias.values())),
+            "presence_penalty": not abs(self.presence_penalty) <= _LARGEST,
+            "frequency_penalty": not abs(self.frequency_penalty) <= _LARGEST,
+            "logit_bias": not all(abs(amount) <= _LARGEST for amount in self.logit_bias.values()),
         }
         for name, bad in wrong.items():
             if bad:

@@ -115,7 +115,8 @@ class Scheduler:
         `readiness` is asked about each request passed, and may start the load of its prefix. A request
         that is ready but finds no row or no pages ends the admission, so that small requests cannot
         starve a large one; up to `look_ahead` requests are asked about even so. One that awaits another's
-        prompt lets others pass.
+        prompt lets others pass; behind `look_ahead` requests, those of other keys alone, for thousands that
+        await one prompt would cost every step milliseconds.
         """
         admitted: list[Sequence] = []
         aside: list[tuple[Sequence, bool]] = []
@@ -143,6 +144,8 @@ class Scheduler:
                 full = not self._start(sequence)
                 admitted += [] if full else [sequence]
                 held[key] += not full
+            elif place >= look_ahead:
+                walk.pass_over(key)
         for sequence, cold in aside:
             self._queue.set_aside(sequence, cold=cold)
         for sequence in admitted:

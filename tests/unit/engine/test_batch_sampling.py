@@ -17,7 +17,7 @@ VOCAB = 600
 SAMPLINGS = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 0.0, 1e-6, 0.3, 1.0, 2.0]),
-    top_k=st.sampled_from([0, 0, 1, 5, 300, VOCAB, 4 * VOCAB]),
+    top_k=st.sampled_from([0, 0, 1, 5, 300, VOCAB, 4 * VOCAB, 10**400]),
     top_p=st.sampled_from([1e-9, 0.05, 0.7, 0.999, 1.0, 1.0]),
     min_tokens=st.sampled_from([0, 5]),
     presence_penalty=st.sampled_from([0.0, 0.5]),

@@ -1,5 +1,8 @@
 import queue
+import sys
 import threading
+from contextlib import contextmanager
+from itertools import count
 
 import pytest
 import torch
@@ -170,6 +173,59 @@ def test_a_prefix_that_does_not_fit_the_base_never_becomes_resident():
         assert bench.settle().code == code
     assert bench.pool.resident == 0
     bench.pool.stop()
+
+
+@contextmanager
+def interrupted(function, act):
+    """Call `act` before every instruction of a function, as another thread may."""
+
+    def trace(frame, event, _):
+        frame.f_trace_opcodes = frame.f_code is function.__code__
+        if event == "opcode":
+            act()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def test_a_prefix_is_held_at_every_moment_from_its_load_to_its_end(bench):
+    pool, seen = bench.pool, []
+    assert pool.ensure("a-6", ()) is Readiness.LOADING
+    loaded = bench.results.get(timeout=120)
+
+    def look():
+        seen.append(pool.holds("a-6"))
+
+    with interrupted(PrefixPool.settle, look):
+        assert pool.settle(loaded) is None
+    with interrupted(PrefixPool._place, look):
+        assert pool.ensure("a-6", ()) is Readiness.READY
+    assert len(seen) > 50
+    assert all(seen)
+
+
+def test_who_asks_whether_a_prefix_is_held_does_not_miss_one_that_moves_meanwhile(bench):
+    pool = bench.pool
+    for moment in range(15):
+        pool.ensure("a-6", ())
+        loaded, moments = bench.results.get(timeout=120), count()
+
+        def move(loaded=loaded, moments=moments, moment=moment):
+            if next(moments) == moment:
+                pool.settle(loaded)
+                pool.ensure("a-6", ())
+
+        with interrupted(PrefixPool.holds, move):
+            assert pool.holds("a-6")
+        if next(moments) <= moment:
+            move(moments=iter([moment]))  # the look was over before
+        assert pool.get("a-6") is not None
+        pool.erase(["a-6"])
 
 
 def test_a_revoked_prefix_is_zeroed(bench):

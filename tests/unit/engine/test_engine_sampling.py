@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefix_engine.batch_sampling import BatchSampler
 from prefix_engine.request import Request, RequestError, Sampling
 from prefix_engine.sampling import RowSampler, adjust, draw
 from prefix_engine.sequence import Sequence
@@ -77,6 +78,19 @@ def test_temperature_sharpens_and_flattens():
 @given(st.floats(1e-300, 1e300), st.integers(0, 50))
 def test_no_temperature_breaks_a_draw(temperature, seed):
     assert 0 <= draws(logits_of(seed)[0], 1, temperature=temperature)[0] < VOCAB
+
+
+@pytest.mark.parametrize("sampler", [RowSampler(), BatchSampler()])
+@pytest.mark.parametrize("amount", [1e30, -1e30])
+def test_no_bias_and_no_penalty_breaks_a_draw(sampler, amount):
+    wishes = {"presence_penalty": -amount, "frequency_penalty": -amount, "logit_bias": {3: amount}}
+    one = row(generated=(3,) * 100, end_id=7, min_tokens=200, temperature=1.0, **wishes)
+    all_alike = row(temperature=1.0, logit_bias=dict.fromkeys(range(VOCAB), amount))
+    for sequence in (one, all_alike):
+        (pick,) = sampler.pick(logits_of(), [sequence])
+        assert pick.token is not None
+        assert 0 <= pick.token < VOCAB
+        assert sequence is all_alike or (pick.token == 3) == (amount > 0)
 
 
 @given(st.integers(0, 30), st.integers(1, VOCAB + 5), st.floats(0.01, 1.0), st.floats(0.1, 5.0))
@@ -154,7 +168,9 @@ def test_only_the_row_whose_logits_are_not_finite_gets_no_token(bad):
         ("min_tokens", -1),
         ("presence_penalty", math.nan),
         ("frequency_penalty", math.inf),
+        ("frequency_penalty", -1e308),
         ("logit_bias", {1: math.nan}),
+        ("logit_bias", {1: 1e39}),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(name, value):

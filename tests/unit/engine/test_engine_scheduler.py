@@ -295,6 +295,29 @@ def test_thousands_of_cold_requests_are_not_looked_at_in_every_step():
     assert len(machine.finished) > 200 / 4
 
 
+def test_thousands_that_await_one_prompt_are_not_looked_at_in_every_step():
+    machine = Machine(4, 16, 8, 2000, keep_s=1)
+    for number in range(2000):
+        machine.scheduler.add(sequence(number, "many", prompt=41, reuse=("x",)))
+    machine.scheduler.add(sequence(2000, "other", prompt=41))
+    asked = []
+
+    def readiness(s):
+        asked.append(s.number)
+        return Readiness.READY
+
+    machine.step(readiness)
+    assert set(machine.scheduler.running) == {0, 2000}
+    assert len(asked) <= 4 + 2
+    for _ in range(3):
+        asked.clear()
+        machine.step(readiness)
+        assert len(asked) <= 4 + 2
+    for _ in range(6000):
+        machine.step()
+    assert len(machine.finished) == 2001
+
+
 def test_loads_begin_in_fair_order_whatever_stands_before():
     machine = Machine(1, 8, 8, 100)
     shelf = Shelf(machine.scheduler, loads=1)

@@ -4,12 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import bound, pace
+from bench import bound, contest, formats, pace
 from bench.service_engine import between
 from bench.service_run import capacity
+from bench.service_sweep import _promised
 from bench.table import Row
 from bench.workload import SHAPES
+from prefix_engine.testing import tiny_base
 from service.cli.bench_load import Ask, Outcome
+from trainer_worker.rows import Encoded
 
 MACHINE = bound.Machine(read=27e9, peak={"fp32": 310e9, "int8": 1100e9})
 
@@ -79,3 +82,40 @@ def test_a_prefill_between_two_measured_lengths_lies_between_them():
     assert between(known, 70) == pytest.approx(0.2)
     assert between(known, 220) == pytest.approx(0.5)
     assert between(known, 440) == pytest.approx(1.0)
+
+
+def test_the_row_of_the_first_token_tells_how_many_were_refused():
+    asks = [Ask("p", (1,) * length, 2) for length in (300, 300, 300, 20)]
+    outcomes = [Outcome(ask, began=0, seconds=4, pieces=[1.0, 2.0, 4.0]) for ask in asks]
+    outcomes[1].error, outcomes[1].pieces = "503 overloaded", []
+    row = _promised(outcomes, {20: 0.1, 220: 0.5, 420: 0.9})
+    assert "2 of 3 requests answered" in row.ours
+    assert row.measured == pytest.approx(1.0 / 0.66)
+
+
+def test_a_row_that_no_format_can_score_is_not_left_out_of_its_loss():
+    base, prompt = tiny_base(positions=32), tuple(range(20))
+    rows = [Encoded(prompt, 2), Encoded(prompt * 2, 2)]
+    assert formats.loss(base, "fp32", "fp32", None, rows[:1])[1] == 18
+    with pytest.raises(RuntimeError, match="context"):
+        formats.loss(base, "fp32", "fp32", None, rows)
+
+
+@pytest.mark.parametrize(
+    ("peer", "told"), [(contest.VLLM, True), (contest.CT2, True), (contest.STATIC, False)]
+)
+def test_a_row_tells_which_peers_serve_without_prefixes(peer, told):
+    row = contest._against("faster", {contest.ENGINE: [3.0], peer: [2.0]}, {}, contest.ENGINE, peer, 1.3)
+    assert row.measured == 1.5
+    assert ("without prefixes" in row.against) == told
+
+
+def test_a_row_against_a_contestant_with_other_texts_says_so():
+    equal = {contest.VLLM: "31 of 32 texts equal the engine's, 0 more up to a near-tie, 1 DIFFER"}
+    speeds = {contest.ENGINE: [3.0], contest.VLLM: [2.0], contest.STATIC: [1.0]}
+    against, beside = (
+        contest._marked(contest._against("faster", speeds, {}, contest.ENGINE, peer, 1.3), equal).against
+        for peer in (contest.VLLM, contest.STATIC)
+    )
+    assert against.endswith("1 DIFFER")
+    assert "DIFFER" not in beside
