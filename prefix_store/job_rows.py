@@ -1,7 +1,7 @@
 """Training jobs as their rows stand: read, tell an event, end. Private to the store's parts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, update
@@ -34,7 +34,8 @@ class Job:
     """One job.
 
     `prefix` is the bare name that it trains (`alice:voice`), `model` what the request called its start,
-    `fine_tuned_model` the version it became (`alice:voice@3`). Times are seconds by the database's clock.
+    `fine_tuned_model` the version it became (`alice:voice@3`). Times are seconds by the database's clock. `trace` names
+    the request that made it.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Job:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    trace: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ def job_of(row: Row[Any]) -> Job:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        trace=spec.get("trace", {}),
     )
 
 

@@ -19,10 +19,12 @@ from service.revocation import Revocation
 from service.settings import ServiceSettings
 from service.telemetry import Telemetry
 from service.tickets import Tickets
+from service.tracing import Traces
 from service.upkeep import Upkeep
+from service.watchdog import Watchdog
 
-_STUCK_S = 60.0
 _PLANNERS = 2
+_UNREADY = 0.5  # of the time after which the engine counts as stuck: others are asked first
 
 
 @dataclass(slots=True)
@@ -45,7 +47,9 @@ class Parts:
     meter: Meter
     upkeep: Upkeep
     telemetry: Telemetry
+    watchdog: Watchdog
     planning: CapacityLimiter  # threads that encode prompts, so that they never hold up authentication
+    traces: Traces | None = None  # None: nobody collects them
     draining: bool = False
     started: bool = False
     _metrics: WSGIServer | None = field(default=None)
@@ -65,7 +69,7 @@ class Parts:
         whole, base = base, base.emptied()
         residency = Residency(store, base, in_use)
         engine = Engine(whole, settings.engine_config(), residency.load)
-        return cls(
+        parts = cls(
             settings=settings,
             store=store,
             base=base,
@@ -79,12 +83,15 @@ class Parts:
             meter=meter,
             upkeep=Upkeep(store, meter),
             telemetry=telemetry,
+            watchdog=Watchdog(engine, tickets, settings.stuck_seconds, lambda: parts.drain()),  # noqa: PLW0108 - not there yet
             planning=CapacityLimiter(_PLANNERS),
         )
+        return parts
 
     def start(self) -> None:
         """Begin to serve."""
         self.engine.start()
+        self.watchdog.start()
         self.revocation.start()
         self.upkeep.start()
         self.started = True
@@ -95,14 +102,15 @@ class Parts:
         Raises:
             OSError: the port cannot be listened on.
         """
-        self.telemetry.watch(self.engine, self.store)
+        self.telemetry.watch(self.engine, self.store, self.revocation)
         if self.settings.metrics_port:
             self._metrics = self.telemetry.serve(self.settings.host, self.settings.metrics_port)
 
     def stop(self) -> None:
         """End everything; rows still running fail."""
-        self.draining = True
+        self.drain()
         self.engine.close()
+        self.watchdog.stop()
         self.upkeep.stop()
         self.revocation.stop()
         if self._metrics is not None:
@@ -110,10 +118,14 @@ class Parts:
             self._metrics.server_close()
         self.store.close()
 
+    def drain(self) -> None:
+        """Take nothing new."""
+        self.draining = True
+
     @property
     def alive(self) -> bool:
-        """Whether the engine's loop turns and deletions are followed."""
-        return self.engine.beat_age() < _STUCK_S and not self.revocation.broken
+        """Whether the engine gets on with its work, or waits for some, and deletions are followed."""
+        return self.engine.beat_age() < self.settings.stuck_seconds and not self.revocation.broken
 
     def not_ready(self) -> str | None:
         """Why no request can be taken now; None if one can."""
@@ -121,7 +133,7 @@ class Parts:
             return "starting"
         if self.draining:
             return "draining"
-        if not self.alive:
+        if self.engine.beat_age() > self.settings.stuck_seconds * _UNREADY or not self.alive:
             return "the engine does not turn"
         if self.revocation.stale:
             return "the change feed is not followed"
