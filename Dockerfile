@@ -4,7 +4,7 @@ WORKDIR /app
 RUN python -m venv /app/.venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 # The dependencies alone first, so that a change of code does not fetch them again.
-RUN /app/.venv/bin/python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" > requirements.txt \
+RUN /app/.venv/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['otel']))" > requirements.txt \
     && /app/.venv/bin/pip install --no-cache-dir -c constraints.txt -r requirements.txt
 COPY prefix_engine ./prefix_engine
 COPY prefix_store ./prefix_store

@@ -25,6 +25,7 @@ class Serving:
     def __init__(self, data_dir, database_url=None, store=None, base=BASE, **settings):
         place = {"data_dir": data_dir, "database_url": database_url, "admin_key": ADMIN_KEY}
         chosen = {"port": 0, "metrics_port": 0, "kv_bytes": 64 << 20, "pool_bytes": 16 << 20} | settings
+        chosen.setdefault("stuck_seconds", 3600.0)  # the process that a watchdog would end is the test's own
         self.base = base
         self.store = open_store(StoreSettings(**place, **(store or {})))
         self.store.migrate()
