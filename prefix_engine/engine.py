@@ -175,9 +175,12 @@ class Engine:
     def beat_age(self) -> float:
         """Seconds since a step last ended, or since the loop last turned with nothing to do.
 
-        Grows while the loop stands, or turns without a step although there is work; infinite once an error ended it.
+        Grows while the loop stands, or turns without a step although there is work; infinite once an error ended it,
+        0 once it was closed.
         """
-        return math.inf if self._broken else time.monotonic() - self._beat
+        if self._stopped:
+            return math.inf if self._broken else 0.0
+        return time.monotonic() - self._beat
 
     # ---- called from any thread
 

@@ -6,6 +6,7 @@ OpenTelemetry's own variables.
 """
 
 import os
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ log = structlog.get_logger("prefix_store")
 
 _GENERIC: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _PATH: Final = "/v1/traces"
+_CLOSE_S = 3.0
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -40,8 +42,10 @@ class Tracing:
         self.tracer = provider.get_tracer("prefixserve")
 
     def close(self) -> None:
-        """Send what is left, for as long as the exporter's time-out lets it."""
-        self._provider.shutdown()
+        """Send what is left, for `_CLOSE_S` at most: a collector that is away must not hold a process up."""
+        sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        sending.join(_CLOSE_S)
 
 
 def open_tracing(process: str, endpoint: str | None) -> Tracing | None:

@@ -32,6 +32,7 @@ _FORM_BYTES = 1 << 20  # what a form may weigh beside its file
 _BEARER = "bearer "
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = "pfx_"  # how a key begins
+_PIECE = 12  # characters of a key that tell something of it
 
 
 class Gate:
@@ -48,10 +49,11 @@ class Gate:
             return
         request_id, traces = _request_id(scope), self._parts.traces
         scope.setdefault("state", {})["request_id"] = request_id
-        traced = traces is not None and scope["path"] not in HEALTH
+        if scope["path"] in HEALTH:
+            traces = None
         with (
             bound_contextvars(request_id=request_id),
-            traces.request(scope, request_id) if traces is not None and traced else nullcontext(),
+            nullcontext() if traces is None else traces.request(scope, request_id),
         ):
             await self._serve(scope, receive, send, request_id)
 
@@ -142,9 +144,10 @@ class Gate:
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's own id if it is a plain word, else one of ours; a key is no id, wherever it is sent."""
+    """The client's own id if it is a plain word, else one of ours; a key is no id, nor is a piece of one."""
     given = _header(scope, b"x-request-id")
-    if _PLAIN.fullmatch(given) and given not in _header(scope, b"authorization") and _KEY not in given:
+    piece = len(given) >= _PIECE and given in _header(scope, b"authorization")
+    if _PLAIN.fullmatch(given) and _KEY not in given and not piece:
         return given
     return f"req_{secrets.token_hex(12)}"
 

@@ -65,7 +65,7 @@ class ServiceSettings(BaseSettings):
     stuck_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     log_format: Format = "json"
     log_level: Level = "info"
-    otel_endpoint: str | None = None
+    otel_endpoint: str | None = Field(default=None, pattern="^https?://")
     docs: bool = True
 
     def engine_config(self) -> EngineConfig:

@@ -125,7 +125,7 @@ class Tickets:
             self._waiting[ticket.tenant_id] -= ticket.waiting
             if not self._waiting[ticket.tenant_id]:
                 del self._waiting[ticket.tenant_id]
-            ticket.waiting = 0
+            ticket.waiting, ticket.fail = 0, None
         ticket.ended.set()
 
     def queue(

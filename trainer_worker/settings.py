@@ -41,4 +41,4 @@ class WorkerSettings(BaseSettings):
     worker_silence_seconds: float = Field(default=900.0, gt=0)
     log_format: Format = "json"
     log_level: Level = "info"
-    otel_endpoint: str | None = None
+    otel_endpoint: str | None = Field(default=None, pattern="^https?://")

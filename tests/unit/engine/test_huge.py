@@ -8,7 +8,6 @@ import torch
 
 from prefix_engine import huge
 
-
 _KERNEL = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
 
 

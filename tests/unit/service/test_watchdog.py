@@ -11,7 +11,7 @@ from service.tickets import Tickets
 from service.watchdog import STUCK_STATUS, Watchdog
 
 BASE = tiny_base()
-WINDOW_S = 2.0
+WINDOW_S = 3.0
 PATIENCE_S = 120
 
 
@@ -19,7 +19,7 @@ class Watched:
     """An engine under a watchdog that notes what it would have done."""
 
     def __init__(self, loader=lambda _: random_prefix(BASE, 4), sampler=None):
-        limits = {"kv_bytes": 1 << 20, "pool_bytes": 1 << 20}
+        limits = {"kv_bytes": 64 << 20, "pool_bytes": 4 << 20}
         self.engine = Engine(BASE, EngineConfig(**limits), loader, sampler=sampler)
         self.told, self.gave_up = [], threading.Event()
         refuse = lambda: self.told.append("refuse")  # noqa: E731
@@ -77,11 +77,13 @@ def test_a_loader_that_does_not_come_back_is_a_stuck_engine(watched):
 
 def test_an_engine_that_has_nothing_to_do_or_gets_on_is_left_alone(watched):
     one = watched()
-    end = time.monotonic() + 2 * WINDOW_S
+    end = time.monotonic() + 1.3 * WINDOW_S
     while time.monotonic() < end:
         one.ask(prefix_id="a").wait()
         time.sleep(0.2)
-    time.sleep(1.5 * WINDOW_S)
+    time.sleep(1.3 * WINDOW_S)
+    one.engine.close()
+    time.sleep(1.3 * WINDOW_S)
     assert one.told == []
 
 
