@@ -116,6 +116,8 @@ class Parts:
         if self._metrics is not None:
             self._metrics.shutdown()
             self._metrics.server_close()
+        if self.traces is not None:
+            self.traces.close()
         self.store.close()
 
     def drain(self) -> None:

@@ -57,7 +57,5 @@ def run() -> None:
     parts.watchdog.arm()
     server = Server(parts)
     server.run()
-    if tracing is not None:
-        tracing.close()
     if not server.started:
         sys.exit(1)

@@ -25,7 +25,11 @@ class Traces:
     """Makes spans; a process without a collector has none of these and pays nothing."""
 
     def __init__(self, tracing: Tracing) -> None:
-        self._tracer = tracing.tracer
+        self._tracing, self._tracer = tracing, tracing.tracer
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._tracing.close()
 
     @contextmanager
     def request(self, scope: Scope, request_id: str) -> Iterator[None]:

@@ -22,17 +22,20 @@ def without_the_extra(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)  # as if not installed
 
 
-def test_without_an_endpoint_there_are_none(without_the_extra):
+@pytest.mark.usefixtures("without_the_extra")
+def test_without_an_endpoint_there_are_none():
     assert open_tracing("service", None) is None
     assert open_tracing("service", "") is None
 
 
-def test_an_endpoint_without_the_packages_is_refused_with_what_to_install(without_the_extra):
+@pytest.mark.usefixtures("without_the_extra")
+def test_an_endpoint_without_the_packages_is_refused_with_what_to_install():
     with pytest.raises(TracingError, match=r"pip install 'prefixserve\[otel\]'"):
         open_tracing("service", "http://127.0.0.1:4318")
 
 
-def test_an_endpoint_that_the_machine_names_for_everybody_stops_nobody(without_the_extra, monkeypatch):
+@pytest.mark.usefixtures("without_the_extra")
+def test_an_endpoint_that_the_machine_names_for_everybody_stops_nobody(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     assert open_tracing("service", None) is None
 
