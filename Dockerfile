@@ -4,7 +4,7 @@ WORKDIR /app
 RUN python -m venv /app/.venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 # The dependencies alone first, so that a change of code does not fetch them again.
-RUN /app/.venv/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['s3']))" > requirements.txt \
+RUN /app/.venv/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; more = p['optional-dependencies']; print('\n'.join(p['dependencies'] + more['s3'] + more['otel']))" > requirements.txt \
     && /app/.venv/bin/pip install --no-cache-dir -c constraints.txt -r requirements.txt
 COPY prefix_engine ./prefix_engine
 COPY prefix_store ./prefix_store

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prefix_engine.base import Base, load_base
     from prefix_engine.config import EngineConfig
-    from prefix_engine.engine import Engine, Generation
+    from prefix_engine.engine import Engine
+    from prefix_engine.generation import Generation
     from prefix_engine.prefix import Prefix, PrefixError
     from prefix_engine.request import (
         Delta,
@@ -33,7 +34,7 @@ _HOMES = {
     "Event": "request",
     "Failed": "request",
     "Finished": "request",
-    "Generation": "engine",
+    "Generation": "generation",
     "Prefix": "prefix",
     "PrefixError": "prefix",
     "QueueFullError": "request",

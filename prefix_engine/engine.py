@@ -6,6 +6,7 @@ steps on the engine's thread, where all sinks are called too: an event that a si
 """
 
 import logging
+import math
 import secrets
 import threading
 import time
@@ -15,29 +16,17 @@ from dataclasses import dataclass
 
 from prefix_engine.base import Base
 from prefix_engine.config import EngineConfig
+from prefix_engine.generation import Generation
 from prefix_engine.loop import Loop, Sink
 from prefix_engine.pool import Loaded, Loader
 from prefix_engine.request import SEED_BITS, Delta, Event, Failed, QueueFullError, Request, RequestError
 from prefix_engine.sampling import Sampler
-from prefix_engine.sequence import Sequence
+from prefix_engine.sequence import Sequence, Times
 from prefix_engine.stats import EngineStats, stats_of
 
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.5  # an idle loop turns this often, for beat_age
-
-
-class Generation:
-    """A submitted request."""
-
-    def __init__(self, sequence: Sequence, wake: Callable[[], None]) -> None:
-        self._sequence = sequence
-        self._wake = wake
-
-    def cancel(self) -> None:
-        """Free the row by the next step; the sink gets Failed("cancelled") unless it ended before."""
-        self._sequence.cancelled = True
-        self._wake()
 
 
 @dataclass(slots=True)
@@ -77,7 +66,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="prefix-engine", daemon=True)
         self._next_number = 0
         self._unfinished = 0
-        self._poked = self._owned = self._draining = self._closing = self._stopped = False
+        self._poked = self._owned = self._draining = self._closing = self._stopped = self._broken = False
         self._beat = time.monotonic()
 
     @property
@@ -111,12 +100,13 @@ class Engine:
             if refusal is None and self._waiting() >= self._config.max_waiting:
                 raise QueueFullError(f"{self._config.max_waiting} requests wait already")
             self._next_number += 1
-            sequence = Sequence(self._next_number, request, seed)
+            sequence = Sequence(self._next_number, request, seed, times=Times(time.monotonic()))
+            counted = self._counted(sequence.times, sink)
             self._unfinished += 1
             if refusal is None:
-                self._post(lambda: self._loop.add(sequence, self._counted(sink)))
+                self._post(lambda: self._loop.add(sequence, counted))
             else:
-                self._post(lambda: self._counted(sink)(refusal))
+                self._post(lambda: counted(refusal))
         return Generation(sequence, self._wake)
 
     def revoke(self, prefix_ids: Iterable[str]) -> None:
@@ -183,7 +173,13 @@ class Engine:
         return stats_of(self._loop, self._waiting(), self._config.rows)
 
     def beat_age(self) -> float:
-        """Seconds since the loop last turned; grows without end once it stopped."""
+        """Seconds since a step last ended, or since the loop last turned with nothing to do.
+
+        Grows while the loop stands, or turns without a step although there is work; infinite once an error ended it,
+        0 once it was closed.
+        """
+        if self._stopped:
+            return math.inf if self._broken else 0.0
         return time.monotonic() - self._beat
 
     # ---- called from any thread
@@ -224,8 +220,12 @@ class Engine:
     def _loaded(self, loaded: Loaded) -> None:
         self._post(lambda: self._settle(loaded))
 
-    def _counted(self, sink: Sink) -> Sink:
+    def _counted(self, times: Times, sink: Sink) -> Sink:
         def counting(event: Event) -> None:
+            if not isinstance(event, Delta):
+                times.ended = time.monotonic()
+            elif times.first is None:
+                times.first = time.monotonic()
             try:
                 sink(event)
             finally:
@@ -241,11 +241,14 @@ class Engine:
     def _run(self) -> None:
         try:
             while not self._closing:
-                self._beat = time.monotonic()
                 self._take_in()
-                if not self._loop.turn(time.monotonic()):
+                stepped = self._loop.turn(time.monotonic())
+                if stepped or not (self._unfinished or self._revocations):
+                    self._beat = time.monotonic()
+                if not stepped:
                     self._rest()
         except Exception:
+            self._broken = True
             log.exception("engine.stopped")
         with self._wakeup:
             self._finish_off()

@@ -90,6 +90,10 @@ class Loop:
         """Take what a loader thread brought; an error fails the requests that wait for it."""
         error = self.pool.settle(loaded)
         self.scheduler.wake(loaded.prefix_id)
+        for row in self._rows.values():
+            if row.sequence.request.prefix_id == loaded.prefix_id:
+                row.sequence.times.loaded = loaded.ended
+                row.sequence.times.load_seconds = loaded.seconds
         if error is not None:
             self.fail_prefixes({loaded.prefix_id}, error.code, error.message)
 
@@ -131,7 +135,7 @@ class Loop:
         """
         self.cache.expire(now)
         self._expire(now)
-        self._admit()
+        self._admit(now)
         plan = self.scheduler.plan()
         if not plan.tokens:
             return False
@@ -152,7 +156,7 @@ class Loop:
             elif deadline is not None and deadline <= now:
                 self._fail(row, "deadline", "the request's deadline passed")
 
-    def _admit(self) -> None:
+    def _admit(self, now: float) -> None:
         if not self.scheduler.waiting:
             self.pool.drop_held(())
             return
@@ -175,6 +179,7 @@ class Loop:
 
         for sequence in self.scheduler.admit(readiness, look_ahead=2 * self._config.rows):
             self._seat(sequence)
+            sequence.times.seated = now
         for sequence, offset in refused:
             self._fail(self._rows[sequence.number], "context", self._too_long(offset, sequence))
         self.pool.drop_held(wanted)
@@ -233,22 +238,20 @@ class Loop:
         if pick.token == request.end_id:
             self._finish(row, "stop", None if pick.score is None else pick.score.logprob)
             return
-        text, tokens, stopped = row.stream.push(
-            self._info(pick.token, pick.score), accept=_may_stop(sequence)
-        )
+        text, tokens, stopped = row.stream.push(self._info(pick.token, pick.score), accept=sequence.may_stop)
         if text or tokens:
             self._emit(row, Delta(text, tokens))
         if stopped:
-            self._end(row, _finished(sequence, "stop"))
+            self._end(row, sequence.finished("stop"))
         elif len(sequence.generated) >= request.max_tokens:
             self._finish(row, "length")
 
     def _finish(self, row: Row, reason: FinishReason, end_logprob: float | None = None) -> None:
         """Give out what was held back, and end."""
-        text, tokens, stopped = row.stream.finish(accept=_may_stop(row.sequence))
+        text, tokens, stopped = row.stream.finish(accept=row.sequence.may_stop)
         if text or tokens:
             self._emit(row, Delta(text, tokens))
-        self._end(row, _finished(row.sequence, "stop" if stopped else reason, end_logprob))
+        self._end(row, row.sequence.finished("stop" if stopped else reason, end_logprob))
 
     def _fail(self, row: Row, code: str, message: str) -> None:
         self._end(row, Failed(code, message))
@@ -286,12 +289,3 @@ class Loop:
             f"{offset} prefix positions + {prompt} prompt tokens + {most} max_tokens are more than "
             f"the base's {self._base.config.positions} positions"
         )
-
-
-def _finished(sequence: Sequence, reason: FinishReason, end_logprob: float | None = None) -> Finished:
-    counts = (len(sequence.request.prompt), len(sequence.generated))
-    return Finished(reason, *counts, end_logprob, sequence.cached)
-
-
-def _may_stop(sequence: Sequence) -> bool:
-    return len(sequence.generated) >= sequence.request.sampling.min_tokens

@@ -41,6 +41,7 @@ class Loaded:
     prefix_id: str
     outcome: Prefix | LoadError
     seconds: float
+    ended: float = 0.0  # on the monotonic clock
 
 
 @dataclass(slots=True)
@@ -228,7 +229,8 @@ class PrefixPool:
         while (prefix_id := self._orders.get()) is not None:
             start = time.monotonic()
             outcome = self._load(prefix_id)
-            self._deliver(Loaded(prefix_id, outcome, time.monotonic() - start))
+            ended = time.monotonic()
+            self._deliver(Loaded(prefix_id, outcome, ended - start, ended))
             self._memory.prepare(_READY_PAGES)
 
     def _load(self, prefix_id: str) -> Prefix | LoadError:

@@ -2,7 +2,28 @@
 
 from dataclasses import dataclass, field
 
-from prefix_engine.request import Request
+from prefix_engine.request import Finished, FinishReason, Request
+
+
+@dataclass(slots=True)
+class Times:
+    """When a request got on, on `time.monotonic`'s scale; None for what has not happened.
+
+    Attributes:
+        submitted: the engine was asked.
+        loaded: the prefix that it waited for came, or the load failed; None if the prefix was there.
+        load_seconds: that its load took, which an earlier request may have begun.
+        seated: it got a row.
+        first: its first text left.
+        ended: it finished or failed.
+    """
+
+    submitted: float = 0.0
+    loaded: float | None = None
+    load_seconds: float = 0.0
+    seated: float | None = None
+    first: float | None = None
+    ended: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +42,7 @@ class Sequence:
         generated: tokens chosen so far.
         turn: number of the step in which it last had a part.
         cancelled: set from any thread; read by the loop.
+        times: when it got on.
     """
 
     number: int
@@ -35,6 +57,7 @@ class Sequence:
     generated: list[int] = field(default_factory=list)
     turn: int = 0
     cancelled: bool = False
+    times: Times = field(default_factory=Times)
 
     @property
     def prompt_left(self) -> int:
@@ -45,6 +68,15 @@ class Sequence:
     def slots_needed(self) -> int:
         """Text positions that need memory: the last generated token is never fed back."""
         return len(self.request.prompt) + max(0, self.request.max_tokens - 1)
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the end token or a stop string ends it now."""
+        return len(self.generated) >= self.request.sampling.min_tokens
+
+    def finished(self, reason: FinishReason, end_logprob: float | None = None) -> Finished:
+        """The last event of its answer."""
+        return Finished(reason, len(self.request.prompt), len(self.generated), end_logprob, self.cached)
 
     def token(self, place: int) -> int:
         """Text token at `place`, counted from the start of the prompt."""

@@ -11,7 +11,8 @@ class EngineStats:
 
     `pages_used` are those of rows; `pages_cached` hold texts that no row reads, and make room when it is
     needed. `prompt_cache_hits` requests found the beginning of their prompt, `prompt_cache_tokens` in all, which
-    `prefill_tokens` does not count. `occupancy` is decode rows a step, averaged over all steps, as a share of `rows`.
+    `prefill_tokens` does not count. `decoded_rows` are rows that a step gave a token, summed over all steps; `occupancy`
+    is their average as a share of `rows`.
     """
 
     running: int
@@ -32,6 +33,8 @@ class EngineStats:
     pool_evictions: int
     load_seconds: float
     occupancy: float
+    decoded_rows: int
+    rows: int
 
 
 def stats_of(loop: Loop, waiting: int, rows: int) -> EngineStats:
@@ -57,4 +60,6 @@ def stats_of(loop: Loop, waiting: int, rows: int) -> EngineStats:
         pool_evictions=pool.evictions,
         load_seconds=pool.load_seconds,
         occupancy=loop.decoded_rows / max(1, loop.steps * rows),
+        decoded_rows=loop.decoded_rows,
+        rows=rows,
     )

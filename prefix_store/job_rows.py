@@ -1,7 +1,7 @@
 """Training jobs as their rows stand: read, tell an event, end. Private to the store's parts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, update
@@ -35,7 +35,7 @@ class Job:
 
     `prefix` is the bare name that it trains (`alice:voice`), `model` what the request called its start,
     `fine_tuned_model` the version it became (`alice:voice@3`), `resolved` the hyperparameters that its last attempt
-    goes by, None before one has begun. Times are seconds by the database's clock.
+    goes by, None before one has begun. Times are seconds by the database's clock. `trace` names the request that made it.
     """
 
     id: str
@@ -65,6 +65,7 @@ class Job:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    trace: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ def job_of(row: Row[Any]) -> Job:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        trace=spec.get("trace", {}),
     )
 
 

@@ -56,12 +56,13 @@ class Jobs(Leases):
         model: str = "",
         idempotency_key: str | None = None,
         evaluation: Evaluation | None = None,
+        trace: Mapping[str, str] | None = None,
     ) -> Job:
         """Queue a job that trains the prefix `prefix_name` of `owner`; the prefix is made if it is new.
 
         A user's job takes its own files only; a task's job, which only a tenant-wide scope makes, also takes
         named users' files and records them as contributors. `start_version_id` is a version of the same
-        owner and base. `model` is kept as the request called it.
+        owner and base. `model` is kept as the request called it, `trace` (`request_id`, `traceparent`) for the worker.
 
         Raises:
             NotFound: no such owner, file or start for this scope.
@@ -89,6 +90,7 @@ class Jobs(Leases):
             spec["evaluation"] = evaluation.to_json()
         _check_prefix(owner, prefix_name, self._core.settings.reserved_names)
         request = hashlib.sha256(json.dumps([prefix_name, spec], sort_keys=True).encode()).hexdigest()
+        spec["trace"] = dict(trace or {})  # not of what an Idempotency-Key stands for
         with self._core.database.write(scope.reach) as connection:
             ids = (owner.tenant_id, owner.owner_id)
             if owner_of(find_owner(connection, scope, owner.label)) != owner:

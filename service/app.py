@@ -34,6 +34,8 @@ def create_app(parts: Parts) -> ASGIApp:
         redoc_url=None,
         openapi_url=openapi,
         redirect_slashes=False,
+        # Its spans and records hold paths, queries and messages of errors; see tracing.py.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.parts = parts
     errors.install(app)

@@ -1,5 +1,6 @@
 """Answering for an erasure that has begun: 200 when nobody serves what is gone, else 202 and where to look."""
 
+import time
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ async def erase(parts: Parts, begun: Erasure, shown_id: str) -> JSONResponse:
 
     Whatever is cut short here goes on by itself: in this process a little later, or at the next start.
     """
+    began = time.monotonic()
     parts.telemetry.erasure(begun.kind)
     done = await reached_all(parts, begun.seq)
     try:
@@ -25,6 +27,7 @@ async def erase(parts: Parts, begun: Erasure, shown_id: str) -> JSONResponse:
     except Exception as error:  # noqa: BLE001 - the disk, the database: the erasure is open and goes on
         log.warning("erasure.goes_on", erasure=begun.id, error=type(error).__name__)
         done = False
+    parts.telemetry.erased(begun.kind, time.monotonic() - began)
     answer: dict[str, Any] = {"id": shown_id, "object": begun.kind, "deleted": done}
     if not done:
         answer |= {"erasure": begun.id}

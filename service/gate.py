@@ -4,16 +4,21 @@ Pure ASGI, so that nothing is buffered. Routes read the caller from the request'
 need none.
 """
 
+import re
 import secrets
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
+from service.answers import Answer
 from service.errors import DRAINING, NO_KEY, ApiError, api_error, respond
+from service.telemetry import known
 
 if TYPE_CHECKING:
     from service.parts import Parts
@@ -25,6 +30,9 @@ HEALTH: Final = frozenset({"/livez", "/readyz"})
 UPLOADS: Final = "/v1/files"
 _FORM_BYTES = 1 << 20  # what a form may weigh beside its file
 _BEARER = "bearer "
+_PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY = "pfx_"  # how a key begins
+_PIECE = 12  # characters of a key that tell something of it
 
 
 class Gate:
@@ -39,16 +47,24 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, began = f"req_{secrets.token_hex(12)}", time.perf_counter()
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        status, whole = 0, False
+        request_id, traces = _request_id(scope), self._parts.traces
+        scope.setdefault("state", {})["request_id"] = request_id
+        if scope["path"] in HEALTH:
+            traces = None
+        with (
+            bound_contextvars(request_id=request_id),
+            nullcontext() if traces is None else traces.request(scope, request_id),
+        ):
+            await self._serve(scope, receive, send, request_id)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        began, status, whole = time.perf_counter(), 0, False
         body = _Body(receive, scope)
 
         async def answer(message: Message) -> None:
             nonlocal status, whole
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = scope["state"]["status"] = message["status"]
                 spent = int((time.perf_counter() - began) * 1000)
                 message["headers"] = [
                     *message.get("headers", []),
@@ -66,13 +82,13 @@ class Gate:
         try:
             await self._pass(scope, body, answer)
         except Exception as error:
-            log.exception("request.failed", request_id=request_id, error=type(error).__name__)
+            log.exception("request.failed", error=type(error).__name__)
             if not status:
                 await respond(api_error(error))(scope, receive, answer)
             elif not whole:
                 raise  # the server cuts the connection, so that nobody takes a part for the whole
         finally:
-            self._note(scope, status, request_id, time.perf_counter() - began)
+            self._note(scope, status, time.perf_counter() - began)
 
     async def _pass(self, scope: Scope, receive: "_Body", send: Send) -> None:
         try:
@@ -108,18 +124,32 @@ class Gate:
             raise NO_KEY
         scope["state"]["caller"] = caller
 
-    def _note(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "(none)")
         self._parts.telemetry.request(scope["method"], route, status, seconds)
-        if route not in HEALTH:
-            log.info(
-                "request.done",
-                request_id=request_id,
-                method=scope["method"],
-                route=route,
-                status=status,
-                ms=round(seconds * 1000, 1),
-            )
+        if route in HEALTH:
+            return
+        told: dict[str, int] = {}
+        answer: Answer | None = scope["state"].get("answer")
+        if answer is not None:
+            told["prompt_tokens"], told["completion_tokens"] = answer.counts()
+        log.info(
+            "request.done",
+            method=known(scope["method"]),
+            route=route,
+            status=status,
+            seconds=round(seconds, 4),
+            **told,
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own id if it is a plain word, else one of ours; a key is no id, nor is a piece of one."""
+    given = _header(scope, b"x-request-id")
+    piece = len(given) >= _PIECE and given in _header(scope, b"authorization")
+    if _PLAIN.fullmatch(given) and _KEY not in given and not piece:
+        return given
+    return f"req_{secrets.token_hex(12)}"
 
 
 def _header(scope: Scope, name: bytes) -> str:

@@ -20,10 +20,12 @@ from service.revocation import Revocation
 from service.settings import ServiceSettings
 from service.telemetry import Telemetry
 from service.tickets import Tickets
+from service.tracing import Traces
 from service.upkeep import Upkeep
+from service.watchdog import Watchdog
 
-_STUCK_S = 60.0
 _PLANNERS = 2
+_UNREADY = 0.5  # of the time after which the engine counts as stuck: others are asked first
 
 
 @dataclass(slots=True)
@@ -48,7 +50,9 @@ class Parts:
     meter: Meter
     upkeep: Upkeep
     telemetry: Telemetry
+    watchdog: Watchdog
     planning: CapacityLimiter  # threads that encode prompts, so that they never hold up authentication
+    traces: Traces | None = None  # None: nobody collects them
     draining: bool = False
     started: bool = False
     _metrics: WSGIServer | None = field(default=None)
@@ -68,7 +72,7 @@ class Parts:
         whole, base = base, base.emptied()
         residency = Residency(store.scoped, base, in_use)
         engine = Engine(whole, settings.engine_config(), residency.load)
-        return cls(
+        parts = cls(
             settings=settings,
             store=store.scoped,
             _system=store,
@@ -83,12 +87,15 @@ class Parts:
             meter=meter,
             upkeep=Upkeep(store, meter),
             telemetry=telemetry,
+            watchdog=Watchdog(engine, tickets, settings.stuck_seconds, lambda: parts.drain()),  # noqa: PLW0108 - not there yet
             planning=CapacityLimiter(_PLANNERS),
         )
+        return parts
 
     def start(self) -> None:
         """Begin to serve."""
         self.engine.start()
+        self.watchdog.start()
         self.revocation.start()
         self.upkeep.start()
         self.started = True
@@ -99,29 +106,36 @@ class Parts:
         Raises:
             OSError: the port cannot be listened on.
         """
-        self.telemetry.watch(self.engine, self._system)
+        self.telemetry.watch(self.engine, self._system, self.revocation)
         if self.settings.metrics_port:
             self._metrics = self.telemetry.serve(self.settings.host, self.settings.metrics_port)
 
     def stop(self) -> None:
         """End everything; rows still running fail."""
-        self.draining = True
+        self.drain()
         self.engine.close()
+        self.watchdog.stop()
         self.upkeep.stop()
         self.revocation.stop()
         if self._metrics is not None:
             self._metrics.shutdown()
             self._metrics.server_close()
+        if self.traces is not None:
+            self.traces.close()
         self._system.close()
 
     def authenticate(self, token: str) -> Scope | Admin | None:
         """Whose a key is; None for anything that is no live key."""
         return self._system.keys.verify(token)
 
+    def drain(self) -> None:
+        """Take nothing new."""
+        self.draining = True
+
     @property
     def alive(self) -> bool:
-        """Whether the engine's loop turns and deletions are followed."""
-        return self.engine.beat_age() < _STUCK_S and not self.revocation.broken
+        """Whether the engine gets on with its work, or waits for some, and deletions are followed."""
+        return self.engine.beat_age() < self.settings.stuck_seconds and not self.revocation.broken
 
     def not_ready(self) -> str | None:
         """Why no request can be taken now; None if one can."""
@@ -129,7 +143,7 @@ class Parts:
             return "starting"
         if self.draining:
             return "draining"
-        if not self.alive:
+        if self.engine.beat_age() > self.settings.stuck_seconds * _UNREADY or not self.alive:
             return "the engine does not turn"
         if self.revocation.stale:
             return "the change feed is not followed"

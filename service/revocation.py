@@ -89,7 +89,12 @@ class Revocation:
     @property
     def stale(self) -> bool:
         """Whether the last good read of the feed is too old for anything to be sent."""
-        return self.broken or time.monotonic() - self._fresh > STALE_S
+        return self.broken or self.age > STALE_S
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last good read of the feed."""
+        return time.monotonic() - self._fresh
 
     # ---- reading
 

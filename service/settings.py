@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from prefix_engine import EngineConfig
+from prefix_store.logs import Format, Level
 
 
 class ServiceSettings(BaseSettings):
@@ -31,6 +32,11 @@ class ServiceSettings(BaseSettings):
         stall_seconds: a client that takes nothing of its answer for so long is cut off.
         drain_seconds: how long running requests may go on after SIGTERM.
         max_body_bytes: largest JSON body.
+        stuck_seconds: an engine with work that ends no step for so long is stuck, and its process ends with status 75.
+        log_format: `json`, one object a line, or `text`.
+        log_level: of our own events; `debug`, `info`, `warning` or `error`.
+        otel_endpoint: base URL of an OpenTelemetry collector (OTLP over HTTP); no traces if None and
+            OTEL_EXPORTER_OTLP_ENDPOINT is not set either.
         docs: whether `/docs` and `/openapi.json` are served.
     """
 
@@ -56,6 +62,10 @@ class ServiceSettings(BaseSettings):
     stall_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     drain_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
+    stuck_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    log_format: Format = "json"
+    log_level: Level = "info"
+    otel_endpoint: str | None = Field(default=None, pattern="^https?://")
     docs: bool = True
 
     def engine_config(self) -> EngineConfig:

@@ -10,20 +10,24 @@ from prefix_engine.base import BaseError
 from prefix_engine.kernels import KernelError
 from prefix_store import StoreSettings, open_store
 from prefix_store.errors import StoreError
+from prefix_store.logs import write_logs
+from prefix_store.tracing import TracingError, open_tracing
 from service.parts import Parts
 from service.revocation import DEAD_AFTER_S
 from service.server import Server
 from service.settings import ServiceSettings
-from service.telemetry import log_to_stderr
+from service.tracing import Traces
 
 log = structlog.get_logger("service")
 
 
 def run() -> None:
     """Open the store, load the base, serve until SIGTERM."""
-    log_to_stderr()
+    write_logs()
     try:
         settings = ServiceSettings()
+        write_logs(settings.log_format, settings.log_level)
+        tracing = open_tracing("prefixserve-service", settings.otel_endpoint)
         base = load_base(settings.base_model, settings.device)
         reserved = StoreSettings().reserved_names | {base.name}
         store = open_store(StoreSettings(reserved_names=reserved))
@@ -35,6 +39,8 @@ def run() -> None:
         sys.exit(f"PREFIX_{'_'.join(map(str, first['loc'])).upper()}: {first['msg']}")
     except (StoreError, BaseError) as error:
         sys.exit(str(error))
+    except TracingError as error:
+        sys.exit(f"PREFIX_OTEL_ENDPOINT: {error}")
     log.info("base.loaded", base=base.name, fingerprint=base.fingerprint[:12], device=str(base.device))
     try:
         parts = Parts.build(settings, store, base)
@@ -46,6 +52,9 @@ def run() -> None:
         parts.open_metrics()
     except OSError as error:
         sys.exit(f"PREFIX_METRICS_PORT: port {settings.metrics_port} of {settings.host}: {error.strerror}")
+    if tracing is not None:
+        parts.traces = Traces(tracing)
+    parts.watchdog.arm()
     server = Server(parts)
     server.run()
     if not server.started:

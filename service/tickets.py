@@ -7,11 +7,11 @@ never given twice, so what is gone stays gone.
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefix_engine import Generation
+from prefix_engine import Failed, Generation
 from prefix_store.errors import NotFound
 from prefix_store.scope import Owner
 from prefix_store.version_rows import Resolved
@@ -39,6 +39,7 @@ class Ticket:
         revoked: nothing more may be sent of its answer.
         file_id: the file that it sends or takes.
         ended: its last byte has left, or its connection is cut.
+        fail: ends its answer with an error, though the engine says nothing; None if there is no answer of the engine's.
     """
 
     tenant_id: str
@@ -53,6 +54,7 @@ class Ticket:
     job_id: str | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     generations: list[Generation] = field(default_factory=list)
+    fail: Callable[[Failed], None] | None = None
 
     @property
     def ids(self) -> set[str | None]:
@@ -123,7 +125,7 @@ class Tickets:
             self._waiting[ticket.tenant_id] -= ticket.waiting
             if not self._waiting[ticket.tenant_id]:
                 del self._waiting[ticket.tenant_id]
-            ticket.waiting = 0
+            ticket.waiting, ticket.fail = 0, None
         ticket.ended.set()
 
     def queue(
@@ -185,6 +187,13 @@ class Tickets:
         """Requests under way."""
         with self._lock:
             return len(self._open)
+
+    def fail(self, failed: Failed) -> None:
+        """End every answer that waits for the engine, without it."""
+        with self._lock:
+            waiting = [ticket.fail for ticket in self._open if ticket.fail is not None]
+        for fail in waiting:
+            fail(failed)
 
     def revoke(self, ids: Iterable[str]) -> list[Ticket]:
         """Shut out tenants, owners, versions or jobs, by their ids, for good; the tickets that must end."""

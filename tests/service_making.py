@@ -29,6 +29,7 @@ class Serving:
             place |= {"system_database_url": None, "owner_database_url": None}
         place |= beside(database_url)
         chosen = {"port": 0, "metrics_port": 0, "kv_bytes": 64 << 20, "pool_bytes": 16 << 20} | settings
+        chosen.setdefault("stuck_seconds", 3600.0)  # the process that a watchdog would end is the test's own
         self.base = base
         self.store = open_store(StoreSettings(**place, **(store or {})))
         self.store.migrate()  # as the tables' owner, whose URL no service has

@@ -3,26 +3,27 @@
 Only here do frames of the training process become rows. Who else is trained there, session.py knows.
 """
 
-import contextlib
-import logging
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+
+import structlog
 
 from prefix_engine.template import Template
 from prefix_store import Store
 from prefix_store.errors import Corrupt, LeaseLost, NotFound, Unavailable
 from prefix_store.job_rows import Claim
 from prefix_store.publish import ResultFile, TrainedPrefix
+from prefix_store.tracing import Tracing
 from prefix_store.version_rows import Resolved
+from trainer_worker.forgiveness import forgiven
 from trainer_worker.frames import Frame
-from trainer_worker.gate import Verdict, judge, judge_texts
+from trainer_worker.gate import verdict_on
 from trainer_worker.order import Order, Version
 from trainer_worker.refusal import Refused
 from trainer_worker.settings import WorkerSettings
+from trainer_worker.tracing import JobSpan
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger("trainer_worker")
 
 _AGAIN_SECONDS = 0.2
 _PROGRESS_SECONDS = 1.0
@@ -34,10 +35,15 @@ _LONGEST_BACKOFF = 60.0
 class Attempt:
     """One attempt at one job, whoever else is in its process."""
 
-    def __init__(self, store: Store, settings: WorkerSettings, claim: Claim) -> None:
+    def __init__(
+        self, store: Store, settings: WorkerSettings, claim: Claim, tracing: Tracing | None = None
+    ) -> None:
         self._store, self._settings, self.claim = store, settings, claim
+        asked = claim.job.trace.get("request_id")
+        self.log = log.bind(job=claim.job_id, attempt=claim.attempt, request_id=asked)
+        self.span = JobSpan(tracing, claim)
         self._lease = store.settings.lease_seconds
-        self._beaten = self.heard = time.monotonic()
+        self._began = self._beaten = self.heard = time.monotonic()
         self._progress: dict[str, object] | None = None
         self._beating = threading.Lock()
         self._ended: Exception | None = None
@@ -56,7 +62,9 @@ class Attempt:
             order = self._order()
         except Refused as error:
             self._store.jobs.fail(self.claim, error.code, error.message, error.param)
+            self._over("refused")
             return None
+        self.span.event("read")
         settings = self._settings
         return order.frames(
             settings.base_model,
@@ -139,7 +147,7 @@ class Attempt:
 
     def lost(self) -> None:
         """Cancelled, erased or another's; called when nothing of the run is left in the process."""
-        log.info("job %s attempt %d: no longer ours", self.claim.job_id, self.claim.attempt)
+        self._over("lost")
         self._store.jobs.cancelled(self.claim)
 
     def _passed_on(self, frame: Frame) -> bool:
@@ -147,10 +155,10 @@ class Attempt:
             self._progress = dict(frame.fields)
         elif frame.kind == "event":
             told = frame.fields
-            with _forgiven("event"):
+            with forgiven(self.log, "event"):
                 self._store.jobs.event(self.claim, told["level"], told["type"], told["message"], told["data"])
         elif frame.kind == "resolved":
-            with _forgiven("settings"):
+            with forgiven(self.log, "settings"):
                 self._store.jobs.resolved(self.claim, frame.fields)
         elif frame.kind == "file":
             self._files.append(ResultFile(frame.fields["name"], frame.payload))
@@ -160,11 +168,12 @@ class Attempt:
                 frame.payload, told["m"], told["position_offset"], told["template"], told["metrics"]
             )
         elif frame.kind == "checkpoint":
-            with _forgiven("checkpoint"):
+            with forgiven(self.log, "checkpoint"):
                 self._store.jobs.save_checkpoint(
                     self.claim, frame.fields["update"], frame.payload, self._best
                 )
                 self._best = None  # kept; what was not kept goes with the next checkpoint
+                self.span.event("checkpoint")
         else:
             return False
         return True
@@ -186,7 +195,7 @@ class Attempt:
             except Exception as error:
                 if since > self._lease:  # somebody else may have the job by now
                     raise LeaseLost("the store did not answer for a whole lease") from error
-                log.warning("job %s: heartbeat failed: %s", self.claim.job_id, type(error).__name__)
+                self.log.warning("job.heartbeat_failed", error=type(error).__name__)
                 return
             if answer != "continue":
                 raise LeaseLost(answer)
@@ -227,15 +236,16 @@ class Attempt:
         """
         while True:
             try:
-                return self._settle(end)
+                self._settle(end)
+                break
             except Unavailable:
-                log.warning("job %s: the store does not answer; settling again", self.claim.job_id)
+                self.log.warning("job.settled_again")
                 time.sleep(_AGAIN_SECONDS)
                 self.beat(at_once=True)
+        self._over(end.kind)
 
     def _settle(self, end: Frame) -> None:
         store, claim = self._store, self.claim
-        log.info("job %s attempt %d: %s", claim.job_id, claim.attempt, end.kind)
         if end.kind == "trained":
             self._publish(end)
         elif end.kind == "refused":
@@ -243,7 +253,7 @@ class Attempt:
         elif end.kind == "stopped":
             store.jobs.release(claim)
         elif end.kind == "no_base":
-            log.error("the base model %s cannot be loaded", self._settings.base_model)
+            self.log.error("base.not_loaded")
             told = "The base model cannot be loaded; trying again in a minute"
             store.jobs.event(claim, "warn", "message", told)
             store.jobs.release(claim, delay_seconds=_NO_BASE_SECONDS)
@@ -253,7 +263,7 @@ class Attempt:
     def _publish(self, end: Frame) -> None:
         told = end.fields
         metrics = {name: value for name, value in told["metrics"].items() if value is not None}
-        verdict = self._judged(metrics)
+        verdict = verdict_on(self.claim.job.evaluation, metrics)
         trained = TrainedPrefix(
             end.payload,
             told["m"],
@@ -268,32 +278,19 @@ class Attempt:
             self.claim, trained, promote=verdict.promote, compared_with=live, reason=verdict.reason
         )
 
-    def _judged(self, metrics: dict[str, Any]) -> Verdict:
-        asked = self.claim.job.evaluation
-        if asked is not None and asked.gate != "loss":
-            own = (metrics.get(name) for name in (asked.gate, f"base_{asked.gate}", f"live_{asked.gate}"))
-            return judge_texts(asked.gate, *own)
-        return judge(
-            metrics["held_out_loss"],
-            metrics["base_loss"],
-            metrics.get("live_loss"),
-            metrics.get("compared_loss"),
-            metrics.get("compared_rows"),
-        )
-
     def crashed(self) -> None:
         """The process died, or this job's part of it did."""
         delay = min(_LONGEST_BACKOFF, 2.0 ** min(self.claim.attempt, 10))
-        log.error("job %s attempt %d: the training process died", self.claim.job_id, self.claim.attempt)
+        self.log.error("job.process_died")
         self._store.jobs.release(self.claim, crashed=True, delay_seconds=delay)
+        self._over("crashed")
 
+    def released(self, *, crashed: bool, delay_seconds: float) -> None:
+        """Give it back: something of ours or of the store's went wrong."""
+        self._over("failed")
+        self._store.jobs.release(self.claim, crashed=crashed, delay_seconds=delay_seconds)
 
-@contextlib.contextmanager
-def _forgiven(what: str) -> Iterator[None]:
-    """A busy database costs an event, a checkpoint or the told settings, not the run; a lost lease does end it."""
-    try:
-        yield
-    except LeaseLost:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever the store's driver raises
-        log.warning("a job's %s was not kept: %s", what, type(error).__name__)
+    def _over(self, how: str) -> None:
+        """Tell, once, how the attempt ended."""
+        if self.span.end(how):
+            self.log.info("job.attempt_ended", how=how, seconds=round(time.monotonic() - self._began, 1))

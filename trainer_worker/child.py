@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+import structlog
+
 from trainer_worker import frames
 from trainer_worker.faults import place_of
 from trainer_worker.frames import Frame
@@ -147,8 +149,10 @@ def _obey(orders: BinaryIO, out: BinaryIO, inbox: "queue.SimpleQueue[_Taken]", p
 def _train(inbox: "queue.SimpleQueue[_Taken]", out: BinaryIO, pace: Pace) -> None:
     # Late, so that the order is out of the worker's hands before torch is loaded.
     first = inbox.get()
+    from prefix_store.logs import write_logs  # noqa: PLC0415
     from trainer_worker.shop import Shop  # noqa: PLC0415
 
+    write_logs("text" if os.environ.get("PREFIX_LOG_FORMAT") == "text" else "json")
     if first.order is None:
         return
     shop = Shop(first.order[0].fields)
@@ -181,8 +185,7 @@ def _take(shop: "Shop", taken: _Taken) -> None:
 
 def _say(error: Exception) -> None:
     told = getattr(error, "__notes__", None) or [place_of(error)]
-    sys.stderr.write(f"training failed: {told[0]}\n")
-    sys.stderr.flush()
+    structlog.get_logger("trainer_worker").error("training.failed", at=told[0])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The worker's hold on its training process: start, listen, ask to stop, kill.
 
-The process gets what it needs and no more: no database, no key, no setting of ours stands in its
-environment. It leads a process group of its own, so that killing it leaves nothing.
+The process gets what it needs and no more: no database, no key, no setting of ours but the form of its log stands
+in its environment. It leads a process group of its own, so that killing it leaves nothing.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ _KEPT = [
     "TMPDIR",
     "LD_LIBRARY_PATH",
     "PYTHONPATH",
+    "PREFIX_LOG_FORMAT",
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",

@@ -1,7 +1,11 @@
 """The promotion gate: a version goes live only if it is better than what answers now. Plain numbers only."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from prefix_store.evaluation import Evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +67,22 @@ def _verdict(what: str, rivals: list[tuple[str, bool]]) -> Verdict:
 
 def _beats(own: float, other: float) -> bool:
     return math.isfinite(own) and own < other
+
+
+def verdict_on(asked: Evaluation | None, metrics: Mapping[str, Any]) -> Verdict:
+    """Judge a version by what its job asked for: a metric of texts, else the loss.
+
+    Args:
+        asked: the job's evaluation.
+        metrics: that the run measured, without those that have no value.
+    """
+    if asked is not None and asked.gate != "loss":
+        own = (metrics.get(name) for name in (asked.gate, f"base_{asked.gate}", f"live_{asked.gate}"))
+        return judge_texts(asked.gate, *own)
+    return judge(
+        metrics["held_out_loss"],
+        metrics["base_loss"],
+        metrics.get("live_loss"),
+        metrics.get("compared_loss"),
+        metrics.get("compared_rows"),
+    )

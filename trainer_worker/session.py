@@ -5,22 +5,24 @@ it is cancelled. Others are trained together and leave one by one; if their proc
 tried again alone.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from functools import partial
 
+import structlog
+
 from prefix_store import Store
 from prefix_store.errors import LeaseLost, Unavailable
 from prefix_store.job_rows import Claim
+from prefix_store.logs import place_of
+from prefix_store.tracing import Tracing
 from trainer_worker.attempt import Attempt
 from trainer_worker.child_process import Child, Ended
-from trainer_worker.faults import place_of
 from trainer_worker.frames import Frame
 from trainer_worker.pulse import Pulse
 from trainer_worker.settings import WorkerSettings
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger("trainer_worker")
 
 _LISTEN_SECONDS = 0.2
 _GLANCE_SECONDS = 0.3
@@ -35,11 +37,18 @@ class Session:
         settings: of the worker.
         worker: its name.
         stopping: whether the worker is to end.
+        tracing: that attempts are told to.
     """
 
     def __init__(
-        self, store: Store, settings: WorkerSettings, worker: str, stopping: Callable[[], bool]
+        self,
+        store: Store,
+        settings: WorkerSettings,
+        worker: str,
+        stopping: Callable[[], bool],
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._store, self._settings, self._worker, self._stopping = store, settings, worker, stopping
         self._seats: dict[str, Attempt] = {}
         self._leaving: dict[
@@ -57,7 +66,7 @@ class Session:
     def run(self, claim: Claim) -> None:
         """Train a job, with others if it may be, until none is left."""
         self._joint = claim.joint
-        attempt = Attempt(self._store, self._settings, claim)
+        attempt = Attempt(self._store, self._settings, claim, self._tracing)
         self._guarded(attempt, lambda: self._begin(attempt))
 
     def _begin(self, attempt: Attempt) -> None:
@@ -68,7 +77,7 @@ class Session:
         try:
             with Pulse(lambda: list(self._seats.values()), self._glance), Child(frames) as child:
                 del frames
-                log.info("training in %d%s", child.pid, ", jobs may join" if self._joint else "")
+                attempt.log.info("job.trains", process=child.pid, joint=self._joint)
                 self._listen(child)
         finally:  # nothing of the process is left
             for job_id in list(self._leaving):
@@ -132,7 +141,7 @@ class Session:
         except LeaseLost:
             self._leave(child, attempt, attempt.lost)
         except Exception as error:  # noqa: BLE001 - a bug, or the store: the other jobs go on
-            log.error("job %s: the attempt failed: %s", attempt.claim.job_id, place_of(error))  # noqa: TRY400 - its text stays out
+            attempt.log.error("job.attempt_failed", at=place_of(error))  # noqa: TRY400 - its text stays out
             crashed = not isinstance(error, Unavailable)  # the database's absence is not the job's fault
             self._leave(child, attempt, lambda: self._release(attempt, crashed=crashed))
 
@@ -150,13 +159,13 @@ class Session:
         try:
             then()
         except Exception as error:  # noqa: BLE001 - its lease runs out, and then it is as if it had crashed
-            log.warning("job %s: not given back: %s", job_id, type(error).__name__)
+            log.warning("job.not_given_back", job=job_id, error=type(error).__name__)
 
     def _stuck(self) -> bool:
         now = time.monotonic()
         silent = [a for a in self._seats.values() if now > a.heard + self._settings.worker_silence_seconds]
         for attempt in silent:
-            log.error("job %s: the training process is stuck", attempt.claim.job_id)
+            attempt.log.error("job.stuck")
         return bool(silent) or any(now > since + self._leave_seconds for since, _ in self._leaving.values())
 
     def _out_of_time(self, child: Child) -> bool:
@@ -179,7 +188,7 @@ class Session:
         try:
             self._wanted = asked if self._store.feed.generating() else 1.0
         except Exception as error:  # noqa: BLE001 - the next look may fare better
-            log.warning("looking for texts failed: %s", type(error).__name__)
+            log.warning("texts.not_seen", error=type(error).__name__)
 
     def _fill(self, child: Child) -> None:
         """Take one more job in, if there is one and room for it."""
@@ -191,18 +200,18 @@ class Session:
         try:
             claim = self._store.jobs.claim(self._worker, "beside")
         except Exception as error:  # noqa: BLE001 - the next look may fare better
-            log.warning("claiming failed: %s", type(error).__name__)
+            log.warning("claim.failed", error=type(error).__name__)
             claim = None
         if claim is None:
             self._looked = now
             return
-        attempt = Attempt(self._store, self._settings, claim)
+        attempt = Attempt(self._store, self._settings, claim, self._tracing)
         self._guarded(attempt, lambda: self._seat(child, attempt))
 
     def _seat(self, child: Child, attempt: Attempt) -> None:
         frames = attempt.frames()
         if frames is not None:
-            log.info("job %s attempt %d: joins", attempt.claim.job_id, attempt.claim.attempt)
+            attempt.log.info("job.joins")
             attempt.heard = time.monotonic()
             self._seats[attempt.claim.job_id] = attempt
             child.send(frames)
@@ -218,12 +227,12 @@ class Session:
             self._leaving[attempt.claim.job_id] = (time.monotonic(), attempt.lost)
             self._gone(attempt.claim.job_id)
         except Exception as error:  # noqa: BLE001 - a bug, or the store: the next job may fare better
-            log.error("job %s: the attempt failed: %s", attempt.claim.job_id, place_of(error))  # noqa: TRY400 - its text stays out
+            attempt.log.error("job.attempt_failed", at=place_of(error))  # noqa: TRY400 - its text stays out
             blamed = not isinstance(error, Unavailable) if crashed is None else crashed
             self._release(attempt, crashed=blamed)
 
     def _release(self, attempt: Attempt, *, crashed: bool) -> None:
         try:
-            self._store.jobs.release(attempt.claim, crashed=crashed, delay_seconds=_FAULT_SECONDS)
+            attempt.released(crashed=crashed, delay_seconds=_FAULT_SECONDS)
         except Exception as error:  # noqa: BLE001 - its lease runs out
-            log.warning("releasing failed: %s", type(error).__name__)
+            attempt.log.warning("job.not_given_back", error=type(error).__name__)

@@ -3,6 +3,8 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from prefix_store.logs import Format, Level
+
 
 class WorkerSettings(BaseSettings):
     """Settings of one worker; what is not given is read from `PREFIX_<NAME>` in the environment.
@@ -19,7 +21,10 @@ class WorkerSettings(BaseSettings):
         worker_checkpoint_seconds: how often a run's state is kept.
         worker_stop_seconds: how long a run may take to save its state when the worker is told to stop.
         worker_silence_seconds: a training process that tells nothing for so long is stuck and killed.
-        log_level: of the process's log.
+        log_format: `json`, one object a line, or `text`.
+        log_level: of our own events; `debug`, `info`, `warning` or `error`.
+        otel_endpoint: base URL of an OpenTelemetry collector (OTLP over HTTP); no traces if None and
+            OTEL_EXPORTER_OTLP_ENDPOINT is not set either.
     """
 
     model_config = SettingsConfigDict(
@@ -34,4 +39,6 @@ class WorkerSettings(BaseSettings):
     worker_checkpoint_seconds: float = Field(default=20.0, gt=0)
     worker_stop_seconds: float = Field(default=15.0, gt=0)
     worker_silence_seconds: float = Field(default=900.0, gt=0)
-    log_level: str = "INFO"
+    log_format: Format = "json"
+    log_level: Level = "info"
+    otel_endpoint: str | None = Field(default=None, pattern="^https?://")

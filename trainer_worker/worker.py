@@ -1,6 +1,5 @@
 """The worker: takes one job after the other, and sweeps up between them. No job, however bad, ends it."""
 
-import logging
 import os
 import secrets
 import socket
@@ -10,13 +9,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import structlog
+
 from prefix_store import Store
 from prefix_store.db import JOBS
 from prefix_store.job_rows import Claim
+from prefix_store.tracing import Tracing
 from trainer_worker.session import Session
 from trainer_worker.settings import WorkerSettings
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger("trainer_worker")
 
 _ERASE_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
@@ -31,24 +33,30 @@ class Worker:
     saves its state and goes back to the queue.
     """
 
-    def __init__(self, store: Store, settings: WorkerSettings, stopping: threading.Event) -> None:
-        self._store, self._settings, self._stop = store, settings, stopping
+    def __init__(
+        self,
+        store: Store,
+        settings: WorkerSettings,
+        stopping: threading.Event,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._store, self._settings, self._stop, self._tracing = store, settings, stopping, tracing
         self._news = threading.Event()
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def run(self) -> None:
         """Work until `stopping` is set."""
-        log.info("worker %s is ready", self.name)
+        log.info("worker.ready", worker=self.name)
         upkeep = threading.Thread(target=self._keep_up, name="upkeep", daemon=True)
         upkeep.start()
         self._store.wakes.listen(JOBS, self._news.set)
         while not self._stop.is_set():
             claim = self._claimed()
             if claim is not None:
-                session = Session(self._store, self._settings, self.name, self._stop.is_set)
-                self._guarded("a session", partial(session.run, claim))
+                session = Session(self._store, self._settings, self.name, self._stop.is_set, self._tracing)
+                self._guarded("session", partial(session.run, claim))
         upkeep.join()
-        log.info("worker %s has stopped", self.name)
+        log.info("worker.stopped", worker=self.name)
 
     def _keep_up(self) -> None:
         """Go on with erasures every few seconds and sweep every hour: the worker may be the only one alive.
@@ -57,10 +65,10 @@ class Worker:
         """
         swept = -_SWEEP_SECONDS
         while not self._stop.is_set():
-            self._guarded("erasing", self._store.erasure.resume)
+            self._guarded("erasure", self._store.erasure.resume)
             if time.monotonic() - swept >= _SWEEP_SECONDS:
                 swept = time.monotonic()
-                self._guarded("sweeping", self._store.janitor.sweep)
+                self._guarded("sweep", self._store.janitor.sweep)
             self._stop.wait(_ERASE_SECONDS)
 
     def _claimed(self) -> Claim | None:
@@ -69,7 +77,7 @@ class Worker:
             seating: Literal["alone", "first"] = "first" if self._settings.worker_joint_jobs > 1 else "alone"
             claim = self._store.jobs.claim(self.name, seating)
         except Exception as error:  # noqa: BLE001 - see _guarded
-            log.warning("claiming failed: %s", type(error).__name__)
+            log.warning("claim.failed", error=type(error).__name__)
             self._stop.wait(_FAULT_SECONDS)
             return None
         if claim is None:
@@ -88,4 +96,4 @@ class Worker:
         try:
             act()
         except Exception as error:  # noqa: BLE001 - it is tried again; the worker lives
-            log.warning("%s failed: %s", what, type(error).__name__)
+            log.warning("worker.failed", what=what, error=type(error).__name__)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -74,7 +75,8 @@ async def admitted(
     A dependency that yields, not the response, owns the ticket: its end runs however the client went away.
     """
     seconds = min(x_deadline_seconds or parts.settings.deadline_seconds, parts.settings.deadline_seconds)
-    tenant, resolved, payload, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
+    with nullcontext() if parts.traces is None else parts.traces.part("store.resolve"):
+        tenant, resolved, payload, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
     limited = tenant.requests_per_minute is not None
     headers = await to_thread.run_sync(parts.admission.rate, tenant) if limited else {}
     headers |= parts.admission.quota(tenant, used.tokens)
@@ -98,6 +100,9 @@ async def admitted(
             await parts.connections.flushed(ticket.client, parts.settings.stall_seconds)
         finally:
             parts.tickets.end(ticket)
+            parts.telemetry.rows(ticket.generations)
+            if parts.traces is not None:
+                parts.traces.rows(ticket.generations)
 
 
 def _look_up(parts: Parts, scope: Scope, model: str) -> tuple[Tenant, Resolved | None, bytes | None, Used]:
@@ -133,7 +138,8 @@ async def complete(
     answer = Answer(
         ready, ready.body.model, f"cmpl-{secrets.token_hex(12)}", parts.now(), parts.base.fingerprint
     )
-    outbox = Outbox(ticket, parts.tickets)
+    request.state.answer = answer
+    outbox = Outbox(ticket, parts.tickets, parts.telemetry.between_tokens)
     feed = Feed(outbox, answer, ticket, lambda: parts.revocation.stale)
     began = time.perf_counter()
     pieces = _metered(parts, scope, feed, began)
@@ -172,4 +178,6 @@ async def _metered(
             yield chunks
     finally:
         if not first:  # what failed before its first token costs nothing
-            parts.meter.add(scope, owner, *feed.answer.counts())
+            counts = feed.answer.counts()
+            parts.meter.add(scope, owner, *counts)
+            parts.telemetry.completion(*counts)

@@ -126,7 +126,7 @@ def _seconds(moment: float | None) -> int | None:
 
 @router.post("/v1/fine_tuning/jobs", responses=shown(EXAMPLE))
 def create_job(
-    parts: PartsDep, scope: Trainer, body: JobBody, idempotency_key: IdempotencyKey = None
+    request: Request, parts: PartsDep, scope: Trainer, body: JobBody, idempotency_key: IdempotencyKey = None
 ) -> dict[str, Any]:
     """Queue the training of a prefix."""
     wishes = Hyperparameters.from_json(_merged(body))
@@ -151,8 +151,15 @@ def create_job(
         model=body.model,
         idempotency_key=idempotency_key,
         evaluation=evaluation,
+        trace=_trace(request, parts),
     )
     return job_json(job)
+
+
+def _trace(request: Request, parts: Parts) -> dict[str, str]:
+    """What the worker's log and spans name as their origin."""
+    carrier = {} if parts.traces is None else parts.traces.carrier()
+    return {"request_id": request.state.request_id, **carrier}
 
 
 def _check_files(parts: Parts, scope: Scope, files: list[str], validation: str | None) -> None:

@@ -146,7 +146,7 @@ def test_a_worker_told_to_stop_gives_its_job_back_and_leaves_no_process(
 
 def test_an_idle_worker_stops_when_told_to(store, start, tmp_path):
     worker = start()
-    wait_until(lambda: "is ready" in (tmp_path / "worker.log").read_text())
+    wait_until(lambda: "worker.ready" in (tmp_path / "worker.log").read_text())
     worker.terminate()
     assert worker.wait(120) == 0
 

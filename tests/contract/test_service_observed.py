@@ -1,0 +1,118 @@
+"""What a service tells of itself when something is wrong: its spans, its metrics and its readiness."""
+
+import threading
+import time
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+from prometheus_client import generate_latest
+from service_making import complete, events, serving
+from sqlalchemy import Engine as Database
+from sqlalchemy.exc import OperationalError
+
+from prefix_store.tracing import Tracing
+from service.tracing import Traces
+
+PATIENCE_S = 120
+
+
+def wait_until(condition):
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def database_away(monkeypatch):
+    def away(*_args, **_kwargs):
+        raise OperationalError("SELECT 'okapi'", {}, Exception("okapi"))
+
+    monkeypatch.setattr(Database, "connect", away)
+
+
+@pytest.fixture
+def spans(service):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    service.parts.traces = Traces(Tracing(provider))
+    yield exporter
+    service.parts.traces = None
+
+
+def ended(spans, name, count=1):
+    """The spans of this name; the last of them is written after its answer has left."""
+    wait_until(lambda: sum(span.name == name for span in spans.get_finished_spans()) >= count)
+    return [span for span in spans.get_finished_spans() if span.name == name]
+
+
+def test_spans_of_refused_and_failed_requests_hold_a_status_and_no_text(service, spans, monkeypatch):
+    acme = service.tenant()
+    assert complete(acme, "okapi:okapi").status_code == 404
+    with monkeypatch.context() as patched:
+        patched.setattr(service.parts.admission, "rate", lambda _tenant: 1 / 0)
+        assert complete(acme, "tiny", "okapi").status_code == 500
+    absent, failed = ended(spans, "POST /v1/completions", 2)
+    assert absent.attributes["http.response.status_code"] == 404
+    assert absent.status.status_code is StatusCode.UNSET
+    assert failed.attributes["http.response.status_code"] == 500
+    assert failed.status.status_code is StatusCode.ERROR
+    told = "".join(span.to_json() for span in spans.get_finished_spans())
+    assert "okapi" not in told
+    assert "division" not in told
+
+
+def test_a_row_whose_client_went_away_has_a_span_too(service, spans):
+    acme = service.tenant()
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 250, "min_tokens": 250, "stream": True}
+    with acme.stream("POST", "/v1/completions", json=body) as response:
+        next(events(response.iter_lines()))
+    (row,) = ended(spans, "engine.row")
+    assert 0 < row.attributes["completion_tokens"] <= 250
+    assert "seated" in {event.name for event in row.events}
+
+
+def test_a_service_that_nobody_collects_spans_of_makes_none(service):
+    assert service.parts.traces is None
+
+
+def test_a_database_that_is_away_costs_metrics_the_job_counts_alone(own_service, monkeypatch):
+    registry = own_service.parts.telemetry.registry
+    assert 'prefix_jobs{status="queued"} 0.0' in generate_latest(registry).decode()
+    with monkeypatch.context() as patched:
+        database_away(patched)
+        text = generate_latest(registry).decode()
+        wait_until(lambda: own_service.parts.not_ready() is not None)
+    assert "prefix_store_up 0.0" in text
+    assert "prefix_engine_steps_total 0.0" in text
+    assert 'prefix_jobs{status="queued"}' not in text
+    wait_until(lambda: own_service.parts.not_ready() is None)
+    assert "prefix_store_up 1.0" in generate_latest(registry).decode()
+
+
+def test_a_service_whose_loads_do_not_come_back_is_not_ready_until_they_do(tmp_path, monkeypatch):
+    with serving(tmp_path, stuck_seconds=2.0) as service:
+        service.parts.watchdog.stop()  # it would end this process
+        acme = service.tenant()
+        service.user(acme, "alice")
+        service.publish(acme.scope, "alice", "voice")
+        hold, registry = threading.Event(), service.parts.store.registry
+        read = registry.read
+
+        def slow(resolved):
+            assert hold.wait(PATIENCE_S)
+            return read(resolved)
+
+        monkeypatch.setattr(type(registry), "read", lambda _self, resolved: slow(resolved))
+        got = []
+        asking = threading.Thread(target=lambda: got.append(complete(acme, "alice:voice").status_code))
+        asking.start()
+        wait_until(lambda: service.parts.not_ready() == "the engine does not turn")
+        assert service.client(None).get("/readyz").json() == {"status": "the engine does not turn"}
+        hold.set()
+        asking.join(PATIENCE_S)
+        assert got == [200]
+        wait_until(lambda: service.parts.not_ready() is None)
