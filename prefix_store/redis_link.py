@@ -24,7 +24,7 @@ ANSWER_S: Final = 0.25  # the longest that one answer is waited for
 _PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 _HEALTH_S = 10
-_FAILURES: Final = (redis.RedisError, OSError, ValueError)
+FAILURES: Final = (redis.RedisError, OSError, ValueError)
 
 
 class RedisLink:
@@ -62,11 +62,11 @@ class RedisLink:
         """What `act` brings; `otherwise` at once while the server is away, and after `ANSWER_S` when it has just gone."""
         was_shut = self._breaker.shut
         try:
-            with self._breaker.asking(*_FAILURES):
+            with self._breaker.asking(*FAILURES):
                 answer = act(self._client)
         except Shut:
             return otherwise
-        except _FAILURES as error:
+        except FAILURES as error:
             if not was_shut:
                 log.warning("Redis does not answer (%s); going on without it", type(error).__name__)
             return otherwise

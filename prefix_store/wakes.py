@@ -13,7 +13,7 @@ from typing import Final
 import redis
 
 from prefix_store.db import CHANGES, JOBS
-from prefix_store.redis_link import RedisLink
+from prefix_store.redis_link import FAILURES, RedisLink
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Wakes:
         while not self._over.is_set():
             try:
                 self._hear_until_it_fails()
-            except (redis.RedisError, OSError) as error:
+            except FAILURES as error:
                 log.info("wake-ups are not heard (%s)", type(error).__name__)
                 self._over.wait(_AGAIN_S)
 
