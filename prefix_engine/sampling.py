@@ -131,13 +131,13 @@ def score_of(logprobs: Tensor, token: int, top: int) -> Score:
 def _kept(scaled: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
     """Logits and ids of the tokens that top_k and top_p leave, best first."""
     limit = min(top_k, len(scaled))
-    size = min(limit, _HEAD) if top_p < 1 else limit
+    # The mass of what top_k leaves is known without sorting unless top_k cuts.
+    size = min(limit, _HEAD) if top_p < 1 and limit == len(scaled) else limit
     while True:
         values, ids = scaled.topk(size)
         if top_p >= 1:
             return values, ids
-        # The mass of what top_k leaves; beyond the head it is known without sorting unless top_k cuts there.
-        whole = scaled if limit == len(scaled) else (values if size == limit else scaled.topk(limit).values)
+        whole = scaled if limit == len(scaled) else values
         share = (values - whole.logsumexp(0)).exp()
         before = share.cumsum(0) - share
         kept = int((before < top_p).sum())

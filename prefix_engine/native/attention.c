@@ -47,28 +47,34 @@ static void find(const Step *step, long head, const int64_t *table, long at, lon
     for (; j < BLOCK; j++) rows[j] = rows[j - 1];
 }
 
-/* One query of each of `many` heads over the first `length` positions at `table`. Page by page, the keys of all
-   heads and then their values, as they lie in memory: read head by head it comes at half the speed, since no
+/* `asked` queries, at most FEW, of each of `many` heads over the first `length` positions at `table`; limits[q] of
+   them for query q, all of them if limits is 0. Mixes and queries lie by query, then by head. Page by page, the keys
+   of all heads and then their values, as they lie in memory: read head by head it comes at half the speed, since no
    prefetcher follows. */
-static void read_runs(const Step *step, Mix *const *mixes, const float *const *queries, long head, long many,
-                      const int64_t *table, long length)
+static void read_runs(const Step *step, Mix *const *mixes, const float *const *queries, long asked, long head,
+                      long many, const int64_t *table, long length, const long *limits)
 {
     long dim = step->head_dim, bf16 = step->bf16, size = dim * (bf16 ? 2 : 4), pitch = step->page * size;
     long ahead = (FETCH + pitch - 1) / pitch < many ? (FETCH + pitch - 1) / pitch : many;
-    float scores[TOGETHER][RUN];
+    float scores[FEW * TOGETHER][RUN];
     for (long at = 0, count; at < length; at += count) {
-        long within = at % step->page, rest = step->page - within < RUN ? step->page - within : RUN;
+        long within = at % step->page, rest = step->page - within < RUN ? step->page - within : RUN, seen[FEW];
         count = length - at < rest ? length - at : rest;
+        for (long q = 0; q < asked; q++) seen[q] = limits && limits[q] - at < count ? limits[q] - at : count;
         long after = at + count < length ? at + count : at;
         long place = (table[at / step->page] * step->stride + head) * pitch + within * size;
         long next = (table[after / step->page] * step->stride + head) * pitch + after % step->page * size;
         const char *k = step->keys + place, *v = step->values + place, *then = step->keys + next;
         for (long i = 0; i < many; i++)
-            score_run(scores[i], queries[i], k + i * pitch, count,
-                      i + ahead < many ? k + (i + ahead) * pitch : v + (i + ahead - many) * pitch, dim, bf16);
+            for (long q = 0; q < asked; q++)
+                if (seen[q] > 0)
+                    score_run(scores[q * many + i], queries[q * many + i], k + i * pitch, seen[q],
+                              i + ahead < many ? k + (i + ahead) * pitch : v + (i + ahead - many) * pitch, dim, bf16);
         for (long i = 0; i < many; i++)
-            take_run(mixes[i], scores[i], v + i * pitch, count,
-                     i + ahead < many ? v + (i + ahead) * pitch : then + (i + ahead - many) * pitch, dim, bf16);
+            for (long q = 0; q < asked; q++)
+                if (seen[q] > 0)
+                    take_run(mixes[q * many + i], scores[q * many + i], v + i * pitch, seen[q],
+                             i + ahead < many ? v + (i + ahead) * pitch : then + (i + ahead - many) * pitch, dim, bf16);
     }
 }
 
@@ -126,7 +132,7 @@ static void task(const Step *step, const int64_t *what, long head, long many)
             limits[i] = step->tokens[(first + i) * 3 + 2];
         }
     const int64_t *tokens = step->tokens + first * 3, *prefix = step->tables + what[2], *text = step->tables + tokens[1];
-    int few = runs && count <= FEW;
+    int few = runs && count <= (step->bf16 ? FEW_BF16 : FEW);
     for (long h = 0; h < many && !few; h++) {
         Mix *own = mixes + h * count;
         const float *asked = queries + h * count * wide;
@@ -135,15 +141,20 @@ static void task(const Step *step, const int64_t *what, long head, long many)
         for (int i = 0; i < count && !one_text && !runs; i++)
             read_blocks(step, own + i, asked + i * wide, 1, head + h, step->tables + tokens[i * 3 + 1], limits[i], 0, wide);
     }
-    for (int i = 0; i < count && runs && (few || !one_text); i++) {
-        Mix *own[TOGETHER];
-        const float *asked[TOGETHER];
-        for (long h = 0; h < many; h++) {
-            own[h] = mixes + h * count + i;
-            asked[h] = queries + (h * count + i) * wide;
-        }
-        if (few) read_runs(step, own, asked, head, many, prefix, m);
-        read_runs(step, own, asked, head, many, step->tables + tokens[i * 3 + 1], limits[i]);
+    for (int i = 0, some; i < count && runs && (few || !one_text); i += some) {
+        Mix *own[FEW * TOGETHER];
+        const float *asked[FEW * TOGETHER];
+        some = few ? count : 1;
+        for (long q = 0; q < some; q++)
+            for (long h = 0; h < many; h++) {
+                own[q * many + h] = mixes + h * count + i + q;
+                asked[q * many + h] = queries + (h * count + i + q) * wide;
+            }
+        if (few) read_runs(step, own, asked, some, head, many, prefix, m, 0);
+        if (one_text) read_runs(step, own, asked, some, head, many, text, limits[count - 1], limits);
+        for (long q = 0; q < some && !one_text; q++)
+            read_runs(step, own + q * many, asked + q * many, 1, head, many, step->tables + tokens[(i + q) * 3 + 1],
+                      limits[i + q], 0);
     }
     for (long h = 0; h < many; h++)
         for (int i = 0; i < count; i++) {

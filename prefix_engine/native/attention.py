@@ -12,10 +12,14 @@ from prefix_engine.scheduler import Chunk, Plan
 from prefix_engine.sequence import Sequence
 
 _TOGETHER = 128  # tokens of one task at most, as in attention.c
+_SHORT = 32  # positions of a prefix below which rows read it apart: less than a block of attention.c
 
 
 class PagedAttention:
-    """See `kernels.StepAttend`. Rows of one prefix lie side by side, so that its keys are read once for all."""
+    """See `kernels.StepAttend`. Rows of one prefix lie side by side, so that its keys are read once for all.
+
+    A short one, or none, is not worth that: a row alone reads all heads of its text in one go.
+    """
 
     def __init__(self, library: ctypes.CDLL, memory: PagedMemory, plan: Plan, threads: int) -> None:
         self._library, self._memory, self._threads = library, memory, threads
@@ -77,8 +81,9 @@ class PagedAttention:
         tasks: list[tuple[int, int, int, int, int]],
     ) -> None:
         prefix = self._table(rows[0].prefix_pages)
-        for at in range(0, len(rows), _TOGETHER):
-            some = rows[at : at + _TOGETHER]
+        together = _TOGETHER if rows[0].m >= _SHORT else 1
+        for at in range(0, len(rows), together):
+            some = rows[at : at + together]
             tasks.append((len(tokens), len(some), prefix, rows[0].m, 0))
             for sequence in some:
                 seen = sequence.computed + 1

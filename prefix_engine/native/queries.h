@@ -8,7 +8,8 @@
 #define NB (BLOCK / VL)
 #define QUERIES 8  /* tokens of a tile that read the same positions */
 #define PAIR 4     /* of them whose sums are in registers at once */
-#define FEW 3      /* queries that are not worth a tile */
+#define FEW 12     /* queries that are not worth a tile */
+#define FEW_BF16 6 /* the same where each would widen the numbers for itself */
 #define WIDEST 256 /* largest head_dim */
 
 typedef struct {

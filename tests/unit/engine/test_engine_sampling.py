@@ -107,6 +107,13 @@ def test_top_p_reaches_beyond_the_head_where_the_distribution_is_flat():
     assert len(set(draws(logits, 6000, top_p=0.95))) > 900
 
 
+def test_what_top_k_leaves_is_sorted_once_however_flat(monkeypatch):
+    sorted_sizes, topk = [], torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda x, size: sorted_sizes.append(size) or topk(x, size))
+    assert len(set(draws(torch.zeros(VOCAB), 50, top_k=VOCAB - 1, top_p=0.99))) > 30
+    assert sorted_sizes == [VOCAB - 1] * 50
+
+
 def test_top_k_of_one_is_greedy_at_any_temperature():
     logits = logits_of()[0]
     assert set(draws(logits, 20, top_k=1, temperature=5.0)) == {int(logits.argmax())}
