@@ -63,6 +63,7 @@ class Fsck:
             Unavailable: the object storage or the database does not answer.
         """
         found = dict(self._core.blobs.places())  # before the rows: what is named later is not among them
+        present = self._core.blobs.files.present()
         with whole(self._owner) as connection:
             named, noted, living = (
                 named_files(connection),
@@ -78,7 +79,7 @@ class Fsck:
                 result.litter.append(Finding(place))
             else:
                 result.young += 1
-        suspects = named if deep else {place: named[place] for place in named.keys() - found.keys()}
+        suspects = named if deep else {place: named[place] for place in named.keys() - present}
         missing, damaged = self._read(suspects)
         if missing or damaged:
             with whole(self._owner) as connection:  # what was deleted since is neither

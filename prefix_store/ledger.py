@@ -149,7 +149,8 @@ def _last(file: BinaryIO) -> LedgerEntry | None:
     file.seek(max(0, end - _TAIL))
     entry = _entry(file.read().rstrip(b"\n").rsplit(b"\n", 1)[-1])
     if entry is None:
-        raise StoreError("the last entry of the ledger of deletions was changed; run `prefixserve ledger`")
+        log.warning("the last entry of the ledger of deletions was changed")
+        raise Unavailable("the ledger of deletions was changed; run `prefixserve ledger`")
     return entry
 
 

@@ -4,6 +4,8 @@ import contextlib
 import json
 import shutil
 import threading
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from database_making import environment, everything, production_database
@@ -106,8 +108,23 @@ def test_whoever_does_not_own_the_tables_is_told_so_and_not_that_all_is_litter(
         other.fsck.look()
 
 
-def test_nothing_that_was_deleted_since_a_backup_comes_back(store, tenant, alice, other_tenant, tmp_path):
-    """User, task, tenant, prefix, version, file with what learned from it, key and job; by rows, files and API."""
+@dataclass
+class Before:
+    """What stood when the backup was made: what is deleted afterwards, and what stays."""
+
+    hers: Any
+    learned: Any
+    live: Any
+    file: Any
+    job: Any
+    revoked: Any
+    kept: Any
+    her_key: str
+    kept_file: Any
+
+
+@pytest.fixture
+def before(store, tenant, other_tenant):
     bob, zoe = store.owners.create_user(tenant, "bob"), store.owners.create_user(other_tenant, "zoe")
     gone = store.owners.create_user(tenant, CANARY)
     task, old = store.owners.ensure_task(tenant, "e2e"), store.owners.ensure_task(tenant, "old")
@@ -124,50 +141,62 @@ def test_nothing_that_was_deleted_since_a_backup_comes_back(store, tenant, alice
     revoked, kept = (store.keys.issue(tenant, None) for _ in range(2))
     her_key = store.keys.issue(tenant, CANARY).api_key
     kept_file = upload(store, tenant, bob, rows(("stays", "here")))
-    backup = tmp_path / "backup"
-    made = store.backups.make(backup)
-    assert made.missing == []
-    assert made.rows["tenants"] == 2
-    held = {path.name for path in backup.rglob("*")}
-    assert not held & {"secrets", "master_key", "pepper", "admin_key", "ledger", "deletions.jsonl"}
+    return Before(hers, learned, live, file, job, revoked, kept, her_key, kept_file)
 
+
+def delete_all(store, tenant, other_tenant, before):
+    """Eight deletions, of every kind."""
     for owner in (CANARY, "task:old"):
         assert store.erasure.purge(store.erasure.begin(tenant, owner).id).state == "done"
     store.erasure.purge(store.tenants.erase(Admin(), other_tenant.tenant_id).id)
     store.registry.delete_prefix(tenant, "bob:dropped")
+    bob = store.owners.get(tenant, "bob")
+    store.jobs.cancel(tenant, before.job.id)
     publish(store, tenant, bob, "voice", b"two")  # so that the first is live no more, and may be deleted
     store.registry.delete_version(tenant, "bob:voice", 1)
-    store.datasets.delete(tenant, file.id, versions=True)
-    store.jobs.cancel(tenant, job.id)
-    store.keys.revoke(tenant, revoked.id)
+    store.datasets.delete(tenant, before.file.id, versions=True)
+    store.keys.revoke(tenant, before.revoked.id)
 
-    ledger = store.settings.ledger_folder
+
+def test_nothing_that_was_deleted_since_a_backup_comes_back(store, tenant, other_tenant, before, tmp_path):
+    """User, task, tenant, prefix, version, file with what learned from it, key and job; by rows, files and API."""
+    backup, ledger = tmp_path / "backup", store.settings.ledger_folder
+    made = store.backups.make(backup)
+    assert (made.missing, made.rows["tenants"]) == ([], 2)
+    held = {path.name for path in backup.rglob("*")}
+    assert not held & {"secrets", "master_key", "pepper", "admin_key", "ledger", "deletions.jsonl"}
+    delete_all(store, tenant, other_tenant, before)
     assert CANARY not in (ledger / "deletions.jsonl").read_text()
     with empty_place(store, tmp_path / "again") as settings:
         told = restored(settings, backup, [ledger])
         assert (told.replayed, told.open_erasures) == (8, 0)
         with opened(settings) as again:
-            again.check_migrated()
-            assert again.audit.verify() > 0
-            assert CANARY not in all_rows(again)
-            assert again.fsck.look(deep=True, grace_seconds=0).sound
-            for place in (hers.place, learned.resolved.place, live.resolved.place, file.place):
-                assert again.blobs.files.read(place) is None
-            assert {place.tenant_id for place in files_on_disk(again)} == {tenant.tenant_id}
-            scope = again.keys.verify(kept.api_key)
-            assert again.datasets.read(scope, kept_file.id) == rows(("stays", "here"))
-            assert [view.name for view in again.registry.list(scope)] == []
-            assert again.jobs.get(scope, job.id).status == "cancelled"
-            with pytest.raises(NotFound):
-                again.registry.resolve(scope, "task:e2e")
+            look_at_what_is_left(again, tenant, before)
         with serving(settings.data_dir, settings.database_url) as service:
-            for key in (her_key, revoked.api_key):
+            for key in (before.her_key, before.revoked.api_key):
                 assert service.client(key).get("/v1/models").status_code == 401
-            client = service.client(kept.api_key)
+            client = service.client(before.kept.api_key)
             assert complete(client, f"{CANARY}:voice").status_code == 404
             assert CANARY not in client.get("/v1/users").text + client.get("/v1/files").text
-            assert client.get(f"/v1/files/{hers.id}").status_code == 404
-            assert client.get(f"/v1/files/{kept_file.id}").status_code == 200
+            assert client.get(f"/v1/files/{before.hers.id}").status_code == 404
+            assert client.get(f"/v1/files/{before.kept_file.id}").status_code == 200
+
+
+def look_at_what_is_left(again, tenant, before):
+    again.check_migrated()
+    assert again.audit.verify() > 0
+    assert CANARY not in all_rows(again)
+    assert again.fsck.look(deep=True, grace_seconds=0).sound
+    versions = (before.learned.resolved.place, before.live.resolved.place)
+    for place in (before.hers.place, before.file.place, *versions):
+        assert again.blobs.files.read(place) is None
+    assert {place.tenant_id for place in files_on_disk(again)} == {tenant.tenant_id}
+    scope = again.keys.verify(before.kept.api_key)
+    assert again.datasets.read(scope, before.kept_file.id) == rows(("stays", "here"))
+    assert again.registry.list(scope) == []
+    assert again.jobs.get(scope, before.job.id).status == "cancelled"
+    with pytest.raises(NotFound):
+        again.registry.resolve(scope, "task:e2e")
 
 
 def test_a_backup_fits_its_files_while_others_write_and_delete(store, tenant, alice, tmp_path):
@@ -206,7 +235,7 @@ def test_a_restore_refuses_what_would_bring_deleted_things_back_or_mix_two_store
         store.backups.make(backup)
     with pytest.raises(StoreError, match="the store itself"):
         store.backups.make(settings.data_dir / "data" / "backup")
-    with pytest.raises(StoreError, match="already|not empty"):
+    with pytest.raises(StoreError, match=r"already|not empty"):
         store.restore.run(backup)
     older = tmp_path / "older-ledger"
     older.mkdir()
@@ -239,7 +268,7 @@ def test_a_restore_refuses_what_would_bring_deleted_things_back_or_mix_two_store
             for start in (half.prepare, half.check_migrated, half.migrate):
                 with pytest.raises(NotMigrated, match="being restored"):
                     start()
-        with pytest.raises(StoreError, match="not empty|already"):
+        with pytest.raises(StoreError, match=r"not empty|already"):
             restored(other, backup, [ledger])
 
 
