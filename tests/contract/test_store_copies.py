@@ -62,7 +62,8 @@ def all_rows(store):
 
 
 def test_a_look_finds_what_is_missing_damaged_and_litter_and_changes_nothing(store, tenant, alice):
-    kept = publish(store, tenant, alice, "voice").resolved.place
+    publish(store, tenant, alice, "voice")
+    kept = store.registry.resolve(tenant, "alice:voice").place
     file, gone = upload(store, tenant, alice), upload(store, tenant, alice)
     queue(store, tenant, alice, "voice", [file.id])
     store.jobs.save_checkpoint(store.jobs.claim("w"), 1, b"state")
@@ -130,11 +131,13 @@ def before(store, tenant, other_tenant):
     task, old = store.owners.ensure_task(tenant, "e2e"), store.owners.ensure_task(tenant, "old")
     hers = upload(store, tenant, gone, rows((CANARY, CANARY)))
     publish(store, tenant, gone, "voice", CANARY.encode(), files=[hers.id])
-    learned = publish(store, tenant, task, "e2e", files=[hers.id])
+    publish(store, tenant, task, "e2e", files=[hers.id])
+    learned = store.registry.resolve(tenant, "task:e2e").place
     publish(store, tenant, old, "old")
     publish(store, other_tenant, zoe, "voice")
     publish(store, tenant, bob, "dropped")
-    live = publish(store, tenant, bob, "voice", b"one")
+    publish(store, tenant, bob, "voice", b"one")
+    live = store.registry.resolve(tenant, "bob:voice").place
     file = upload(store, tenant, bob)
     publish(store, tenant, bob, "learned", files=[file.id])
     job = queue(store, tenant, bob, "waiting")
@@ -187,8 +190,7 @@ def look_at_what_is_left(again, tenant, before):
     assert again.audit.verify() > 0
     assert CANARY not in all_rows(again)
     assert again.fsck.look(deep=True, grace_seconds=0).sound
-    versions = (before.learned.resolved.place, before.live.resolved.place)
-    for place in (before.hers.place, before.file.place, *versions):
+    for place in (before.hers.place, before.file.place, before.learned, before.live):
         assert again.blobs.files.read(place) is None
     assert {place.tenant_id for place in files_on_disk(again)} == {tenant.tenant_id}
     scope = again.keys.verify(before.kept.api_key)

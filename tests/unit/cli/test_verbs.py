@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from database_making import DATABASES
 from sqlalchemy.engine import make_url
+from typer.main import get_command
 from wire import piece, sse
 
+from service.cli.app import app
 from service.cli.connection import Refused
 from service.cli.terminal import CommandError
 
@@ -228,6 +230,19 @@ def test_the_command_lines_of_readme_are_understood(command):
     for line in lines:
         with pytest.raises(Refused):  # the wire knows none of its paths; a usage error would be raised before
             command(*shlex.split(line))
+
+
+def test_the_commands_of_the_runbooks_exist():
+    docs = Path(__file__).resolve().parents[3] / "docs"
+    texts = [path.read_text() for path in (*(docs / "runbooks").glob("*.md"), docs / "production.md")]
+    lines = [line for text in texts for line in re.findall(r"prefixserve ([a-z][^`#|>&\n]*)", text)]
+    assert len(lines) > 40
+    for line in lines:
+        node, words = get_command(app), shlex.split(line)
+        while hasattr(node, "commands"):
+            node = node.commands[words.pop(0)]
+        options = {name for param in node.params for name in param.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
 
 
 def test_train_asks_for_an_evaluation_as_told(wire, command):
