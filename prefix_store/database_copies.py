@@ -79,7 +79,10 @@ def counts(connection: Connection) -> dict[str, int]:
 def _copied_sqlite(engine: Engine, target: Path) -> Iterator[Connection]:
     with engine.connect() as connection:
         raw: Any = connection.connection.driver_connection
-        raw.execute("VACUUM INTO ?", (str(target),))  # which may write into an empty file, and no other
+        try:
+            raw.execute("VACUUM INTO ?", (str(target),))  # which may write into an empty file, and no other
+        except sqlite3.Error as error:
+            raise StoreError(f"SQLite cannot copy the database: {error}") from error
     with read_only(target) as copy:
         yield copy
 

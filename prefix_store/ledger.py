@@ -11,6 +11,7 @@ import hmac
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ DELETIONS: Final = frozenset(
 )
 BACKUP: Final = "backup.made"
 OWN: Final = "deletions.jsonl"
+_PATIENCE_S = 3.0
+_LOOK_S = 0.005
 _TAIL = 4096  # more than an entry has: ids are bounded
 
 
@@ -116,11 +119,25 @@ class Ledger:
         path = self.folder / OWN
         new = not path.exists()
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file)
             _cut_torn_end(file)
             yield file
         if new:
             _sync_folder(self.folder)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Take the lock within a bounded time: who waits holds a transaction, and a process that was stopped may hold it."""
+    give_up = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(_LOOK_S)
+        else:
+            return
 
 
 def _sync_folder(folder: Path) -> None:

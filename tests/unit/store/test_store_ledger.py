@@ -1,10 +1,11 @@
 """The ledger of deletions: whole entries alone count, in one chain, however many write."""
 
+import fcntl
 import threading
 
 import pytest
 
-from prefix_store.errors import StoreError
+from prefix_store.errors import StoreError, Unavailable
 from prefix_store.ledger import OWN, Ledger
 
 PEPPER = b"p" * 32
@@ -61,3 +62,14 @@ def test_many_writers_make_one_chain(ledger):
     for thread in threads:
         thread.join()
     assert [entry.number for entry in ledger.entries()] == list(range(1, 41))
+
+
+def test_a_lock_that_is_never_let_go_holds_nobody_up_for_ever(ledger, monkeypatch):
+    fill(ledger, 1)
+    monkeypatch.setattr("prefix_store.ledger._PATIENCE_S", 0.05)
+    with (ledger.folder / OWN).open("rb") as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable):
+            fill(ledger, 1)
+    fill(ledger, 1)
+    assert len(ledger.entries()) == 2
