@@ -231,7 +231,9 @@ def test_a_restore_refuses_what_would_bring_deleted_things_back_or_mix_two_store
     store, settings, tenant, alice, tmp_path
 ):
     file = upload(store, tenant, alice)
-    backup, ledger = tmp_path / "backup", store.settings.ledger_folder
+    backup, ledger, older = tmp_path / "backup", store.settings.ledger_folder, tmp_path / "older-ledger"
+    store.keys.revoke(tenant, store.keys.issue(tenant, None).id)
+    shutil.copytree(ledger, older)
     store.backups.make(backup)
     with pytest.raises(StoreError, match="not empty"):
         store.backups.make(backup)
@@ -239,9 +241,6 @@ def test_a_restore_refuses_what_would_bring_deleted_things_back_or_mix_two_store
         store.backups.make(settings.data_dir / "data" / "backup")
     with pytest.raises(StoreError, match=r"already|not empty"):
         store.restore.run(backup)
-    older = tmp_path / "older-ledger"
-    older.mkdir()
-    (older / "deletions.jsonl").write_bytes(b"")
     with empty_place(store, tmp_path / "foreign", secrets=False) as foreign:
         with pytest.raises(StoreError, match="another master key"):
             restored(foreign, backup, [ledger])
@@ -249,7 +248,7 @@ def test_a_restore_refuses_what_would_bring_deleted_things_back_or_mix_two_store
     with empty_place(store, tmp_path / "again") as other:
         for ledgers, match in (
             ((), "no ledger"),
-            ([older], "holds no ledger"),
+            ([older], "goes up to this backup"),
             ([tmp_path], "holds no ledger"),
         ):
             with pytest.raises(StoreError, match=match):
