@@ -36,7 +36,10 @@ def fsck(
     ] = 3600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare rows and files; change nothing; exit 1 if a row's file is missing or damaged. Opens the store directly."""
+    """Compare rows and files; change nothing; exit 1 if a row's file is missing or damaged.
+
+    Opens the store directly.
+    """
     with opened(data_dir, database_url, system_database_url, owner_database_url) as store:
         store.check_migrated()
         found = store.fsck.look(deep=deep, grace_seconds=grace)
@@ -55,7 +58,10 @@ def backup(
     system_database_url: SystemDatabaseUrl = None,
     owner_database_url: OwnerDatabaseUrl = None,
 ) -> None:
-    """Copy database and files while processes run; never the secrets. Opens the store directly."""
+    """Copy database and files while processes run; never the secrets.
+
+    Opens the store directly.
+    """
     with opened(data_dir, database_url, system_database_url, owner_database_url) as store:
         store.check_migrated()
         made = store.backups.make(folder)
@@ -91,7 +97,10 @@ def restore(
         ),
     ] = False,
 ) -> None:
-    """Put a backup into an empty store and delete again what was deleted since. Opens the store directly."""
+    """Put a backup into an empty store and delete again what was deleted since.
+
+    Opens the store directly.
+    """
     with opened(data_dir, database_url, system_database_url, owner_database_url) as store:
         done = store.restore.run(folder, ledger or (), without_ledger=without_ledger)
     made = done.manifest
@@ -112,7 +121,10 @@ def ledger(
     owner_database_url: OwnerDatabaseUrl = None,
     object_id: Annotated[str | None, typer.Option("--id", help="Entries that name this id alone.")] = None,
 ) -> None:
-    """Check the ledger of deletions and print it, one JSON object a line. Opens the store directly."""
+    """Check the ledger of deletions and print it, one JSON object a line.
+
+    Opens the store directly.
+    """
     with opened(data_dir, database_url, system_database_url, owner_database_url) as store:
         entries = store.ledger.entries()
     for entry in entries:

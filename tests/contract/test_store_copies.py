@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from database_making import environment, everything, production_database
-from production_making import beside, damage
+from production_making import beside, bucket, damage
 from service_making import complete, serving
 from store_making import files_on_disk, publish, queue, rows, upload, user_scope
 
@@ -17,6 +17,7 @@ from prefix_store import StoreSettings, open_store
 from prefix_store.crypto import Place
 from prefix_store.errors import NotFound, NotMigrated, StoreError, Unavailable
 from prefix_store.scope import Admin
+from prefix_store.sealed_files import path_of
 
 CANARY = "kingfisher-7731"
 URLS = ("PREFIX_SYSTEM_DATABASE_URL", "PREFIX_OWNER_DATABASE_URL")
@@ -94,6 +95,15 @@ def test_files_of_two_owners_that_changed_places_are_damaged(store, tenant, alic
     damage(store, mine.place, lambda _: sealed)
     assert store.fsck.look().sound
     assert [finding.place for finding in store.fsck.look(deep=True).damaged] == [mine.place]
+
+
+def test_an_object_that_somebody_has_only_hidden_is_missing(store, tenant, alice):
+    if store._core.database.is_sqlite:
+        pytest.skip("a folder hides nothing")
+    place = upload(store, tenant, alice).place
+    name, _, client = bucket()
+    client.delete_object(Bucket=name, Key=f"{store.blobs.files._prefix}{path_of(place)}")
+    assert [finding.place for finding in store.fsck.look().missing] == [place]
 
 
 def test_whoever_does_not_own_the_tables_is_told_so_and_not_that_all_is_litter(
