@@ -1,6 +1,7 @@
 """One truth: tenants, owners, keys, datasets, prefixes, jobs and their erasure. Knows no tensors and no HTTP."""
 
 from prefix_store.audit import Audit, AuditLog
+from prefix_store.backup import Backups
 from prefix_store.blob_cache import BlobCache
 from prefix_store.blobs import Blobs
 from prefix_store.claims import Claims
@@ -12,16 +13,19 @@ from prefix_store.engines import open_engine
 from prefix_store.erasure import Erasures
 from prefix_store.errors import StoreError
 from prefix_store.feed import Acknowledgements, Feed
+from prefix_store.fsck import Fsck
 from prefix_store.janitor import Janitor
 from prefix_store.jobs import Jobs
 from prefix_store.key_lookup import KeyLookup
 from prefix_store.keys import Keys
+from prefix_store.ledger import Ledger
 from prefix_store.local_files import LocalFiles
 from prefix_store.migrate import check_migrated, migrate
 from prefix_store.owners import Owners
 from prefix_store.rates import Rates
 from prefix_store.redis_link import RedisLink
 from prefix_store.registry import Registry
+from prefix_store.restore import Restore
 from prefix_store.sealed_files import SealedFiles
 from prefix_store.secrets_folder import open_secrets
 from prefix_store.settings import StoreSettings
@@ -65,6 +69,10 @@ class Store(ScopedStore):
         self._system, self._owner = system, owner
         self.scoped = ScopedStore(core)
         self.audit = AuditLog(owner, core.secrets.pepper)
+        self.ledger = Ledger(core.settings.ledger_folder, core.secrets.pepper)
+        self.fsck = Fsck(core, owner)
+        self.backups = Backups(core, owner, self.ledger)
+        self.restore = Restore(core, system, owner, self.ledger)
         self.keys: KeyLookup = KeyLookup(core, system)
         self.erasure: UnfinishedErasures = UnfinishedErasures(core, system)
         self.jobs: Claims = Claims(core, system)
@@ -118,7 +126,8 @@ def open_store(settings: StoreSettings) -> Store:
         url: open_engine(url, settings.waits)
         for url in (settings.url, settings.system_url, settings.owner_url)
     }
-    core = Core(settings, Database(engines[settings.url]), blobs, secrets, Audit(secrets.pepper), link)
+    audit = Audit(secrets.pepper, Ledger(settings.ledger_folder, secrets.pepper))
+    core = Core(settings, Database(engines[settings.url]), blobs, secrets, audit, link)
     return Store(core, *(SystemDatabase(engines[url]) for url in (settings.system_url, settings.owner_url)))
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from prefix_store.db import SystemDatabase, db_now
 from prefix_store.errors import StoreError, Tampered
+from prefix_store.ledger import DELETIONS, Ledger
 from prefix_store.rows import next_number
 from prefix_store.tables import audit, counters
 
@@ -37,9 +38,10 @@ def _entry(row: Row[Any]) -> AuditEntry:
 
 
 class Audit:
-    """Record."""
+    """Record; what is deleted also stands in the ledger, if there is one, before the caller's transaction commits."""
 
-    def __init__(self, pepper: bytes) -> None:
+    def __init__(self, pepper: bytes, ledger: Ledger | None = None) -> None:
+        self._ledger = ledger
         self._key = hashlib.sha256(b"prefixserve audit" + pepper).digest()
 
     def record(
@@ -53,6 +55,8 @@ class Audit:
         values = {"at": at, "tenant_id": tenant_id, "key_id": key_id, "action": action}
         mac = self._mac(last or "", entry)
         connection.execute(insert(audit).values(seq=seq, object_id=object_id, mac=mac, **values))
+        if self._ledger is not None and action in DELETIONS:
+            self._ledger.append(action, tenant_id, object_id, at)
 
     def _mac(self, last: str, entry: AuditEntry) -> str:
         parts = (entry.seq, repr(entry.at), entry.tenant_id, entry.key_id, entry.action, entry.object_id)

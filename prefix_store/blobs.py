@@ -91,13 +91,13 @@ class Blobs:
         cached = None if cache is None else cache.get(place)
         if cache is not None and cached is not None:
             try:
-                return self._opened(cached, place, sha256)
+                return self.opened(cached, place, sha256)
             except Corrupt:  # what lies in a cache is no reason to fail
                 cache.forget(place)
         sealed = self.files.read(place)
         if sealed is None:
             raise Corrupt("a stored file is missing")
-        data = self._opened(sealed, place, sha256)
+        data = self.opened(sealed, place, sha256)
         if cache is not None and cached is None:
             cache.put(place, sealed)
         return data
@@ -138,7 +138,8 @@ class Blobs:
         """Remove what killed processes left half written, `older_than` seconds old."""
         self.files.sweep_drafts(older_than)
 
-    def _opened(self, sealed: bytes, place: Place, sha256: str) -> bytes:
+    def opened(self, sealed: bytes, place: Place, sha256: str) -> bytes:
+        """The plaintext of a file's bytes; Corrupt as in `read`."""
         data = self._key.open(sealed, place)
         if not secrets.compare_digest(hashlib.sha256(data).hexdigest(), sha256):
             raise Corrupt("a stored file is not the one its row names")

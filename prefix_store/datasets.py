@@ -263,7 +263,8 @@ class Datasets:
             forget(connection, scope.tenant_id, dataset_id)
             note(connection, [dataset.place])
             tell_gone(connection, ended)
-            self._core.audit.record(connection, scope.tenant_id, scope.key_id, "dataset.deleted", dataset_id)
+            action = "dataset.deleted_with_versions" if versions else "dataset.deleted"
+            self._core.audit.record(connection, scope.tenant_id, scope.key_id, action, dataset_id)
         clear_soon(self._core, scope.tenant_id)
 
     def _claimed(self, claim: Claim, dataset_id: str) -> Dataset:

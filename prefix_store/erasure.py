@@ -78,19 +78,27 @@ class Erasures:
             NotFound: no such owner for this scope.
         """
         with self._core.database.write(scope.reach) as connection:
-            found = find_owner(connection, scope, label)
-            widen(connection)  # tasks may have learned from its files
-            lock_owners(connection, found.tenant_id, [found.owner_id])
-            ended = _tombstone(connection, found.tenant_id, found.owner_id)
-            remove_versions(
-                connection, found.tenant_id, _learned_elsewhere(connection, found.tenant_id, found.owner_id)
-            )
-            tell_gone(connection, ended)
-            told = change(connection, "owner_erased", found.tenant_id, found.owner_id)
-            erasure = _insert(connection, told, found.kind)
-            ids = (found.tenant_id, scope.key_id)
-            self._core.audit.record(connection, *ids, f"{found.kind}.erased", found.owner_id)
-            return erasure
+            return self._begin(connection, scope, find_owner(connection, scope, label))
+
+    def begin_owner(self, scope: Scope, owner_id: str) -> Erasure:
+        """The same by the owner's id, in a tenant-wide scope; for a restore."""
+        mine = (owners.c.tenant_id == scope.tenant_id, owners.c.owner_id == owner_id, owners.c.state == LIVE)
+        with self._core.database.write(scope.reach) as connection:
+            found = one(connection, select(owners).where(*mine))
+            if found is None:
+                raise NotFound("owner", owner_id)
+            return self._begin(connection, scope, found)
+
+    def _begin(self, connection: Connection, scope: Scope, found: Row[Any]) -> Erasure:
+        ids = (found.tenant_id, found.owner_id)
+        widen(connection)  # tasks may have learned from its files
+        lock_owners(connection, ids[0], [ids[1]])
+        ended = _tombstone(connection, *ids)
+        remove_versions(connection, ids[0], _learned_elsewhere(connection, *ids))
+        tell_gone(connection, ended)
+        erasure = _insert(connection, change(connection, "owner_erased", *ids), found.kind)
+        self._core.audit.record(connection, ids[0], scope.key_id, f"{found.kind}.erased", ids[1])
+        return erasure
 
     def begin_tenant(self, admin: Admin, tenant_id: str) -> Erasure:
         """Tombstone a tenant with all its owners and keys; NotFound if there is none.

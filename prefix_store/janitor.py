@@ -10,11 +10,11 @@ from prefix_store.db import SystemDatabase
 from prefix_store.feed import Feed
 from prefix_store.idempotency import trim
 from prefix_store.litter import clear
+from prefix_store.named_files import NAMING
 from prefix_store.reach import Reach
-from prefix_store.tables import LIVE, checkpoints, datasets, owners, tenants, versions
+from prefix_store.tables import LIVE, owners, tenants
 
 _DAY = 86_400.0
-_NAMING = (datasets.c.id, versions.c.version_id, checkpoints.c.object_id, checkpoints.c.prefix_object_id)
 
 
 class Janitor:
@@ -51,7 +51,7 @@ class Janitor:
         named: set[Place] = set()
         with self._core.database.read(Reach(tenant_id)) as connection:
             living = set(connection.execute(alive).scalars())
-            for column in _NAMING:
+            for _, column, _ in NAMING:
                 of = (column.table.c.tenant_id, column.table.c.owner_id)
                 rows = connection.execute(select(*of, column).where(of[0] == tenant_id))
                 named |= {Place(*row) for row in rows if row[2]}

@@ -107,6 +107,10 @@ class LocalFiles:
             found.append((Place(path.parts[-3], path.parts[-2], path.parts[-1]), age))
         return found
 
+    def present(self) -> set[Place]:
+        """Every file that can be read."""
+        return {place for place, _ in self.places()}
+
     def sweep_drafts(self, older_than: float) -> None:
         """Remove drafts that a killed process left, `older_than` seconds old."""
         now = time.clock_gettime(time.CLOCK_REALTIME)

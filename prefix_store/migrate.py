@@ -11,23 +11,25 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, delete, select, text
 from sqlalchemy.exc import ProgrammingError
 
 from prefix_store.db import Database, SystemDatabase
 from prefix_store.engines import open_engine
-from prefix_store.errors import NotMigrated, Unavailable
+from prefix_store.errors import NotMigrated, StoreError, Unavailable
 from prefix_store.reach import NOWHERE
 from prefix_store.roles import check_role, grant
 from prefix_store.settings import StoreSettings
-from prefix_store.tables import compatibility
+from prefix_store.tables import compatibility, counters
 
+RESTORING: Final = "restoring"  # where the schema's revision stands
 _LOCK = 7_305_091_146  # any number that no other program takes on this database
 _NO_WAITS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 
@@ -43,7 +45,7 @@ def migrate(settings: StoreSettings) -> None:
     """
     database = SystemDatabase(open_engine(settings.owner_url, settings.waits))
     try:
-        with _told_why(), _alone(database, settings.data_dir), database.write() as connection:
+        with _told_why(), alone(database, settings.data_dir), database.write() as connection:
             if not database.is_sqlite:
                 connection.execute(text("; ".join(f"SET LOCAL {wait} = 0" for wait in _NO_WAITS)))
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
@@ -53,9 +55,7 @@ def migrate(settings: StoreSettings) -> None:
                 )
             if _is_newer(connection):
                 return
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            _upgrade(connection, "head")
             if settings.two_roles:
                 grant(connection, settings.url, settings.system_url)
     except ProgrammingError as error:
@@ -106,6 +106,10 @@ def _is_newer(connection: Connection) -> bool:
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None or current in known:
         return False
+    if current == RESTORING:
+        raise NotMigrated(
+            "a backup is being restored here; if that was cut short, empty the store and restore again"
+        )
     oldest = connection.execute(select(compatibility.c.oldest)).scalar_one()
     if oldest not in known:
         head = scripts.get_current_head()
@@ -134,8 +138,72 @@ def _config() -> Config:
     return config
 
 
+def start_restore(database: SystemDatabase, revision: str) -> None:
+    """Make the empty schema of a backup in an empty PostgreSQL database, marked so that no process starts on it.
+
+    Raises:
+        StoreError: the database is not empty.
+        NotMigrated: the backup is of newer code.
+    """
+    with _told_why(), database.write() as connection:
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is not None:
+            raise StoreError("the database is not empty; name one that was made anew")
+        _know(revision)
+        _upgrade(connection, revision)
+        connection.execute(delete(counters))  # what migrations began to count; the backup has its own
+        _mark(connection, RESTORING)
+
+
+def migrate_restored(database: SystemDatabase, settings: StoreSettings, revision: str | None) -> None:
+    """Bring a restored schema up to this code's, still marked; make and grant the two roles.
+
+    Args:
+        database: as the tables' owner.
+        settings: name the roles.
+        revision: the schema's, where it is marked already.
+
+    Raises:
+        NotMigrated: the backup is of newer code.
+    """
+    with _told_why(), database.write() as connection:
+        if not database.is_sqlite:
+            connection.execute(text("; ".join(f"SET LOCAL {wait} = 0" for wait in _NO_WAITS)))
+        if revision is not None:
+            _mark(connection, revision)
+        _know(str(MigrationContext.configure(connection).get_current_revision()))
+        _upgrade(connection, "head")
+        if settings.two_roles:
+            grant(connection, settings.url, settings.system_url)
+        _mark(connection, RESTORING)
+
+
+def finish_restore(database: SystemDatabase) -> None:
+    """Take the mark away: processes may start."""
+    with database.write() as connection:
+        _mark(connection, str(ScriptDirectory.from_config(_config()).get_current_head()))
+
+
+def _know(revision: str) -> None:
+    if revision not in {
+        script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()
+    }:
+        raise NotMigrated(f"the backup has schema {revision}, which this code does not know: update it")
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def _mark(connection: Connection, revision: str) -> None:
+    connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
 @contextmanager
-def _alone(database: SystemDatabase, data_dir: Path) -> Iterator[None]:
+def alone(database: SystemDatabase, data_dir: Path) -> Iterator[None]:
+    """Within the block nobody else migrates or restores this SQLite database; PostgreSQL has locks of its own."""
     if not database.is_sqlite:
         yield
         return

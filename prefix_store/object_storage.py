@@ -130,6 +130,13 @@ class ObjectStorage:
                 newest[place] = max(newest.get(place, 0.0), version.at)
         return [(place, now - at) for place, at in newest.items()]
 
+    def present(self) -> set[Place]:
+        """Every object that a plain delete has not hidden."""
+        start = len(self._prefix)
+        with self._reached():
+            pages = list(obstore.list(self._store, self._prefix or None))
+        return {place for page in pages for meta in page if (place := place_of(meta["path"][start:]))}
+
     def sweep_drafts(self, older_than: float) -> None:
         """End multipart uploads that somebody left unfinished; this code begins none."""
         now = time.clock_gettime(time.CLOCK_REALTIME)

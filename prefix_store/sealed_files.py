@@ -46,6 +46,9 @@ class SealedFiles(Protocol):
     def places(self) -> list[tuple[Place, float]]:
         """Every file and its age in seconds."""
 
+    def present(self) -> set[Place]:
+        """Every file that can be read."""
+
     def sweep_drafts(self, older_than: float) -> None:
         """Remove what killed processes left half written, `older_than` seconds old."""
 

@@ -22,6 +22,20 @@ class Secrets:
     pepper: bytes
 
 
+def require_secrets(data_dir: Path) -> None:
+    """Make sure that an installation's secrets lie here, for what must not begin another.
+
+    Raises:
+        StoreError: there are none.
+    """
+    for name in ("master_key", "pepper"):
+        if not (data_dir / "secrets" / name).exists():
+            raise StoreError(
+                f"{data_dir / 'secrets' / name} is not there; name the data folder of the installation, or put its"
+                " secrets in place"
+            )
+
+
 def open_secrets(data_dir: Path, given: SecretStr | None) -> Secrets:
     """Read the secrets, making those that are missing; safe when several processes start at once.
 

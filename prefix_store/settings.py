@@ -16,6 +16,7 @@ class StoreSettings(DatabaseSettings):
 
     Attributes:
         data_dir: holds `data/` (what backups copy) and, beside it, `secrets/`.
+        ledger_dir: holds the ledger of deletions; `ledger/` beside `data/` and `secrets/` if None.
         blobs_url: `s3://bucket` or `s3://bucket/prefix`; sealed files lie under `data/` if None.
         blobs_endpoint: of a store that is not AWS's, `https://host:port`.
         blobs_region: of the bucket.
@@ -42,6 +43,7 @@ class StoreSettings(DatabaseSettings):
     )
 
     data_dir: Path = Path("prefixserve-data")
+    ledger_dir: Path | None = None
     blobs_url: str | None = None
     blobs_endpoint: str | None = None
     blobs_region: str = "us-east-1"
@@ -57,6 +59,11 @@ class StoreSettings(DatabaseSettings):
     max_line_bytes: int = Field(default=1 << 20, ge=16)
     max_rows: int = Field(default=200_000, ge=1)
     reserved_names: frozenset[str] = BASES
+
+    @property
+    def ledger_folder(self) -> Path:
+        """Where the ledger of deletions lies."""
+        return self.data_dir / "ledger" if self.ledger_dir is None else self.ledger_dir
 
     @property
     def url(self) -> str:

@@ -6,6 +6,7 @@ import typer
 
 from service.cli import (
     bench,
+    copies,
     datasets,
     generation,
     jobs,
@@ -55,3 +56,7 @@ app.command()(processes.worker)
 app.command()(processes.demo)
 app.command()(store_verbs.migrate)
 app.command()(store_verbs.audit_verify)
+app.command()(copies.fsck)
+app.command()(copies.backup)
+app.command()(copies.restore)
+app.command()(copies.ledger)

@@ -55,16 +55,24 @@ def audit_verify(
     owner_database_url: OwnerDatabaseUrl = None,
 ) -> None:
     """Check the audit log's chain. Opens the store directly: no service is needed."""
-    with _store(data_dir, database_url, system_database_url, owner_database_url) as store:
+    urls = (database_url, system_database_url, owner_database_url)
+    with opened(data_dir, *urls, known=False) as store:
         entries = store.audit.verify()
     out().print(plain(f"{entries} audit entries, unbroken"))
 
 
 @contextmanager
-def _store(data_dir: Path, *urls: str | None) -> "Iterator[Store]":
+def opened(data_dir: Path, *urls: str | None, known: bool = True) -> "Iterator[Store]":
+    """The store, for the block; what it or the machine refuses is told in one line.
+
+    `known`: refuse a folder that has no secrets yet, rather than make them.
+    """
     from prefix_store import open_store  # noqa: PLC0415 - SQLAlchemy takes a second to load
+    from prefix_store.secrets_folder import require_secrets  # noqa: PLC0415
 
     with _refusing():
+        if known:
+            require_secrets(data_dir)
         store = open_store(_settings(data_dir, *urls))
         try:
             yield store
@@ -93,3 +101,6 @@ def _refusing() -> Iterator[None]:
         yield
     except (StoreError, ValueError) as error:  # ValueError: a setting that cannot be
         raise CommandError(str(error)) from error
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        raise CommandError(f"{where}{error.strerror or type(error).__name__}") from error

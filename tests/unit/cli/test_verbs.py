@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 from database_making import DATABASES
 from sqlalchemy.engine import make_url
+from typer.main import get_command
 from wire import piece, sse
 
+from service.cli.app import app
 from service.cli.connection import Refused
 from service.cli.terminal import CommandError
 
@@ -175,13 +178,37 @@ def test_a_failure_prints_one_line_without_a_traceback():
 
 
 def test_store_verbs_say_that_they_open_the_store(command):
-    for verb in ("migrate", "audit-verify"):
+    for verb in ("migrate", "audit-verify", "fsck", "backup", "restore", "ledger"):
         assert "Opens the store directly" in command(verb, "--help").output
 
 
 def test_store_verbs_work_without_a_service(command, tmp_path):
     assert "up to date" in command("migrate", "--data-dir", str(tmp_path)).output
     assert "0 audit entries" in command("audit-verify", "--data-dir", str(tmp_path)).output
+
+
+def test_a_store_is_looked_at_backed_up_and_restored_without_a_service(command, tmp_path):
+    place, again, backup = (tmp_path / name for name in ("data", "again", "backup"))
+    for verb in (("fsck",), ("ledger",), ("backup", str(backup)), ("restore", str(backup))):
+        with pytest.raises(CommandError, match="is not there; name the data folder"):  # and none is made
+            command(*verb, "--data-dir", str(place))
+    assert not place.exists()
+    command("migrate", "--data-dir", str(place))
+    command("audit-verify", "--data-dir", str(place))
+    shown = command("backup", str(backup), "--data-dir", str(place)).output
+    assert f"not in it, and needed to restore: {place / 'secrets'}" in shown
+    shutil.copytree(place / "secrets", again / "secrets")
+    options = ("--data-dir", str(again), "--ledger", str(place / "ledger"))
+    assert "0 deletions of the ledger applied" in command("restore", str(backup), *options).output
+    found = json.loads(command("fsck", "--json", "--deep", "--data-dir", str(again)).output)
+    assert found["sound"]
+    assert (found["missing"], found["damaged"], found["litter"]) == ([], [], [])
+    lost = again / "data" / "blobs" / "ten-1" / "own-1" / "ver-1"
+    lost.parent.mkdir(parents=True)
+    lost.write_bytes(b"x")
+    shown = command("fsck", "--grace", "0", "--data-dir", str(again)).output
+    assert "litter: ten-1/own-1/ver-1" in shown
+    assert json.loads(command("ledger", "--data-dir", str(again)).output)["action"] == "backup.made"
 
 
 @pytest.mark.parametrize("database_url", DATABASES[1:], indirect=True)
@@ -203,6 +230,19 @@ def test_the_command_lines_of_readme_are_understood(command):
     for line in lines:
         with pytest.raises(Refused):  # the wire knows none of its paths; a usage error would be raised before
             command(*shlex.split(line))
+
+
+def test_the_commands_of_the_runbooks_exist():
+    docs = Path(__file__).resolve().parents[3] / "docs"
+    texts = [path.read_text() for path in (*(docs / "runbooks").glob("*.md"), docs / "production.md")]
+    lines = [line for text in texts for line in re.findall(r"(?<![/\w])prefixserve ([a-z][^`#|>&\n]*)", text)]
+    assert len(lines) > 40
+    for line in lines:
+        node, words = get_command(app), shlex.split(line)
+        while hasattr(node, "commands"):
+            node = node.commands[words.pop(0)]
+        options = {name for param in node.params for name in param.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
 
 
 def test_train_asks_for_an_evaluation_as_told(wire, command):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("prefix_engine", "prefix_store", "service", "trainer_worker")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def pins(requirements):
@@ -110,6 +110,19 @@ def test_every_make_command_that_a_document_names_exists(document):
         )
     )
     assert named <= make_targets()
+
+
+def test_every_test_that_the_threat_model_names_exists():
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "SECURITY.md").read_text()))
+    there = set(
+        re.findall(
+            r"^def (test_\w+)",
+            "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py")),
+            re.MULTILINE,
+        )
+    )
+    assert len(named) > 20
+    assert not named - there
 
 
 def test_readme_names_the_commands_of_a_newcomer():
