@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -51,10 +51,27 @@ class Children:
         self.stop()
 
     def start(self, name: str, module: str) -> Child:
-        """Start `python -m module`, in a session of its own so that Ctrl-C reaches only us."""
+        """Start `python -m module`."""
+        return self.launch(name, [sys.executable, "-m", module])
+
+    def launch(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        user: str | None = None,
+    ) -> Child:
+        """Start a command, in a session of its own so that Ctrl-C reaches only us.
+
+        Args:
+            name: of its log, and in complaints.
+            command: program and arguments.
+            environment: all of it; the block's own if None.
+            user: that it runs as; ours if None.
+        """
         log = self._log_dir / f"{name}.log" if self._log_dir else None
-        command = [sys.executable, "-m", module]
-        quiet = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": self._environment}
+        given = self._environment if environment is None else dict(environment)
+        quiet = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": given, "user": user}
         if log is None:
             process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]  # noqa: S603
         else:
