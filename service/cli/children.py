@@ -83,6 +83,19 @@ class Children:
         self._children.append(child)
         return child
 
+    def finish(self, child: Child, seconds: float) -> int:
+        """Wait for a process that is to end by itself; its status, after which nobody misses it.
+
+        Raises:
+            CommandError: it has not ended in time.
+        """
+        try:
+            status = child.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise CommandError(f"{child.name} has not ended after {seconds:.0f} s") from None
+        self._children.remove(child)
+        return status
+
     def check(self) -> None:
         """Raise CommandError if a process has ended by itself."""
         for child in self._children:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,7 +100,8 @@ def _settings(
 
     urls = {"database_url": database_url, "system_database_url": system, "owner_database_url": owner}
     # What is not given may still lie in a file.
-    return StoreSettings(data_dir=data_dir, **{name: url for name, url in urls.items() if url is not None})
+    given: dict[str, Any] = {name: url for name, url in urls.items() if url is not None}
+    return StoreSettings(data_dir=data_dir, **given)
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 """nginx before the services: real nginx with the project's configuration, before servers that say who they are."""
 
+import contextlib
 import http.client
 import json
+import socket
 import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx2
 import pytest
 
 from deploy import proxy
@@ -57,7 +60,7 @@ class _Answers(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(told)
 
-    do_GET = do_POST = do_DELETE = do_PUT = _answer
+    do_GET = do_POST = do_DELETE = do_PUT = _answer  # noqa: N815 - the library calls them so
 
     def _take(self):
         left = int(self.headers["content-length"])
@@ -81,58 +84,63 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 class Way:
-    """nginx and two servers behind it."""
+    """nginx and the servers behind it."""
 
-    def __init__(self, folder):
-        self.folder, self.port = folder / "nginx", free_port()
-        self.servers = {server.port: server for server in (Upstream(), Upstream())}
+    def __init__(self, folder, servers=None):
+        self.folder = folder / "nginx"
+        self.own = {server.port: server for server in (Upstream(), Upstream())} if servers is None else {}
+        self.servers = servers or self.own
+        port = free_port()
+        self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False)
         self.children = Children({}, folder)
-        self.command = proxy.command(self.folder, self.port, list(self.servers))
+        self.command = proxy.command(self.folder, port, list(self.servers))
         self.nginx = self.children.launch("nginx", self.command)
+        self.port = port
         give_up = time.monotonic() + PATIENCE_S
         while True:
             self.children.check()
-            try:
-                http.client.HTTPConnection("127.0.0.1", self.port, timeout=5).connect()
-            except OSError:
-                assert time.monotonic() < give_up
-                time.sleep(0.02)
-            else:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 5).close()
                 return
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
 
-    def end(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.close()
         self.children.stop()
-        for server in self.servers.values():
+        for server in self.own.values():
             server.end()
 
     def ask(self, method, path, body=None, key=KEYS[0], **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         given = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, given | {"Authorization": f"Bearer {key}"})
-        return connection.getresponse()
+        return self.client.request(
+            method, path, content=body, headers=given | {"Authorization": f"Bearer {key}"}
+        )
 
     def who(self, model, key=KEYS[0], **more):
         answer = self.ask("POST", "/v1/completions", json.dumps({"model": model, "prompt": "x", **more}), key)
-        assert answer.status == 200
-        return int(answer.read())
+        assert answer.status_code == 200
+        return int(answer.text)
 
-    def place_of(self, name):
-        return next(port for port in self.servers if port == self.who(name))
+    def raw(self):
+        """A connection whose bytes a test sends one by one."""
+        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S))
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    way = Way(tmp_path_factory.mktemp("proxy"))
-    yield way
-    way.end()
+    with Way(tmp_path_factory.mktemp("proxy")) as way:
+        yield way
 
 
 @pytest.fixture
 def way(tmp_path):
     """One that a test may spoil."""
-    own = Way(tmp_path)
-    yield own
-    own.end()
+    with Way(tmp_path) as own:
+        yield own
 
 
 def test_the_configuration_is_one_that_nginx_takes(shared):
@@ -153,19 +161,8 @@ def test_a_service_that_comes_or_goes_moves_only_its_share(shared, tmp_path):
     names = [f"bob:{n}" for n in range(40)]
     before = {name: shared.who(name) for name in names}
     third = Upstream()
-    port = free_port()
-    with Children({}, tmp_path) as children:
-        children.launch("nginx", proxy.command(tmp_path / "n", port, [*shared.servers, third.port]))
-        more = object.__new__(Way)
-        more.port, more.servers = port, {**shared.servers, third.port: third}
-        give_up = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                after = {name: more.who(name) for name in names}
-                break
-            except ConnectionError:
-                assert time.monotonic() < give_up
-                time.sleep(0.02)
+    with Way(tmp_path, {**shared.servers, third.port: third}) as more:
+        after = {name: more.who(name) for name in names}
     third.end()
     moved = {name for name in names if after[name] != before[name]}
     assert moved
@@ -183,42 +180,49 @@ def test_a_service_that_comes_or_goes_moves_only_its_share(shared, tmp_path):
     ids=["above 64 KB", "no JSON", "no object", "no name"],
 )
 def test_a_body_whose_model_cannot_be_read_goes_by_the_key_alone_and_arrives_whole(shared, body):
-    found = {int(shared.ask("POST", "/v1/completions", body).read()) for _ in range(6)}
+    found = {int(shared.ask("POST", "/v1/completions", body).text) for _ in range(6)}
     assert len(found) == 1
     assert shared.servers[found.pop()].bodies[-1] == body.encode()
 
 
 def test_a_stream_arrives_piece_by_piece(shared):
-    body = json.dumps({"model": "alice:stream", "stream": True})
-    answer = shared.ask("POST", "/v1/completions", body)
-    assert answer.readline() + answer.readline() == b"data: one\n\n"  # the second is not written yet
-    for server in shared.servers.values():
-        server.go_on.set()
-    assert answer.read() == b"data: two\n\n"
+    asked = {"model": "alice:stream", "stream": True}
+    with shared.client.stream("POST", "/v1/completions", content=json.dumps(asked)) as answer:
+        pieces = answer.iter_raw()
+        assert next(pieces) == b"data: one\n\n"  # the second is not written yet
+        for server in shared.servers.values():
+            server.go_on.set()
+        assert b"".join(pieces) == b"data: two\n\n"
 
 
-def test_an_upload_reaches_the_service_before_it_is_whole_and_no_file_of_it_is_left(shared):
-    connection = http.client.HTTPConnection("127.0.0.1", shared.port, timeout=PATIENCE_S)
+def begin_upload(connection, size):
     connection.putrequest("POST", "/v1/files")
-    connection.putheader("Content-Length", str(1 << 20))
+    connection.putheader("Content-Length", str(size))
     connection.putheader("Authorization", f"Bearer {KEYS[0]}")
     connection.endheaders()
-    connection.send(b"x" * (1 << 19))
-    give_up = time.monotonic() + PATIENCE_S
-    while not any(server.got_some.is_set() for server in shared.servers.values()):
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
-    assert not [path for path in (shared.folder / "body").rglob("*") if path.is_file()]
-    connection.send(b"x" * (1 << 19))
-    assert connection.getresponse().status == 200
+
+
+def test_an_upload_reaches_the_service_before_it_is_whole_and_lies_in_no_file(shared):
+    with shared.raw() as connection:
+        begin_upload(connection, 1 << 20)
+        connection.send(b"x" * (1 << 19))
+        give_up = time.monotonic() + PATIENCE_S
+        while not any(server.got_some.is_set() for server in shared.servers.values()):
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        assert not [path for path in (shared.folder / "body").rglob("*") if path.is_file()]
+        connection.send(b"x" * (1 << 19))
+        answer = connection.getresponse()
+        assert answer.read()
+        assert answer.status == 200
 
 
 def test_an_upload_above_every_limit_ends_at_nginx(shared):
-    connection = http.client.HTTPConnection("127.0.0.1", shared.port, timeout=PATIENCE_S)
-    connection.putrequest("POST", "/v1/files")
-    connection.putheader("Content-Length", str(67 << 20))
-    connection.endheaders()
-    assert connection.getresponse().status == 413
+    with shared.raw() as connection:
+        begin_upload(connection, 67 << 20)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 413
 
 
 def test_a_request_id_goes_in_and_comes_back(shared):
@@ -227,7 +231,7 @@ def test_a_request_id_goes_in_and_comes_back(shared):
 
 
 def test_the_log_holds_ids_and_numbers_and_no_name_key_or_path(shared):
-    shared.ask("DELETE", "/v1/users/alice-in-the-path", X_Request_ID="in-the-log-7").read()
+    shared.ask("DELETE", "/v1/users/alice-in-the-path", X_Request_ID="in-the-log-7")
     give_up = time.monotonic() + PATIENCE_S
     while "in-the-log-7" not in (said := shared.nginx.log.read_text()):
         assert time.monotonic() < give_up
@@ -252,7 +256,7 @@ def test_only_what_changes_nothing_is_sent_twice_when_a_service_breaks_off(way, 
     for server in way.servers.values():
         server.break_off = True
     answer = way.ask(method, "/v1/users/alice", "{}" if method != "GET" else None)
-    assert answer.status == 503
+    assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "2"
-    assert json.loads(answer.read())["error"]["code"] == "unavailable"
+    assert answer.json()["error"]["code"] == "unavailable"
     assert sum(len(server.seen) for server in way.servers.values()) == asked
