@@ -91,5 +91,5 @@ def show(process: Process, secrets: Path, folder: Path) -> Path:
     own = folder / process.name
     own.mkdir(parents=True, mode=0o700)
     for name in process.secrets:
-        (own / name).symlink_to(secrets / name)
+        (own / name).hardlink_to(secrets / name)  # a link that leads out of the folder is not followed
     return own

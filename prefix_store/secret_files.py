@@ -25,6 +25,10 @@ def in_files(settings: type[BaseSettings], given: PydanticBaseSettingsSource) ->
     if not Path(folder).is_dir():
         raise StoreError(f"{FOLDER} names no folder: {folder}")
     for path in Path(folder).glob("prefix_*"):
+        if not path.resolve().is_relative_to(Path(folder).resolve()):
+            raise StoreError(
+                f"{FOLDER}: {path} leads out of the folder and is not followed; put the file itself there"
+            )
         if not os.access(path, os.R_OK):
             raise StoreError(f"{FOLDER}: this process may not read {path}; see its owner and mode")
     return SecretsSettingsSource(settings, secrets_dir=folder)

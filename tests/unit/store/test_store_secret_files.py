@@ -53,3 +53,11 @@ def test_a_folder_that_is_not_there_is_refused(folder, monkeypatch):
     monkeypatch.setenv("PREFIX_SECRET_FILES", str(folder / "absent"))
     with pytest.raises(StoreError, match=r"PREFIX_SECRET_FILES names no folder: .*absent"):
         StoreSettings()
+
+
+def test_a_link_out_of_the_folder_is_refused_rather_than_not_seen(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "url"
+    elsewhere.write_text(URLS["prefix_database_url"])
+    (folder / "prefix_owner_database_url").symlink_to(elsewhere)
+    with pytest.raises(StoreError, match=r"prefix_owner_database_url leads out of the folder"):
+        StoreSettings()
