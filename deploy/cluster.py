@@ -83,6 +83,11 @@ class Cluster:
         if servers.start_prometheus(self.children, self.home / "prometheus", watched, metrics):
             self.prometheus = f"http://127.0.0.1:{watched}"
 
+    def stop(self) -> None:
+        """Services and workers first, so that what runs is finished while all that they need is there."""
+        self.children.stop(*topology.OURS)
+        self.children.stop()
+
     def admin_key(self) -> str:
         """The operator's key."""
         return (self.secrets / "prefix_admin_key").read_text().strip()
@@ -162,6 +167,8 @@ def _run(once: bool, max_steps: int | None, postgres: str | None) -> None:
                 except CommandError:
                     complain(f"the processes wrote last:\n{children.tails()}")
                     raise
+                finally:
+                    cluster.stop()
         finally:
             cluster.remove()
 

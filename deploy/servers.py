@@ -89,7 +89,7 @@ def start_postgres(children: Children, folder: Path, port: int, password: Path) 
         "max_connections": 250,
     }
     given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    # It ends at SIGINT without waiting for its clients, who end at the same moment.
+    # At SIGTERM it waits for its clients to leave; so they are ended before it.
     children.launch("postgres", [postgres, "-D", data, *given], user=user)
     url = f"postgresql://postgres:{secret}@127.0.0.1:{port}/postgres"
     until(

@@ -17,7 +17,7 @@ def in_files(settings: type[BaseSettings], given: PydanticBaseSettingsSource) ->
     """Where settings are looked for last: files named as they are (`prefix_database_url`) in `PREFIX_SECRET_FILES`.
 
     Raises:
-        StoreError: the variable names no folder, or a file in it cannot be read.
+        StoreError: the variable names no folder, or a file in it cannot be read or is empty.
     """
     folder = os.environ.get(FOLDER)
     if not folder:
@@ -31,6 +31,8 @@ def in_files(settings: type[BaseSettings], given: PydanticBaseSettingsSource) ->
             )
         if not os.access(path, os.R_OK):
             raise StoreError(f"{FOLDER}: this process may not read {path}; see its owner and mode")
+        if not path.read_text().strip():
+            raise StoreError(f"{FOLDER}: {path} is empty; write the setting's value into it or remove it")
     return SecretsSettingsSource(settings, secrets_dir=folder)
 
 

@@ -3,6 +3,7 @@
 Owns starting, waiting until ready, and stopping; knows no verb of the service beyond /readyz.
 """
 
+import pwd
 import socket
 import subprocess
 import sys
@@ -71,7 +72,9 @@ class Children:
         """
         log = self._log_dir / f"{name}.log" if self._log_dir else None
         given = self._environment if environment is None else dict(environment)
-        quiet = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": given, "user": user}
+        quiet = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": given}
+        if user is not None:
+            quiet |= {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
         if log is None:
             process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]  # noqa: S603
         else:
@@ -118,9 +121,13 @@ class Children:
             self.check()
             time.sleep(0.3)
 
-    def stop(self) -> None:
-        """Ask every process to end, the last started first; kill one that does not."""
-        living = [child for child in reversed(self._children) if child.process.poll() is None]
+    def stop(self, *names: str) -> None:
+        """Ask every process to end, or those of these names, the last started first; kill one that does not."""
+        living = [
+            child
+            for child in reversed(self._children)
+            if child.process.poll() is None and (not names or child.name in names)
+        ]
         for child in living:
             child.process.terminate()
         give_up = time.monotonic() + STOP_SECONDS

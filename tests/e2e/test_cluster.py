@@ -48,6 +48,8 @@ def cluster():
             except BaseException:
                 print(children.tails())
                 raise
+            finally:
+                made.stop()
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,8 @@ def test_made_secrets_are_those_that_the_file_names_each_new_and_closed_to_other
 def test_nothing_of_ours_starts_with_the_samples_secrets(name, tmp_path):
     process = next(one for one in topology.processes() if one.name == name)
     sample = DEPLOY / "sample-secrets"
-    assert {path.name for path in sample.iterdir()} == set(PRODUCTION["secrets"])
+    wanted = secret_making.contents(secret_making.Places(), secret_making.SAMPLE)
+    assert {path.name: path.read_text().removesuffix("\n") for path in sample.iterdir()} == wanted
     places = dict.fromkeys(topology.PLACES, "0") | {
         "PREFIX_DATA_DIR": str(tmp_path / "data"),
         "PREFIX_SECRET_FILES": str(sample),

@@ -61,3 +61,9 @@ def test_a_link_out_of_the_folder_is_refused_rather_than_not_seen(folder, tmp_pa
     (folder / "prefix_owner_database_url").symlink_to(elsewhere)
     with pytest.raises(StoreError, match=r"prefix_owner_database_url leads out of the folder"):
         StoreSettings()
+
+
+def test_an_empty_file_is_refused_rather_than_no_database(folder):
+    (folder / "prefix_database_url").write_text("\n")
+    with pytest.raises(StoreError, match=r"prefix_database_url is empty"):
+        StoreSettings()
