@@ -48,6 +48,8 @@ class _Answers(BaseHTTPRequestHandler):
             return
         if self.path == "/v1/files":
             self._take()
+        elif self.headers.get("transfer-encoding") == "chunked":
+            self.server.bodies.append(b"".join(self._chunks()))
         else:
             self.server.bodies.append(self.rfile.read(int(self.headers.get("content-length", 0))))
         if self.path == "/v1/completions" and b'"stream": true' in self.server.bodies[-1]:
@@ -61,6 +63,12 @@ class _Answers(BaseHTTPRequestHandler):
         self.wfile.write(told)
 
     do_GET = do_POST = do_DELETE = do_PUT = _answer  # noqa: N815 - the library calls them so
+
+    def _chunks(self):
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
 
     def _take(self):
         left = int(self.headers["content-length"])
@@ -183,6 +191,20 @@ def test_a_body_whose_model_cannot_be_read_goes_by_the_key_alone_and_arrives_who
     found = {int(shared.ask("POST", "/v1/completions", body).text) for _ in range(6)}
     assert len(found) == 1
     assert shared.servers[found.pop()].bodies[-1] == body.encode()
+
+
+def test_a_body_of_unsaid_length_goes_by_the_key_alone_and_arrives_whole(shared):
+    asked = json.dumps({"model": "alice:voice", "prompt": "x" * 200_000}).encode()
+    found = {
+        int(
+            shared.ask(
+                "POST", "/v1/completions", (asked[at : at + 5000] for at in range(0, len(asked), 5000))
+            ).text
+        )
+        for _ in range(3)
+    }
+    assert len(found) == 1
+    assert shared.servers[found.pop()].bodies[-1] == asked
 
 
 def test_a_stream_arrives_piece_by_piece(shared):
