@@ -1,10 +1,18 @@
-# One image for both processes; compose chooses which one runs.
+# One image for every process; compose chooses which one runs. It runs with a read-only root: what is written goes to
+# the volume and to /tmp. VARIANT=cpu brings torch's build without CUDA, VARIANT=cuda the one for NVIDIA's GPUs.
+ARG VARIANT=cpu
 FROM python:3.11-slim AS build
+ARG VARIANT
 WORKDIR /app
 RUN python -m venv /app/.venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 # The dependencies alone first, so that a change of code does not fetch them again.
 RUN /app/.venv/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; more = p['optional-dependencies']; print('\n'.join(p['dependencies'] + more['s3'] + more['otel']))" > requirements.txt \
+    && case "$VARIANT" in \
+         cpu) /app/.venv/bin/pip install --no-cache-dir --no-deps --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' constraints.txt)" ;; \
+         cuda) ;; \
+         *) echo "VARIANT is $VARIANT; it may be cpu or cuda" >&2; exit 1 ;; \
+       esac \
     && /app/.venv/bin/pip install --no-cache-dir -c constraints.txt -r requirements.txt
 COPY prefix_engine ./prefix_engine
 COPY prefix_store ./prefix_store

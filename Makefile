@@ -6,7 +6,7 @@ STAMP := $(VENV)/.set-up
 PEERS := $(patsubst bench/peers/%.txt,build/peers/%/.installed,$(wildcard bench/peers/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint bench bench-peers bench-paper-deps bench-paper-models clean
+.PHONY: help setup demo serve cluster test lint bench bench-peers bench-paper-deps bench-paper-models clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ demo: $(STAMP) ## the whole loop once, with real processes on a temporary folder
 
 serve: $(STAMP) ## service and worker until Ctrl-C, on $$PREFIX_DATA_DIR or ./prefixserve-data
 	@$(BIN)/prefixserve serve --with-worker
+
+cluster: $(STAMP) ## the production form on this machine until Ctrl-C (wants nginx, PostgreSQL, Redis); ARGS=--once tells the demo's story
+	@$(BIN)/python -m deploy.cluster $(ARGS)
 
 test: $(STAMP) ## every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder

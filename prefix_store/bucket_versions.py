@@ -103,6 +103,24 @@ def credentials_of(address: BucketAddress) -> Callable[[], Any]:
     return ask
 
 
+def make_bucket(address: BucketAddress) -> None:
+    """Make the bucket unless it is there.
+
+    Raises:
+        Unavailable: the store did not answer, or refused.
+    """
+    _, client = _access(address.server)
+    wanted: dict[str, Any] = {"Bucket": address.bucket}
+    if address.region != "us-east-1":  # which S3 refuses to be told
+        wanted["CreateBucketConfiguration"] = {"LocationConstraint": address.region}
+    try:
+        client.create_bucket(**wanted)
+    except (BotoCoreError, ClientError) as error:
+        code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+        if code != "BucketAlreadyOwnedByYou":
+            raise Unavailable(f"the bucket of PREFIX_BLOBS_URL could not be made: {code}") from error
+
+
 class BucketVersions:
     """What lies in a bucket besides the newest bytes of each object."""
 

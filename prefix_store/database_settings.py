@@ -1,19 +1,23 @@
 """Which database a store is in, as whom it is spoken to, and how long anything may wait there."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from prefix_store.engines import Waits
+from prefix_store.secret_files import in_files, no_sample
 
 
 class DatabaseSettings(BaseSettings):
     """The database's share of the store's settings; the waits and the pool are PostgreSQL's.
 
     Attributes:
+        secret_files: a folder with files named as settings, `prefix_database_url`, each of which holds its value; what
+            is given otherwise goes before.
         database_url: SQLAlchemy URL; SQLite under `data/` if None. With a system role, as the application's role.
         system_database_url: the same database as the system role; None: one role does everything.
         owner_database_url: the same database as the role that the tables belong to, for `prefixserve migrate` and
@@ -29,6 +33,7 @@ class DatabaseSettings(BaseSettings):
         database_idle_seconds: how long the server lets a transaction lie idle before it ends it.
     """
 
+    secret_files: Path | None = None
     database_url: str | None = Field(default=None, repr=False)
     system_database_url: str | None = Field(default=None, repr=False)
     owner_database_url: str | None = Field(default=None, repr=False)
@@ -41,6 +46,21 @@ class DatabaseSettings(BaseSettings):
     database_lock_seconds: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     database_statement_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     database_idle_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then secrets in files."""
+        del dotenv_settings
+        return init_settings, env_settings, in_files(settings_cls, file_secret_settings)
+
+    _no_sample = field_validator("database_url", "system_database_url", "owner_database_url")(no_sample)
 
     @field_validator("system_database_url")
     @classmethod

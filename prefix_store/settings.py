@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from prefix_store.database_settings import DatabaseSettings, with_driver
+from prefix_store.secret_files import no_sample
 
 BASES: Final = frozenset({"gpt2-mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"})
 
@@ -59,6 +60,8 @@ class StoreSettings(DatabaseSettings):
     max_line_bytes: int = Field(default=1 << 20, ge=16)
     max_rows: int = Field(default=200_000, ge=1)
     reserved_names: frozenset[str] = BASES
+
+    _no_sample_either = field_validator("redis_url", "admin_key")(no_sample)
 
     @property
     def ledger_folder(self) -> Path:

@@ -3,11 +3,12 @@
 Owns starting, waiting until ready, and stopping; knows no verb of the service beyond /readyz.
 """
 
+import pwd
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -51,10 +52,29 @@ class Children:
         self.stop()
 
     def start(self, name: str, module: str) -> Child:
-        """Start `python -m module`, in a session of its own so that Ctrl-C reaches only us."""
+        """Start `python -m module`."""
+        return self.launch(name, [sys.executable, "-m", module])
+
+    def launch(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        user: str | None = None,
+    ) -> Child:
+        """Start a command, in a session of its own so that Ctrl-C reaches only us.
+
+        Args:
+            name: of its log, and in complaints.
+            command: program and arguments.
+            environment: all of it; the block's own if None.
+            user: that it runs as; ours if None.
+        """
         log = self._log_dir / f"{name}.log" if self._log_dir else None
-        command = [sys.executable, "-m", module]
-        quiet = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": self._environment}
+        given = self._environment if environment is None else dict(environment)
+        quiet = {"stdin": subprocess.DEVNULL, "start_new_session": True, "env": given}
+        if user is not None:
+            quiet |= {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
         if log is None:
             process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]  # noqa: S603
         else:
@@ -65,6 +85,19 @@ class Children:
         child = Child(name, process, log)
         self._children.append(child)
         return child
+
+    def finish(self, child: Child, seconds: float) -> int:
+        """Wait for a process that is to end by itself; its status, after which nobody misses it.
+
+        Raises:
+            CommandError: it has not ended in time.
+        """
+        try:
+            status = child.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise CommandError(f"{child.name} has not ended after {seconds:.0f} s") from None
+        self._children.remove(child)
+        return status
 
     def check(self) -> None:
         """Raise CommandError if a process has ended by itself."""
@@ -88,9 +121,13 @@ class Children:
             self.check()
             time.sleep(0.3)
 
-    def stop(self) -> None:
-        """Ask every process to end, the last started first; kill one that does not."""
-        living = [child for child in reversed(self._children) if child.process.poll() is None]
+    def stop(self, *names: str) -> None:
+        """Ask every process to end, or those of these names, the last started first; kill one that does not."""
+        living = [
+            child
+            for child in reversed(self._children)
+            if child.process.poll() is None and (not names or child.name in names)
+        ]
         for child in living:
             child.process.terminate()
         give_up = time.monotonic() + STOP_SECONDS

@@ -40,15 +40,21 @@ class Member:
 
 
 def run(data: Path | None, base_model: str, max_steps: int | None) -> None:
-    """Tell the story; whatever fails is raised after the tails of the processes' logs were printed."""
+    """Start service and worker and tell the story; what fails is raised after the logs' tails were printed."""
     folder = data or CARRIED
-    files = {voice.user: training_file(folder, voice) for voice in VOICES}
+    for voice in VOICES:
+        training_file(folder, voice)
     with tempfile.TemporaryDirectory(prefix="prefixserve-demo-") as name:
         home = Path(name)
         port = free_port()
         with Children(_environment(home, port, base_model), home) as children:
             try:
-                _Story(children, f"http://127.0.0.1:{port}", home, max_steps).tell(folder, files)
+                story = Story(children, f"http://127.0.0.1:{port}", max_steps)
+                _start(story, children)
+                story.tell((home / "store" / "secrets" / "admin_key").read_text().strip(), folder)
+                story.say("stopping the processes")
+                children.stop()
+                story.say("done")
             except BaseException:
                 complain(f"the demo failed; its processes wrote last:\n{children.tails()}")
                 raise
@@ -67,24 +73,29 @@ def _environment(home: Path, port: int, base_model: str) -> dict[str, str]:
     }
 
 
-class _Story:
-    """The demo's acts, in order."""
+def _start(story: "Story", children: Children) -> None:
+    story.say(f"starting service and worker on {story.url}")
+    children.start("service", "service")
+    children.wait_ready(story.url)
+    children.start("worker", "trainer_worker")
 
-    def __init__(self, children: Children, url: str, home: Path, max_steps: int | None) -> None:
-        self._children, self._url, self._home, self._max_steps = children, url, home, max_steps
+
+class Story:
+    """The demo's acts, in order, on a service and a worker that run; `children` are watched meanwhile."""
+
+    def __init__(self, children: Children, url: str, max_steps: int | None) -> None:
+        self._children, self.url, self._max_steps = children, url, max_steps
         self._console = Console(highlight=False)
         if not self._console.is_terminal:
             self._console = Console(highlight=False, width=PLAIN_WIDTH)
         self._began = time.monotonic()
 
-    def tell(self, folder: Path, files: dict[str, Path]) -> None:
+    def tell(self, admin_key: str, folder: Path = CARRIED) -> None:
         """Every act; the first failure ends the story."""
-        self._start()
-        admin_key = (self._home / "store" / "secrets" / "admin_key").read_text().strip()
-        with Connection(self._url, admin_key) as admin:
+        with Connection(self.url, admin_key) as admin:
             made = admin.post("/v1/tenants", {"name": "demo"})
-        with Connection(self._url, made["api_key"]) as tenant:
-            members = [self._enrol(tenant, voice, folder, files[voice.user]) for voice in VOICES]
+        with Connection(self.url, made["api_key"]) as tenant:
+            members = [self._enrol(tenant, voice, folder) for voice in VOICES]
             try:
                 self._train(members)
                 self._answer(tenant, members)
@@ -92,28 +103,20 @@ class _Story:
             finally:
                 for member in members:
                     member.connection.close()
-        self._say("stopping the processes")
-        self._children.stop()
-        self._say("done")
 
-    def _start(self) -> None:
-        self._say(f"starting service and worker on {self._url}")
-        self._children.start("service", "service")
-        self._children.wait_ready(self._url)
-        self._children.start("worker", "trainer_worker")
-
-    def _enrol(self, tenant: Connection, voice: Voice, folder: Path, file: Path) -> Member:
+    def _enrol(self, tenant: Connection, voice: Voice, folder: Path) -> Member:
+        file = training_file(folder, voice)
         tenant.post("/v1/users", {"id": voice.user})
         key = tenant.post("/v1/keys", {"user": voice.user})["api_key"]
-        connection = Connection(self._url, key)
+        connection = Connection(self.url, key)
         dataset = send(connection, file)
         steps = self._max_steps or voice.max_steps
         job = start(connection, voice.suffix, dataset["id"], {"max_steps": steps}, seed=SEED)
-        self._say(f"{voice.user}: {file.name} uploaded, job queued for {voice.prefix}")
+        self.say(f"{voice.user}: {file.name} uploaded, job queued for {voice.prefix}")
         return Member(voice, connection, job, questions(folder, voice, QUESTIONS_EACH))
 
     def _train(self, members: Sequence[Member]) -> None:
-        self._say("training three prefixes; the worker takes one job after the other")
+        self.say("training three prefixes; the worker takes one job after the other")
         watched = [Watched(m.voice.prefix, m.job["id"], m.connection) for m in members]
         ended = watch(watched, self._console, self._children.check)
         for member, job in zip(members, ended, strict=True):
@@ -137,11 +140,11 @@ class _Story:
                     (member, question, plain_stream, Stream(member.voice.prefix, question.prompt, limit, key))
                 )
         streams = [stream for _, _, *both in pairs for stream in both]
-        self._say(f"sending {len(streams)} prompts at the same moment: three users and the bare base model")
+        self.say(f"sending {len(streams)} prompts at the same moment: three users and the bare base model")
         most = ask_together(streams, self._console)
         if most < 2:
             raise CommandError("no two answers were streamed at the same moment")
-        self._say(f"up to {most} answers were streamed at the same moment")
+        self.say(f"up to {most} answers were streamed at the same moment")
         for member in members:
             rows = [
                 demo_table.Row(question.prompt, left.text, right.text, question.reference)
@@ -159,7 +162,7 @@ class _Story:
         gone, *left = members
         other, name = left[0], gone.voice.prefix
         self._expect(other.connection, name, 404, f"{other.voice.user}'s key asks for {name}")
-        self._say(f"deleting {gone.voice.user}")
+        self.say(f"deleting {gone.voice.user}")
         erase(tenant, f"/v1/users/{gone.voice.user}", gone.voice.user)
         self._expect(tenant, name, 404, f"the tenant's key asks for {name}")
         self._expect(gone.connection, name, 401, f"{gone.voice.user}'s own key asks for {name}")
@@ -177,5 +180,6 @@ class _Story:
             raise CommandError(f"{what}: {got} instead of {status}")
         self._console.print(plain(f"  {what}: {got}"))
 
-    def _say(self, what: str) -> None:
+    def say(self, what: str) -> None:
+        """One line, with the seconds since the story's begin."""
         self._console.print(plain(f"[{time.monotonic() - self._began:6.1f} s] {what}"))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,6 +36,9 @@ def migrate(
     database_url: DatabaseUrl = None,
     system_database_url: SystemDatabaseUrl = None,
     owner_database_url: OwnerDatabaseUrl = None,
+    make_bucket: Annotated[
+        bool, typer.Option("--make-bucket", help="Also the bucket of PREFIX_BLOBS_URL, if it is not there.")
+    ] = False,
 ) -> None:
     """Bring the database up to date; with a system role, make and grant both roles. No service is needed.
 
@@ -44,7 +47,10 @@ def migrate(
     from prefix_store.migrate import migrate as bring_up  # noqa: PLC0415 - SQLAlchemy takes a second to load
 
     with _refusing():
-        bring_up(_settings(data_dir, database_url, system_database_url, owner_database_url))
+        settings = _settings(data_dir, database_url, system_database_url, owner_database_url)
+        bring_up(settings)
+        if make_bucket:
+            _make_bucket(settings)
     out().print(plain(f"the store in {data_dir} is up to date"))
 
 
@@ -59,6 +65,21 @@ def audit_verify(
     with opened(data_dir, *urls, known=False) as store:
         entries = store.audit.verify()
     out().print(plain(f"{entries} audit entries, unbroken"))
+
+
+def _make_bucket(settings: "StoreSettings") -> None:
+    if settings.blobs_url is None:
+        raise CommandError("--make-bucket needs PREFIX_BLOBS_URL=s3://bucket or s3://bucket/prefix")
+    try:
+        from prefix_store.bucket_versions import address_of, make_bucket  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise CommandError("PREFIX_BLOBS_URL needs the extra: pip install 'prefixserve[s3]'") from error
+
+    make_bucket(
+        address_of(
+            settings.blobs_url, settings.blobs_endpoint, settings.blobs_region, settings.blobs_timeout_seconds
+        )
+    )
 
 
 @contextmanager
@@ -85,12 +106,10 @@ def _settings(
 ) -> "StoreSettings":
     from prefix_store import StoreSettings  # noqa: PLC0415 - SQLAlchemy takes a second to load
 
-    return StoreSettings(
-        data_dir=data_dir,
-        database_url=database_url,
-        system_database_url=system,
-        owner_database_url=owner,
-    )
+    urls = {"database_url": database_url, "system_database_url": system, "owner_database_url": owner}
+    # What is not given may still lie in a file.
+    given: dict[str, Any] = {name: url for name, url in urls.items() if url is not None}
+    return StoreSettings(data_dir=data_dir, **given)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from store_making import complete as publish_claimed
 from store_making import files_on_disk, publish, queue, upload
 
 from prefix_store import StoreSettings, open_store
+from prefix_store.bucket_versions import address_of, make_bucket
 from prefix_store.crypto import Place
 from prefix_store.errors import Corrupt, StoreError, Unavailable
 
@@ -199,6 +200,19 @@ def test_a_bucket_that_is_not_there_is_no_missing_file(where, tmp_path):
         with pytest.raises(Unavailable):
             act()
     lost.close()
+    store.close()
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
+def test_a_bucket_is_made_once_and_then_there_for_a_store(where, tmp_path, region):
+    name, endpoint = f"prefixserve-made-{secrets.token_hex(6)}", where["blobs_endpoint"]
+    address = address_of(f"s3://{name}/main", endpoint, region, 20.0)
+    make_bucket(address)
+    settings = {"blobs_url": f"s3://{name}/main", "blobs_endpoint": endpoint, "blobs_region": region}
+    store = open_store(StoreSettings(data_dir=tmp_path, **settings))
+    sha256 = store.blobs.put(PLACE, b"kept")
+    make_bucket(address)  # as every start of the compose file does
+    assert store.blobs.read(PLACE, sha256) == b"kept"
     store.close()
 
 

@@ -65,3 +65,19 @@ def test_a_service_that_never_gets_ready_is_given_up(modules, tmp_path):
 def test_the_interpreter_is_our_own(modules, tmp_path):
     with Children(modules, tmp_path) as children:
         assert children.start("sleeper", "sleeps").process.args[0] == sys.executable
+
+
+def test_a_process_that_is_to_end_is_waited_for_and_not_missed_afterwards(modules, tmp_path):
+    with Children(modules, tmp_path) as children:
+        child = children.launch("migrate", [sys.executable, "-c", "print('done'); raise SystemExit(3)"], {})
+        assert children.finish(child, 120) == 3
+        assert child.tail() == "done"
+        children.check()
+
+
+def test_some_are_stopped_and_the_others_go_on(modules, tmp_path):
+    with Children(modules, tmp_path) as children:
+        first, second = children.start("first", "sleeps"), children.start("second", "sleeps")
+        children.stop("first")
+        assert first.process.poll() is not None
+        assert second.process.poll() is None

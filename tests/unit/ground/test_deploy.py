@@ -1,0 +1,238 @@
+"""The production form: both compose files are ones, hold nothing open, and say what the script starts."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from deploy import proxy, secret_making, topology
+from prefix_store import StoreSettings
+from service.settings import ServiceSettings
+from trainer_worker.settings import WorkerSettings
+
+ROOT = Path(__file__).resolve().parents[3]
+DEPLOY = ROOT / "deploy"
+SMALL = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+PRODUCTION = topology.read()
+SERVICES = PRODUCTION["services"]
+NGINX = (DEPLOY / "nginx" / "nginx.conf").read_text()
+DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "prefixserve.json").read_text())
+QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+ALERTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+
+
+def seconds(text):
+    return int(text.removesuffix("s"))
+
+
+@pytest.mark.parametrize("compose", [SMALL, PRODUCTION], ids=["small", "production"])
+def test_a_compose_file_is_one_by_the_specification(compose):
+    schema = json.loads((DEPLOY / "compose" / "compose_spec.json").read_text())
+    told = {key: value for key, value in compose.items() if key != "name"}  # younger than this edition
+    validator = jsonschema.Draft7Validator(schema)
+    validator.validate(told)
+    with pytest.raises(jsonschema.ValidationError):  # it does look
+        validator.validate({"services": {"one": {"imge": "x"}}})
+
+
+def test_whatever_a_service_names_is_there():
+    for name, service in SERVICES.items():
+        assert set(service.get("secrets", ())) <= set(PRODUCTION["secrets"]), name
+        assert set(service["networks"]) <= set(PRODUCTION["networks"]), name
+        assert set(service.get("depends_on", ())) <= set(SERVICES), name
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            there = (ROOT / source).exists() if source.startswith("./") else source in PRODUCTION["volumes"]
+            assert there, f"{name}: {source}"
+        for file in service.get("env_file", ()):
+            assert (ROOT / file).is_file()
+
+
+def test_only_nginx_and_grafana_have_ports_and_only_on_this_machine():
+    assert {name: one["ports"] for name, one in SERVICES.items() if "ports" in one} == {
+        "nginx": ["127.0.0.1:8080:8080"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
+    assert PRODUCTION["networks"]["back"] == {"internal": True}
+    assert {name for name, one in SERVICES.items() if "front" in one["networks"]} == {"nginx", "grafana"}
+
+
+def test_every_container_is_read_only_and_may_not_gain_rights():
+    for name, service in SERVICES.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged"), name
+
+
+def test_images_are_pinned():
+    for name, service in SERVICES.items():
+        assert re.search(r":\D*\d", service["image"]), name
+        assert not service["image"].endswith(":latest"), name
+
+
+def test_the_script_starts_every_process_of_ours_and_every_server_that_the_file_names():
+    ours = {name for name, one in SERVICES.items() if "deploy/production.env" in one.get("env_file", ())}
+    assert ours == set(topology.OURS)
+    assert set(SERVICES) - ours == {"postgres", "redis", "s3", "nginx", "prometheus", "grafana"}
+    listed = re.findall(r"server ([\w-]+):(\d+);", (DEPLOY / "nginx/compose/servers.conf").read_text())
+    assert dict(listed) == {
+        one.name: one.settings["PREFIX_PORT"]
+        for one in topology.processes()
+        if one.name.startswith("service-")
+    }
+    (told,) = json.loads((DEPLOY / "prometheus" / "targets.json").read_text())
+    assert told["targets"] == [
+        f"{one.name}:{one.settings['PREFIX_METRICS_PORT']}"
+        for one in topology.processes()
+        if one.name.startswith("service-")
+    ]
+
+
+@pytest.mark.parametrize("process", topology.processes(), ids=lambda process: process.name)
+def test_a_process_gets_the_files_settings_but_for_places_and_none_of_the_machines(process, monkeypatch):
+    monkeypatch.setenv("PREFIX_ROWS", "3")
+    monkeypatch.setenv("AWS_PROFILE", "somebody")
+    given = topology.environment(process, dict.fromkeys(topology.PLACES, "here"))
+    own = {key: value for key, value in given.items() if key.startswith(("PREFIX_", "AWS_"))}
+    assert own == {
+        key: "here" if key in topology.PLACES else value for key, value in process.settings.items()
+    }
+    assert process.argv() == [sys.executable, *SERVICES[process.name]["command"][1:]]
+
+
+def test_settings_of_the_file_are_ones_that_exist_and_are_taken(monkeypatch):
+    fields = {
+        f"PREFIX_{name.upper()}"
+        for kind in (StoreSettings, ServiceSettings, WorkerSettings)
+        for name in kind.model_fields
+    }
+    for process in topology.processes():
+        named = {key for key in process.settings if key.startswith("PREFIX_")}
+        assert named <= fields, process.name
+    for key in [key for key in os.environ if key.startswith("PREFIX_")]:
+        monkeypatch.delenv(key)
+    for key, value in topology.env_file(DEPLOY / "production.env").items():
+        monkeypatch.setenv(key, value)
+    assert StoreSettings().blobs_url == "s3://prefixserve/main"
+    assert not StoreSettings().migrates_at_start
+    assert ServiceSettings().log_format == WorkerSettings().log_format == "json"
+
+
+def test_nobody_but_the_migration_has_the_owners_secret():
+    having = {name for name, one in SERVICES.items() if "prefix_owner_database_url" in one.get("secrets", ())}
+    assert having == {"migrate"}
+    assert "secrets" not in SERVICES["nginx"]
+
+
+def test_no_secret_stands_in_the_file_or_in_the_settings():
+    told = topology.env_file(DEPLOY / "production.env")
+    for service in SERVICES.values():
+        told |= service.get("environment", {})
+    held = {key: value for key, value in told.items() if re.search("PASSWORD|SECRET|KEY|CREDENTIALS", key)}
+    assert len(held) == 4
+    assert not [key for key, value in held.items() if not value.startswith("/run/secrets")]
+    assert not [key for key, value in told.items() if re.search(r"://[^/]*@", value)]
+    for secret in PRODUCTION["secrets"].values():
+        assert secret["file"].startswith("${PREFIXSERVE_SECRETS:-./deploy/sample-secrets}/")
+
+
+def test_made_secrets_are_those_that_the_file_names_each_new_and_closed_to_others(tmp_path):
+    folder = tmp_path / "secrets"
+    secret_making.make(folder, secret_making.Places())
+    made = {path.name: path.read_text() for path in folder.iterdir()}
+    assert set(made) == set(PRODUCTION["secrets"])
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    secret_making.make(tmp_path / "other", secret_making.Places())
+    assert not [name for name in made if (tmp_path / "other" / name).read_text() == made[name]]
+    assert made["postgres_owner_password"].strip() in made["prefix_owner_database_url"]
+    with pytest.raises(FileExistsError, match=r"holds grafana_password.*name a new folder"):
+        secret_making.make(folder, secret_making.Places())
+    assert {path.name: path.read_text() for path in folder.iterdir()} == made
+
+
+@pytest.mark.parametrize("name", ["migrate", "service-1"])
+def test_nothing_of_ours_starts_with_the_samples_secrets(name, tmp_path):
+    process = next(one for one in topology.processes() if one.name == name)
+    sample = DEPLOY / "sample-secrets"
+    wanted = secret_making.contents(secret_making.Places(), secret_making.SAMPLE)
+    assert {path.name: path.read_text().removesuffix("\n") for path in sample.iterdir()} == wanted
+    places = dict.fromkeys(topology.PLACES, "0") | {
+        "PREFIX_DATA_DIR": str(tmp_path / "data"),
+        "PREFIX_SECRET_FILES": str(sample),
+        "PREFIX_HOST": "127.0.0.1",
+    }
+    ended = subprocess.run(
+        process.argv(),
+        env=topology.environment(process, places),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    said = " ".join((ended.stdout + ended.stderr).split())
+    assert "holds the sample's secret" in said
+    assert "make your own" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_nginx_waits_longer_than_a_request_may_take_and_lets_the_largest_upload_through():
+    settings = topology.env_file(DEPLOY / "production.env")
+    assert seconds(re.search(r"proxy_read_timeout (\w+);", NGINX)[1]) > int(
+        settings["PREFIX_DEADLINE_SECONDS"]
+    )
+    most = int(re.search(r"client_max_body_size (\d+)m;", NGINX)[1]) << 20
+    assert most > int(settings["PREFIX_MAX_UPLOAD_BYTES"]) + (1 << 20)
+    for name in ("service-1", "service-2"):
+        assert seconds(SERVICES[name]["stop_grace_period"]) > int(settings["PREFIX_DRAIN_SECONDS"])
+
+
+def test_the_script_says_what_of_nginx_is_missing_and_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(proxy, "program", lambda: None)
+    assert "apt-get install nginx-light libnginx-mod-http-lua" in proxy.missing()
+    monkeypatch.undo()
+    monkeypatch.setattr(proxy, "program", lambda: "/usr/sbin/nginx")
+    monkeypatch.setattr(proxy, "MODULES", tmp_path)
+    assert "nginx lacks" in proxy.missing()
+
+
+def test_queries_and_alerts_ask_for_metrics_that_there_are():
+    table = (ROOT / "docs" / "observability.md").read_text()
+    there = set()
+    for row in re.findall(r"^\| (`prefix_.*?) \|", table, re.MULTILINE):
+        first, *more = re.findall(r"`(_?\w+)`", row)
+        there |= {first} | {one if one.startswith("prefix_") else f"prefix_engine{one}" for one in more}
+    assert len(there) > 25
+    for asked in QUERIES + [alert["expr"] for alert in ALERTS]:
+        for name in re.findall(r"prefix_\w+", asked):
+            assert re.sub(r"_(bucket|sum|count)$", "", name) in there, asked
+
+
+def test_the_documented_alerts_are_the_configured_ones():
+    table = (ROOT / "docs" / "observability.md").read_text().partition("Alerts worth having")[2]
+    assert len(re.findall(r"^\| (?!alert|---).*\| `", table.partition("## Logs")[0], re.MULTILINE)) == len(
+        ALERTS
+    )
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_prometheus_takes_its_configuration_the_alerts_and_every_query_of_the_dashboard(tmp_path):
+    rules = [{"record": f"query:{at}", "expr": query} for at, query in enumerate(QUERIES)]
+    (tmp_path / "queries.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    for checked in (
+        ["config", DEPLOY / "prometheus" / "prometheus.yml"],
+        ["rules", tmp_path / "queries.yml"],
+    ):
+        found = subprocess.run(["promtool", "check", *checked], capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stdout + found.stderr
+    assert f"{len(QUERIES)} rules found" in found.stdout
