@@ -23,7 +23,7 @@ from prefix_store.errors import StoreError, Unavailable
 log = logging.getLogger(__name__)
 
 _CONNECT_S = 3.0
-_ATTEMPTS = 2
+_ATTEMPTS = 3
 _AT_ONCE = 1000  # the most that DeleteObjects takes
 _CREDENTIALS_HOLD = timedelta(minutes=5)
 _GONE = frozenset({"NoSuchKey", "NoSuchUpload", "NoSuchVersion"})
@@ -181,7 +181,7 @@ class BucketVersions:
     @contextmanager
     def _reached(self) -> Iterator[None]:
         try:
-            with self._breaker.asking(ClientError, BotoCoreError):
+            with self._breaker.asking(BotoCoreError):  # whoever answers, if only with an error, is there
                 yield
         except Shut:
             raise unavailable() from None
