@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Annotated, Any, Final, Literal, TextIO
 
@@ -85,7 +86,7 @@ def place_of(error: BaseException) -> str:
     return f"{type(error).__name__} at {_joined(found)}"
 
 
-def _joined(frames: list[tuple[str, int | None, str]]) -> str:
+def _joined(frames: Sequence[tuple[str, int | None, str]]) -> str:
     return " > ".join(f"{filename.rsplit('/', 1)[-1]}:{line} {name}" for filename, line, name in frames)
 
 

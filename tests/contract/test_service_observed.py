@@ -53,7 +53,7 @@ def test_spans_of_refused_and_failed_requests_hold_a_status_and_no_text(service,
     acme = service.tenant()
     assert complete(acme, "okapi:okapi").status_code == 404
     with monkeypatch.context() as patched:
-        patched.setattr(service.parts.admission, "rate", lambda _tenant: 1 / 0)
+        patched.setattr(service.parts.engine, "submit", lambda *_: 1 / 0)
         assert complete(acme, "tiny", "okapi").status_code == 500
     absent, failed = ended(spans, "POST /v1/completions", 2)
     assert absent.attributes["http.response.status_code"] == 404
