@@ -64,6 +64,7 @@ class Watchdog:
         One such timer exists in a process, so whoever owns the process asks for it.
         """
         self._armed = True
+        self._set_timer()  # the engine may be stuck before the first look
 
     def start(self) -> None:
         """Begin to look."""
@@ -81,7 +82,7 @@ class Watchdog:
         since = seen = time.monotonic()
         while not self._stop.wait(self._look_s):
             if self._armed:
-                faulthandler.dump_traceback_later(2 * self._stuck_s, exit=True)
+                self._set_timer()
             now = time.monotonic()
             if now - seen > self._look_s + _PAUSED_S:
                 since = now
@@ -90,6 +91,9 @@ class Watchdog:
             if isinf(age) or min(age, now - since) > self._stuck_s:
                 self._give_up(age)
                 return
+
+    def _set_timer(self) -> None:
+        faulthandler.dump_traceback_later(2 * self._stuck_s, exit=True)
 
     def _give_up(self, age: float) -> None:
         frames = sys._current_frames()  # noqa: SLF001 - documented, for debuggers
