@@ -157,7 +157,7 @@ def _has_tables(path: Path) -> bool:
     if not path.exists() or path.stat().st_size == 0:
         return False
     with read_only(path) as connection:
-        return connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one() > 0
+        return bool(connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one())
 
 
 def _remove(draft: Path) -> None:
