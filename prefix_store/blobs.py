@@ -113,7 +113,7 @@ class Blobs:
         try:
             for place in places:
                 self.files.delete(place)
-        except Unavailable:
+        except (Unavailable, OSError):
             log.warning("files that no row names are left to the sweep")
 
     def sync(self, places: Iterable[Place]) -> None:

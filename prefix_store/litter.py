@@ -29,7 +29,7 @@ def clear_soon(core: Core, tenant_id: str) -> None:
     """`clear` after a commit, which stands whatever comes of this: files that cannot be reached go later."""
     try:
         clear(core, tenant_id)
-    except Unavailable:
+    except (Unavailable, OSError):
         log.warning("noted files are removed later")
 
 
