@@ -35,10 +35,12 @@ class Janitor:
             age,
         ) in self._core.blobs.places():  # before the rows are read: what is named later is not among them
             found[place.tenant_id].append((place, age))
-        removed = sum(self._sweep_files(tenant_id, found[tenant_id], grace_seconds) for tenant_id in found)
-        self._core.blobs.sweep_drafts(grace_seconds)
         with self._system.read() as connection:
             known = connection.execute(select(tenants.c.id)).scalars().all()
+        # A tenant's row outlives it: files of one that has none are another database's, and are left alone.
+        ours = found.keys() & set(known)
+        removed = sum(self._sweep_files(tenant_id, found[tenant_id], grace_seconds) for tenant_id in ours)
+        self._core.blobs.sweep_drafts(grace_seconds)
         for tenant_id in known:
             clear(self._core, tenant_id)
             with self._core.database.write(Reach(tenant_id)) as connection:
