@@ -269,6 +269,7 @@ class Engine:
             self._wakeup.wait_for(lambda: self._poked, limit)
 
     def _settle(self, loaded: Loaded) -> None:
+        self._beat = time.monotonic()  # also where every load fails: the thread gets on
         self._loop.settle(loaded)
         self._end_revocations()
 

@@ -55,7 +55,12 @@ class Audit:
         values = {"at": at, "tenant_id": tenant_id, "key_id": key_id, "action": action}
         mac = self._mac(last or "", entry)
         connection.execute(insert(audit).values(seq=seq, object_id=object_id, mac=mac, **values))
-        if self._ledger is not None and action in DELETIONS:
+        if action in DELETIONS:
+            self.foresee(tenant_id, action, object_id, at)
+
+    def foresee(self, tenant_id: str, action: str, object_id: str, at: float) -> None:
+        """Have a restore of an older backup do `action` to what is there by then; in the ledger alone."""
+        if self._ledger is not None:
             self._ledger.append(action, tenant_id, object_id, at)
 
     def _mac(self, last: str, entry: AuditEntry) -> str:

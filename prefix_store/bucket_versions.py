@@ -209,7 +209,7 @@ def _access(address: BucketAddress) -> tuple[Any, Any]:
         region_name=address.region,
         config=Config(
             connect_timeout=min(_CONNECT_S, address.seconds),
-            read_timeout=address.seconds,
+            read_timeout=address.seconds / _ATTEMPTS,
             retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
             s3={"addressing_style": style},
         ),

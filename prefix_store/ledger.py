@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from prefix_store.errors import StoreError, Unavailable
+from prefix_store.local_files import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Ledger:
             _cut_torn_end(file)
             yield file
         if new:
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
 
 
 def _lock(file: BinaryIO) -> None:
@@ -138,14 +139,6 @@ def _lock(file: BinaryIO) -> None:
             time.sleep(_LOOK_S)
         else:
             return
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _cut_torn_end(file: BinaryIO) -> None:

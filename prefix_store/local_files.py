@@ -41,8 +41,8 @@ class LocalDraft:
             self.abort()
             raise
         for folder in made:
-            _sync_folder(folder.parent)
-        _sync_folder(self._final.parent)
+            sync_folder(folder.parent)
+        sync_folder(self._final.parent)
 
     def abort(self) -> None:
         """Remove the draft."""
@@ -81,7 +81,7 @@ class LocalFiles:
         """Wait until removals from the folders of `places` are on the disk."""
         for folder in {self.path(place).parent for place in places}:
             if folder.exists():
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def delete_owner(self, tenant_id: str, owner_id: str) -> None:
         """Remove every file and draft of an owner."""
@@ -91,7 +91,7 @@ class LocalFiles:
             shutil.rmtree(folder)
         shutil.rmtree(self._draft_folder(Place(tenant_id, owner_id, "x")), ignore_errors=True)
         if folder.parent.exists():
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
 
     def places(self) -> list[tuple[Place, float]]:
         """Every file and its age in seconds."""
@@ -127,7 +127,8 @@ class LocalFiles:
         return self._drafts / self.path(place).parent.relative_to(self.root)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until what was made, renamed or removed in it is on the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

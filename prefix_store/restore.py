@@ -22,6 +22,7 @@ from prefix_store.db import SystemDatabase
 from prefix_store.engines import open_engine
 from prefix_store.errors import StoreError
 from prefix_store.ledger import Ledger, LedgerEntry
+from prefix_store.local_files import sync_folder
 from prefix_store.manifest import Manifest, read_manifest
 from prefix_store.migrate import alone, finish_restore, migrate_restored, start_restore
 from prefix_store.replay import Replay
@@ -150,7 +151,10 @@ def _bring(other: Path, folder: Path) -> None:
             draft = target.with_suffix(".draft")
             shutil.copyfile(path, draft)
             draft.chmod(0o600)
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
             draft.rename(target)
+            sync_folder(folder)
 
 
 def _has_tables(path: Path) -> bool:

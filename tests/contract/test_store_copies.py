@@ -11,6 +11,7 @@ import pytest
 from database_making import environment, everything, production_database
 from production_making import beside, bucket, damage
 from service_making import complete, serving
+from store_making import complete as finish
 from store_making import files_on_disk, publish, queue, rows, upload, user_scope
 
 from prefix_store import StoreSettings, open_store
@@ -209,6 +210,23 @@ def look_at_what_is_left(again, tenant, before):
     assert again.jobs.get(scope, before.job.id).status == "cancelled"
     with pytest.raises(NotFound):
         again.registry.resolve(scope, "task:e2e")
+
+
+def test_a_deleted_version_is_not_made_again_by_its_job_that_a_backup_holds_open(
+    store, tenant, alice, tmp_path
+):
+    publish(store, tenant, alice, "voice")
+    job = queue(store, tenant, alice, "voice")
+    store.backups.make(tmp_path / "backup")
+    finish(store, store.jobs.claim("w"))
+    store.registry.promote(tenant, "alice:voice", 1)
+    store.registry.delete_version(tenant, "alice:voice", 2)
+    with empty_place(store, tmp_path / "again") as settings:
+        restored(settings, tmp_path / "backup", [store.settings.ledger_folder])
+        with opened(settings) as again:
+            assert again.jobs.get(tenant, job.id).status == "cancelled"
+            assert again.jobs.claim("w") is None
+            assert again.registry.resolve(tenant, "alice:voice").number == 1
 
 
 def test_a_backup_fits_its_files_while_others_write_and_delete(store, tenant, alice, tmp_path):
