@@ -37,6 +37,10 @@ def _entry(row: Row[Any]) -> AuditEntry:
     return AuditEntry(row.seq, row.at, row.tenant_id, row.key_id, row.action, row.object_id)
 
 
+def _now(connection: Connection) -> float:
+    return float(connection.execute(select(db_now())).scalar_one())
+
+
 class Audit:
     """Record; what is deleted also stands in the ledger, if there is one, before the caller's transaction commits."""
 
@@ -49,17 +53,20 @@ class Audit:
     ) -> None:
         """Append an entry within the caller's transaction; for the store's own parts."""
         seq = next_number(connection, "audit")
-        at = float(connection.execute(select(db_now())).scalar_one())
+        at = _now(connection)
         last = connection.execute(select(audit.c.mac).where(audit.c.seq == seq - 1)).scalar()
         entry = AuditEntry(seq, at, tenant_id, key_id, action, object_id)
         values = {"at": at, "tenant_id": tenant_id, "key_id": key_id, "action": action}
         mac = self._mac(last or "", entry)
         connection.execute(insert(audit).values(seq=seq, object_id=object_id, mac=mac, **values))
         if action in DELETIONS:
-            self.foresee(tenant_id, action, object_id, at)
+            self._remember(action, tenant_id, object_id, at)
 
-    def foresee(self, tenant_id: str, action: str, object_id: str, at: float) -> None:
+    def foresee(self, connection: Connection, tenant_id: str, action: str, object_id: str) -> None:
         """Have a restore of an older backup do `action` to what is there by then; in the ledger alone."""
+        self._remember(action, tenant_id, object_id, _now(connection))
+
+    def _remember(self, action: str, tenant_id: str, object_id: str, at: float) -> None:
         if self._ledger is not None:
             self._ledger.append(action, tenant_id, object_id, at)
 

@@ -11,7 +11,7 @@ for it.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, select, true, update
+from sqlalchemy import Connection, Row, true, update
 
 from prefix_store.checkpoints import resolve_job, standing_checkpoint, tell_gone
 from prefix_store.core import Core
@@ -159,8 +159,7 @@ class Registry:
             ids = (scope.tenant_id, scope.key_id)
             self._core.audit.record(connection, *ids, "version.deleted", row.version_id)
             # A backup of before may hold the job still open, which would make the version again.
-            at = float(connection.execute(select(db_now())).scalar_one())
-            self._core.audit.foresee(scope.tenant_id, "job.cancelled", row.job_id, at)
+            self._core.audit.foresee(connection, scope.tenant_id, "job.cancelled", row.job_id)
         clear_soon(self._core, scope.tenant_id)
         return told[-1]
 
