@@ -15,6 +15,7 @@ from production_making import REGION, bucket, cached, damage, everything_kept
 from service_making import complete, error_of, serving
 from store_making import complete as publish_claimed
 from store_making import files_on_disk, publish, queue, upload
+from waiting import PATIENCE_S, wait_until
 
 from prefix_store import StoreSettings, open_store
 from prefix_store.db import tell
@@ -25,7 +26,6 @@ from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server here")
-PATIENCE_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,6 @@ def second(settings, store):
     opened = open_store(settings)
     yield opened
     opened.close()
-
-
-def wait_until(true):
-    give_up = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def heard(store, *topics):

@@ -1,7 +1,6 @@
 """What a service tells of itself when something is wrong: its spans, its metrics and its readiness."""
 
 import threading
-import time
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -12,18 +11,10 @@ from prometheus_client import generate_latest
 from service_making import complete, events, serving
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import OperationalError
+from waiting import PATIENCE_S, wait_until
 
 from prefix_store.tracing import Tracing
 from service.tracing import Traces
-
-PATIENCE_S = 120
-
-
-def wait_until(condition):
-    give_up = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def database_away(monkeypatch):

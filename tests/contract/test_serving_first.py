@@ -11,6 +11,7 @@ from sqlalchemy import update
 from store_making import upload
 from test_trainer_jobs import LONG, underway, working
 from trainer_making import dataset, order
+from waiting import PATIENCE_S, wait_until
 
 from prefix_store import StoreSettings
 from prefix_store.hyperparameters import Hyperparameters
@@ -20,15 +21,7 @@ from trainer_worker.pace import Pace
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
-PATIENCE_S = 120
 SLOW = 1 / 500  # of the time: a step of a millisecond is followed by half a second
-
-
-def wait_until(condition):
-    give_up = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 @pytest.fixture
