@@ -4,10 +4,11 @@ Pure ASGI, so that nothing is buffered. Routes read the caller from the request'
 need none.
 """
 
+import asyncio
 import re
 import secrets
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -29,6 +30,7 @@ OPEN: Final = frozenset({"/livez", "/readyz", "/docs", "/openapi.json", "/docs/o
 HEALTH: Final = frozenset({"/livez", "/readyz"})
 UPLOADS: Final = "/v1/files"
 _FORM_BYTES = 1 << 20  # what a form may weigh beside its file
+_LINGER_S = 5.0  # how long a client may go on to write after its answer
 _BEARER = "bearer "
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = "pfx_"  # how a key begins
@@ -58,11 +60,11 @@ class Gate:
             await self._serve(scope, receive, send, request_id)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        began, status, whole = time.perf_counter(), 0, False
-        body = _Body(receive, scope)
+        began, status, whole, early = time.perf_counter(), 0, False, False
+        body = _Body(receive, scope, self._limit(scope))
 
         async def answer(message: Message) -> None:
-            nonlocal status, whole
+            nonlocal status, whole, early
             if message["type"] == "http.response.start":
                 status = scope["state"]["status"] = message["status"]
                 spent = int((time.perf_counter() - began) * 1000)
@@ -74,10 +76,11 @@ class Gate:
                     (b"x-content-type-options", b"nosniff"),
                     (b"cache-control", b"no-store"),
                 ]
-                if not body.read:  # or the server would take the rest of it only to throw it away
+                early = not body.read
+                if early:  # or the server would take the rest of it only to throw it away
                     message["headers"].append((b"connection", b"close"))
             whole = message["type"] == "http.response.body" and not message.get("more_body", False)
-            await send(message)
+            await send({**message, "more_body": True} if whole and early else message)
 
         try:
             await self._pass(scope, body, answer)
@@ -89,10 +92,13 @@ class Gate:
                 raise  # the server cuts the connection, so that nobody takes a part for the whole
         finally:
             self._note(scope, status, time.perf_counter() - began)
+        if whole and early:
+            await body.let_go()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pass(self, scope: Scope, receive: "_Body", send: Send) -> None:
         try:
-            receive.limit = self._limit(scope)
+            self._look_at_head(scope, receive.limit)
             await self._authenticate(scope)
         except ApiError as refusal:
             await respond(refusal)(scope, receive, send)
@@ -100,19 +106,21 @@ class Gate:
         await self._app(scope, receive, send)
 
     def _limit(self, scope: Scope) -> int:
-        """Most bytes of this body; refuses one that says itself that it is larger."""
+        """Most bytes of this body."""
+        if scope["path"] == UPLOADS:
+            return self._parts.store.settings.max_upload_bytes + _FORM_BYTES
+        return self._parts.settings.max_body_bytes
+
+    def _look_at_head(self, scope: Scope, limit: int) -> None:
+        """Refuse while draining, and a body that says itself that it is too large."""
         path = scope["path"]
         if self._parts.draining and path not in HEALTH:
             raise DRAINING
         if "\x00" in path or b"%00" in scope["query_string"]:
             raise ApiError(400, "invalid_value", "the address holds a NUL; remove it")
-        limit = self._parts.settings.max_body_bytes
-        if path == UPLOADS:
-            limit = self._parts.store.settings.max_upload_bytes + _FORM_BYTES
         length = _header(scope, b"content-length")
         if length.isdigit() and int(length) > limit:
             raise _too_large(limit, path)
-        return limit
 
     async def _authenticate(self, scope: Scope) -> None:
         if scope["path"] in OPEN:
@@ -167,10 +175,10 @@ def _too_large(limit: int, path: str) -> ApiError:
 class _Body:
     """A `receive` that refuses a body as soon as it has brought more than `limit` bytes."""
 
-    def __init__(self, receive: Receive, scope: Scope) -> None:
+    def __init__(self, receive: Receive, scope: Scope, limit: int) -> None:
         self._receive = receive
         self._seen = 0
-        self.limit = 0
+        self.limit = limit
         self.read = _header(scope, b"content-length") in {"", "0"} and not _header(
             scope, b"transfer-encoding"
         )
@@ -182,3 +190,16 @@ class _Body:
             raise HTTPException(413, f"the body is larger than {self.limit} bytes")
         self.read = self.read or not message.get("more_body", False)
         return message
+
+    async def let_go(self) -> None:
+        """Throw away what the client still sends, for a short while and up to twice the limit (RFC 9112, 9.6).
+
+        Closing at once resets the connection, and whoever is still writing, a proxy above all, then loses the
+        answer that is already there.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while not self.read and self._seen <= 2 * self.limit:
+                    message = await self._receive()
+                    self._seen += len(message.get("body", b""))
+                    self.read = not message.get("more_body", False)

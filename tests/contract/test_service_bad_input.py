@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import select
 import socket
 
 import httpx2
@@ -188,7 +189,7 @@ def test_a_gigabyte_is_refused_before_it_is_read(service, alice):
 
     headers = {"content-type": "multipart/form-data; boundary=x"}
     answer = None
-    with contextlib.suppress(httpx2.TransportError):  # cut while it was still sending
+    with contextlib.suppress(httpx2.TransportError):  # cut, since it went on and on
         answer = alice.post("/v1/files", content=endless(), headers=headers)
     assert answer is None or answer.status_code == 413
     assert sent < 64 << 20
@@ -197,6 +198,28 @@ def test_a_gigabyte_is_refused_before_it_is_read(service, alice):
         raw.sendall(f"{head}content-length: {1 << 30}\r\n\r\n".encode())
         assert raw.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
     assert complete(alice, "alice:voice").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "size", "status"),
+    [
+        ("/v1/files", "pfx_live_nobody", 2 << 20, 401),
+        ("/v1/files", "", 3 << 20, 413),
+        ("/v1/completions", "", 6 << 20, 413),
+    ],
+)
+def test_who_still_sends_when_he_is_answered_reads_the_answer(service, alice, address, key, size, status):
+    """A connection closed at once is reset, and the answer is lost with it: a proxy then says 502."""
+    head = f"POST {address} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key or alice.key}\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as raw:
+        raw.sendall(f"{head}content-length: {size}\r\n\r\n".encode())
+        assert select.select([raw], [], [], 10)[0], "nobody answered"  # before a byte of the body was sent
+        for at in range(0, size, 1 << 18):
+            raw.sendall(b"x" * min(1 << 18, size - at))
+        answer = b"".join(iter(lambda: raw.recv(1 << 16), b""))
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"connection: close" in answer.lower()
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
 
 
 def test_a_json_body_over_the_limit_is_413(alice):
