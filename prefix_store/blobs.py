@@ -4,14 +4,16 @@ A file is there, durable, before a row may name it. A row without its file is a 
 litter that the janitor removes. Who keeps the files is `sealed_files.SealedFiles`.
 """
 
+import errno
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from prefix_store.blob_cache import BlobCache
 from prefix_store.crypto import MasterKey, Place
-from prefix_store.errors import Corrupt, Unavailable
+from prefix_store.errors import Corrupt, NoRoom, Unavailable
 from prefix_store.sealed_files import Draft, SealedFiles
 
 log = logging.getLogger(__name__)
@@ -31,20 +33,23 @@ class BlobWriter:
         """Seal and append plaintext."""
         self._digest.update(piece)
         self.size += len(piece)
-        self._draft.write(self._sealer.update(piece))
+        with _room():
+            self._draft.write(self._sealer.update(piece))
 
     def commit(self) -> str:
         """Make the file durable and visible; return the SHA-256 of the plaintext in hex.
 
         Raises:
             Unavailable: the object storage does not answer; nothing that anybody names was stored.
+            NoRoom: the disk is full.
         """
-        try:
-            self._draft.write(self._sealer.finish())
-        except OSError:
-            self.abort()
-            raise
-        self._draft.commit()
+        with _room():
+            try:
+                self._draft.write(self._sealer.finish())
+            except OSError:
+                self.abort()
+                raise
+            self._draft.commit()
         return self._digest.hexdigest()
 
     def abort(self) -> None:
@@ -66,14 +71,15 @@ class Blobs:
 
     def writer(self, place: Place) -> BlobWriter:
         """Begin a file for `place`."""
-        return BlobWriter(self.files.draft(place), self._key, place)
+        with _room():
+            return BlobWriter(self.files.draft(place), self._key, place)
 
     def put(self, place: Place, data: bytes) -> str:
         """Write `data` whole; return its SHA-256 in hex."""
         writer = self.writer(place)
         try:
             writer.write(data)
-        except OSError:
+        except (OSError, NoRoom):
             writer.abort()
             raise
         return writer.commit()
@@ -144,3 +150,14 @@ class Blobs:
         if not secrets.compare_digest(hashlib.sha256(data).hexdigest(), sha256):
             raise Corrupt("a stored file is not the one its row names")
         return data
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Tell a full disk from its other errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoRoom from error
+        raise
