@@ -13,7 +13,7 @@ from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now, of_all_owners, widen
-from prefix_store.errors import Corrupt, Invalid, NotFound, Quota, StoreError, TooLarge, Unavailable
+from prefix_store.errors import Corrupt, Invalid, NoRoom, NotFound, Quota, StoreError, TooLarge, Unavailable
 from prefix_store.idempotency import forget, remember, replayed
 from prefix_store.job_rows import Claim, cancel_jobs
 from prefix_store.jsonl import LineChecker
@@ -105,6 +105,9 @@ class DatasetWriter:
         try:
             with self._core.database.write(self._owner.reach) as connection:
                 dataset = self._insert(connection, size, sha256)
+        except NoRoom:  # nothing was committed, and what lies there takes up room
+            self._core.blobs.discard([self._place])
+            raise
         except Unavailable:  # the commit may stand, so the file stays; if it does not, the janitor takes it
             raise
         except StoreError:

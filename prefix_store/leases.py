@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, case, select, true, updat
 from prefix_store.checkpoints import drop_checkpoint, load_state, replace_checkpoint, seal, tell_gone
 from prefix_store.crypto import Place
 from prefix_store.db import JOBS, db_now, tell
-from prefix_store.errors import LeaseLost, NotFound
+from prefix_store.errors import LeaseLost, NoRoom, NotFound
 from prefix_store.job_rows import Claim, add_event, held
 from prefix_store.litter import clear_soon
 from prefix_store.names import new_id
@@ -94,6 +94,9 @@ class Leases(Telling):
         except (LeaseLost, NotFound):
             self._core.blobs.discard(written.place for written in sealed)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
+        except NoRoom:
+            self._core.blobs.discard([place, *(file.place for file in files)])
+            raise
         clear_soon(self._core, claim.owner.tenant_id)
 
     def load_checkpoint(self, claim: Claim) -> bytes | None:
@@ -116,6 +119,7 @@ class Leases(Telling):
 
         Raises:
             LeaseLost: cancelled, erased or claimed again meanwhile; nothing was published, no file is left.
+            NoRoom: the disk is full; the same.
         """
         decision = Decision(promote, compared_with, reason)
         place = self._place(claim, "ver")
@@ -131,6 +135,9 @@ class Leases(Telling):
         except (LeaseLost, NotFound):
             self._core.blobs.discard([place, *(file.place for file in files)])
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
+        except NoRoom:
+            self._core.blobs.discard([place, *(file.place for file in files)])
+            raise
         clear_soon(self._core, claim.owner.tenant_id)
         return done
 

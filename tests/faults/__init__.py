@@ -79,7 +79,6 @@ SCENARIOS = {
             "jobs not succeeded",
             "files missing",
             "files damaged",
-            "files without a row",
         ),
         "what does not fit is refused with 507 and leaves nothing; texts go on",
     ),

@@ -43,7 +43,7 @@ def measure(home, say, *, fillings=20, seed=1):
         look = store.fsck.look(deep=True, grace_seconds=0.0)
         store.close()
     counts = filling.counts | {"files missing": len(look.missing), "files damaged": len(look.damaged)}
-    return {"fillings": fillings, **counts, "files without a row": len(look.litter)}
+    return {"fillings": fillings, **counts, "files left to the sweep": len(look.litter)}
 
 
 @contextlib.contextmanager

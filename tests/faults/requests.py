@@ -131,9 +131,11 @@ class _Asking:
         """Whether it holds another's canary, or is what another's prefix says."""
         if any(word != own.canary for word in CANARY.findall(answer.text)):
             return True
-        if answer.status_code != 200 or "choices" not in (told := answer.json()):
+        if answer.status_code != 200 or answer.request.url.path != "/v1/completions":
             return False
-        return any(self._voices.whose(choice["text"]) not in {None, own} for choice in told["choices"])
+        return any(
+            self._voices.whose(choice["text"]) not in {None, own} for choice in answer.json()["choices"]
+        )
 
 
 def _rude(site, number):

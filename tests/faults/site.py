@@ -24,7 +24,7 @@ from prefix_store.sealed_files import path_of
 from service.cli.children import Children, free_port
 
 PATIENCE_S = 120.0
-SHAPE = {"positions": 256, "width": 32, "spread": 0.5}
+SHAPE = {"positions": 1024, "width": 32, "spread": 0.5}
 SMALL = {
     "PREFIX_ROWS": "16",
     "PREFIX_KV_BYTES": str(64 << 20),

@@ -7,6 +7,7 @@ import re
 import socket
 import termios
 import threading
+import time
 
 TEXT = re.compile(rb'"text":\s*"[^"]')
 PATIENCE_S = 120.0
@@ -47,7 +48,7 @@ class Stream(threading.Thread):
                 piece = b""
             if not piece:
                 break
-            if len(TEXT.findall(self._data)) > 1:
+            if not self.begun.is_set() and len(TEXT.findall(self._data)) > 1:
                 self.begun.set()
         with self._lock:
             self.ended = True
@@ -77,5 +78,30 @@ class Stream(threading.Thread):
         return b"data: [DONE]" in self._data
 
     @property
+    def told_to_retry(self):
+        """Whether it ended with an error that says that the request can be sent again."""
+        return b'"code": "overloaded"' in self._data or b'"code":"overloaded"' in self._data
+
+    @property
     def data(self):
         return self._data
+
+
+def opened(asked):
+    """Streams that have begun, all at once; one that is refused with 503 is sent again, as its client should.
+
+    Args:
+        asked: port, key and body of each.
+    """
+    asked, give_up = list(asked), time.monotonic() + PATIENCE_S
+    streams = [Stream(*one) for one in asked]
+    for n, one in enumerate(asked):
+        while True:
+            assert streams[n].begun.wait(PATIENCE_S)
+            if streams[n].status == 200:
+                break
+            assert streams[n].status == 503, streams[n].data
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+            streams[n] = Stream(*one)
+    return streams
