@@ -8,32 +8,19 @@ answered 503 without a look at what it asks for. None is kept that does not send
 """
 
 import asyncio
-import json
 import resource
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
-
-from service.errors import ApiError, Refusal
 
 Address = tuple[str, int]
 _LOOK_S = 0.01
 _HEAD_S = 15.0  # for the whole head of a request
 _OTHER_FILES = 256  # that a process has open beside its connections: database, logs, sealed files
 _UNSENT = 128 << 10  # bytes of one connection that the kernel holds unsent
-
-_FULL = ApiError(
-    503,
-    "overloaded",
-    "as many connections are open as may be (connections); send it again later",
-    retry_after=1.0,
-    headers={"connection": "close", "content-type": "application/json"},
-    refused="connections",
-)
 
 
 class _Patience:
@@ -56,13 +43,14 @@ class Connections:
 
     Args:
         most: open at once; fewer if the process may not open so many files.
-        refused: told why a connection was turned away and how long that took, in seconds.
+        surplus: the whole response on a connection that there is no room for.
+        told: hears how long such a response took, in seconds.
     """
 
-    def __init__(self, most: int, refused: Callable[[Refusal, float], None]) -> None:
+    def __init__(self, most: int, surplus: bytes, told: Callable[[float], None]) -> None:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = max(16, min(most, files - _OTHER_FILES)) if files != resource.RLIM_INFINITY else most
-        self._refused = refused
+        self._surplus, self._told = surplus, told
         self._transports: dict[Address, asyncio.Transport] = {}
         self._protocols: dict[H11Protocol, None] = {}  # by the time that they came
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -145,16 +133,12 @@ class Connections:
         return False
 
     def turn_away(self, transport: asyncio.Transport) -> None:
-        """Answer 503 to whatever was asked, and close."""
+        """Answer whatever was asked, once, and close."""
         began = time.perf_counter()
-        if transport.is_closing():
-            return
-        body = json.dumps(_FULL.body()).encode()
-        head = "".join(f"{name}: {value}\r\n" for name, value in _FULL.all_headers().items())
-        status = f"HTTP/1.1 {_FULL.status} {HTTPStatus(_FULL.status).phrase}\r\n"
-        transport.write(f"{status}{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-        transport.close()
-        self._refused("connections", time.perf_counter() - began)
+        if not transport.is_closing():
+            transport.write(self._surplus)
+            transport.close()
+            self._told(time.perf_counter() - began)
 
     def remove(self, protocol: H11Protocol, client: Address | None, transport: asyncio.Transport) -> None:
         """Forget a connection that was lost."""

@@ -6,6 +6,7 @@ Messages name fields and ids that the caller gave; what is not foreseen answers 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from math import ceil
 from typing import Any, Literal
 
@@ -71,6 +72,15 @@ DRAINING = ApiError(
     retry_after=1.0,
     headers={"connection": "close"},
     refused="draining",
+)
+
+CROWDED = ApiError(
+    503,
+    "overloaded",
+    "as many connections are open as may be (connections); send it again later",
+    retry_after=1.0,
+    headers={"connection": "close"},
+    refused="connections",
 )
 
 # The engine's failures, see `prefix_engine.request.Failed`: status, code for the client, worth another try.
@@ -206,6 +216,13 @@ class _Escaped(JSONResponse):
 def respond(error: ApiError) -> JSONResponse:
     """The error as a response."""
     return _Escaped(error.body(), error.status, error.all_headers())
+
+
+def raw(error: ApiError) -> bytes:
+    """The error as a whole HTTP/1.1 response, for a connection that no request is read from."""
+    made = respond(error)
+    head = b"".join(name + b": " + value + b"\r\n" for name, value in made.raw_headers)
+    return f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode() + head + b"\r\n" + bytes(made.body)
 
 
 def install(app: FastAPI) -> None:

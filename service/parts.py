@@ -14,6 +14,7 @@ from prefix_store.scope import Admin, Scope
 from service.admission import Admission
 from service.connections import Connections
 from service.door import Door
+from service.errors import CROWDED, raw
 from service.meter import Meter
 from service.residency import Residency
 from service.reuse import Reuse
@@ -66,7 +67,9 @@ class Parts:
             torch.set_num_threads(settings.threads)
         tickets = Tickets(settings.queue_requests, settings.queue_tokens)
         telemetry, meter = Telemetry(), Meter(store.scoped)
-        connections = Connections(settings.connections, telemetry.refusal)
+        connections = Connections(
+            settings.connections, raw(CROWDED), lambda seconds: telemetry.refusal("connections", seconds)
+        )
         door = Door(tickets, settings.tenant_requests, settings.held_bytes)
         reuse = Reuse()
 
