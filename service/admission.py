@@ -85,8 +85,13 @@ class Admission:
                 f"{demand.rows} rows are more than the {tenant.max_queued} that may wait; send less at once"
             )
             raise ApiError(400, "invalid_value", text, "n")
-        if not (self._tickets.rows.may_ever_fit(demand.rows) and self._tickets.tokens.may_ever_fit(demand.positions)):
-            text = f"{demand.rows} rows of {demand.positions} tokens in all are more than one request may queue"
+        if not (
+            self._tickets.rows.may_ever_fit(demand.rows)
+            and self._tickets.tokens.may_ever_fit(demand.positions)
+        ):
+            text = (
+                f"{demand.rows} rows of {demand.positions} tokens in all are more than one request may queue"
+            )
             raise ApiError(400, "invalid_value", f"{text}; send less at once", "max_tokens")
         self._door.learn(tenant, demand)
         if deadline_s <= 0:

@@ -62,48 +62,7 @@ class Connections:
 
     def protocol(self) -> type[H11Protocol]:
         """The protocol of uvicorn, noting each connection here."""
-        connections = self
-
-        class Noted(H11Protocol):
-            _surplus = False
-            _head: asyncio.TimerHandle | None = None
-
-            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-                super().connection_made(transport)
-                self._surplus = not connections.add(self, self.client, transport, self.loop)
-                self._await_head()
-
-            def connection_lost(self, exc: Exception | None) -> None:
-                if self._head is not None:
-                    self._head.cancel()
-                connections.remove(self, self.client, self.transport)
-                super().connection_lost(exc)
-
-            def data_received(self, data: bytes) -> None:
-                if self._surplus:
-                    connections.turn_away(self.transport)
-                    return
-                super().data_received(data)
-                if not self.idle():
-                    if self._head is not None:
-                        self._head.cancel()
-                        self._head = None
-                elif self._head is None:
-                    self._await_head()
-
-            def idle(self) -> bool:
-                """Whether no request is under way."""
-                return self.cycle is None or self.cycle.response_complete
-
-            def _await_head(self) -> None:
-                self._head = self.loop.call_later(_HEAD_S, self._give_up)
-
-            def _give_up(self) -> None:
-                self._head = None
-                if self.idle():
-                    self.transport.close()
-
-        return Noted
+        return type("Noted", (_Noted,), {"connections_noted": self})
 
     def add(
         self,
@@ -125,7 +84,7 @@ class Connections:
     def _close_idle(self, beside: H11Protocol) -> bool:
         """Close the oldest connection that has no request under way; whether there was one."""
         for protocol in self._protocols:
-            if protocol is not beside and (protocol.cycle is None or protocol.cycle.response_complete):
+            if protocol is not beside and _is_idle(protocol):
                 if not protocol.transport.is_closing():
                     protocol.transport.abort()
                 del self._protocols[protocol]
@@ -192,3 +151,49 @@ class Connections:
     def _unsent(self, client: Address | None) -> int:
         transport: Any = self._transports.get(client) if client is not None else None
         return 0 if transport is None else int(transport.get_write_buffer_size())
+
+
+class _Noted(H11Protocol):
+    """A connection that is noted, and closed when it sends no whole head of a request in time."""
+
+    connections_noted: Connections
+    _surplus = False
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._surplus = not self.connections_noted.add(self, self.client, transport, self.loop)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self.connections_noted.remove(self, self.client, self.transport)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._surplus:
+            self.connections_noted.turn_away(self.transport)
+            return
+        super().data_received(data)
+        if not _is_idle(self):
+            self._stop_waiting()
+        elif self._head is None:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._head = self.loop.call_later(_HEAD_S, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _give_up(self) -> None:
+        self._head = None
+        if _is_idle(self):
+            self.transport.close()
+
+
+def _is_idle(protocol: H11Protocol) -> bool:
+    """Whether no request is under way."""
+    return protocol.cycle is None or protocol.cycle.response_complete

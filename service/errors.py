@@ -154,7 +154,9 @@ def _of_union(part: str) -> bool:
 
 
 def _http(error: HTTPException) -> ApiError:
-    code = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "too_large"}.get(error.status_code)
+    code = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "too_large"}.get(
+        error.status_code
+    )
     text = {404: "no such route", 405: "this route has no such method"}.get(error.status_code)
     if error.status_code == 400:
         code, text = "invalid_json", "the body is no valid JSON in UTF-8; mend it and send it again"
@@ -222,7 +224,12 @@ def raw(error: ApiError) -> bytes:
     """The error as a whole HTTP/1.1 response, for a connection that no request is read from."""
     made = respond(error)
     head = b"".join(name + b": " + value + b"\r\n" for name, value in made.raw_headers)
-    return f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode() + head + b"\r\n" + bytes(made.body)
+    return (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
+        + head
+        + b"\r\n"
+        + bytes(made.body)
+    )
 
 
 def install(app: FastAPI) -> None:

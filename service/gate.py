@@ -65,6 +65,7 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         began, status, whole, early = time.perf_counter(), 0, False, False
+        scope["state"]["began"] = time.monotonic()
         stall = None if scope["path"] == UPLOADS else self._parts.settings.stall_seconds
         body = _Body(receive, scope, self._limit(scope), stall)
 

@@ -70,7 +70,8 @@ class Parts:
         connections = Connections(
             settings.connections, raw(CROWDED), lambda seconds: telemetry.refusal("connections", seconds)
         )
-        door = Door(tickets, settings.tenant_requests, settings.held_bytes)
+        held_bytes = max(settings.held_bytes, 2 * settings.max_body_bytes)
+        door = Door(tickets, settings.tenant_requests, held_bytes)
         reuse = Reuse()
 
         def in_use(version_ids: set[str]) -> set[str]:

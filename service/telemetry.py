@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
 
 from prefix_engine import Engine, Generation
 from prefix_store import Store

@@ -75,7 +75,7 @@ async def admitted(
     A dependency that yields, not the response, owns the ticket: its end runs however the client went away.
     """
     seconds = min(x_deadline_seconds or parts.settings.deadline_seconds, parts.settings.deadline_seconds)
-    deadline = time.monotonic() + seconds  # what is looked up first takes of its time
+    deadline = request.state.began + seconds
     with nullcontext() if parts.traces is None else parts.traces.part("store.resolve"):
         tenant, resolved, payload, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
     limited = tenant.requests_per_minute is not None
