@@ -91,8 +91,7 @@ class Engine:
 
         Raises:
             RequestError: a token id that the base does not have.
-            QueueFullError: `max_waiting` requests wait already, or, with this one, over `max_waiting_tokens`
-                positions; a request that nothing waits before is never refused for its size.
+            QueueFullError: as many requests or tokens wait as may; what nothing waits before is taken whatever its size.
         """
         request.check_vocabulary(self._base.config.vocab)
         seed = request.sampling.seed if request.sampling.seed is not None else self._entropy()

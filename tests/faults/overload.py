@@ -49,33 +49,33 @@ def measure(home, say, *, seconds=60, seed=1):
         say(f"peak, generator idle: {idle['goodput']:.0f} tokens/s, {idle['cpu']:.2f} processors of its own")
         rate = TIMES * idle["answered"] / idle["seconds"]
         with Memory(service.pid) as memory:
-            flood = generate({**asked, "rate": rate, "seconds": seconds, "seed": seed})
+            over = generate({**asked, "rate": rate, "seconds": seconds, "seed": seed})
         say(f"flood of {rate:.0f} requests/s: {flood['goodput']:.0f} tokens/s, {flood['statuses']}")
-        busy = generate({**loop, "burn": max(0.0, flood["cpu"] - idle["cpu"])})
+        busy = generate({**loop, "burn": max(0.0, over["cpu"] - idle["cpu"])})
         say(f"peak, generator as busy: {busy['goodput']:.0f} tokens/s")
         inside = _inside(metrics)
         assert service.poll() is None, machine.said("service")[-3000:]
-    times = sorted(flood["refusals_ms"])
+    times = sorted(over["refusals_ms"])
     return {
         "seconds": seconds,
-        "offered": flood["sent"],
-        "answered": flood["answered"],
-        "goodput, % of peak": _percent(flood["goodput"], busy["goodput"]),
-        "goodput, % of peak with an idle generator": _percent(flood["goodput"], idle["goodput"]),
+        "offered": over["sent"],
+        "answered": over["answered"],
+        "goodput, % of peak": _percent(over["goodput"], busy["goodput"]),
+        "goodput, % of peak with an idle generator": _percent(over["goodput"], idle["goodput"]),
         "peak tokens/s": round(busy["goodput"]),
         "refused": len(times),
-        "refused without Retry-After": flood["silent"],
+        "refused without Retry-After": over["silent"],
         "refusal p50 ms": at(times, 0.5),
         "refusal p99 ms": at(times, 0.99),
         "refusal max ms": at(times, 1.0),
         "refusals over 50 ms": sum(t > QUICK_MS for t in times),
         "refusals over 50 ms inside the service": inside,
-        "generator late p99 ms": flood["late_ms"],
+        "generator late p99 ms": over["late_ms"],
         "memory, % more at most": memory.growth(),
         "memory, % more in the second half": memory.drift(),
-        "wrong": flood["wrong"] + idle["wrong"] + busy["wrong"],
-        "lost": flood["lost"] + idle["lost"] + busy["lost"],
-        "other answers": flood["other"] + idle["other"] + busy["other"],
+        "wrong": over["wrong"] + idle["wrong"] + busy["wrong"],
+        "lost": over["lost"] + idle["lost"] + busy["lost"],
+        "other answers": over["other"] + idle["other"] + busy["other"],
         "refused in the closed loops": len(idle["refusals_ms"]) + len(busy["refusals_ms"]),
     }
 
