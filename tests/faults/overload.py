@@ -50,7 +50,7 @@ def measure(home, say, *, seconds=60, seed=1):
         rate = TIMES * idle["answered"] / idle["seconds"]
         with Memory(service.pid) as memory:
             over = generate({**asked, "rate": rate, "seconds": seconds, "seed": seed})
-        say(f"flood of {rate:.0f} requests/s: {flood['goodput']:.0f} tokens/s, {flood['statuses']}")
+        say(f"flood of {rate:.0f} requests/s: {over['goodput']:.0f} tokens/s, {over['statuses']}")
         busy = generate({**loop, "burn": max(0.0, over["cpu"] - idle["cpu"])})
         say(f"peak, generator as busy: {busy['goodput']:.0f} tokens/s")
         inside = _inside(metrics)
