@@ -17,6 +17,7 @@ class EngineConfig:
         pool_bytes: memory for resident prefixes, in bytes.
         load_threads: threads that fetch prefixes beside the step loop.
         max_waiting: requests that may wait for a row before `submit` refuses.
+        max_waiting_tokens: text positions, prompt and max_tokens, that they may ask for together.
         kernels: what computes; `auto` is CUDA graphs on CUDA, the compiled kernels on a CPU where they can
             be had, else torch.
         weights: format of the base's matrices. int8 (on a CPU) and bf16 (meant for CUDA) are faster and
@@ -34,6 +35,7 @@ class EngineConfig:
     pool_bytes: int = 256 << 20
     load_threads: int = 2
     max_waiting: int = 4096
+    max_waiting_tokens: int = 1 << 20
     kernels: Literal["auto", "graphs", "native", "torch"] = "auto"
     weights: Literal["fp32", "bf16", "int8"] = "fp32"
     kv: Literal["fp32", "bf16"] = "fp32"

@@ -19,7 +19,7 @@ from prefix_engine.config import EngineConfig
 from prefix_engine.generation import Generation
 from prefix_engine.loop import Loop, Sink
 from prefix_engine.pool import Loaded, Loader
-from prefix_engine.request import SEED_BITS, Delta, Event, Failed, QueueFullError, Request, RequestError
+from prefix_engine.request import SEED_BITS, Delta, Event, Failed, QueueFullError, Request
 from prefix_engine.sampling import Sampler
 from prefix_engine.sequence import Sequence, Times
 from prefix_engine.stats import EngineStats, stats_of
@@ -65,7 +65,7 @@ class Engine:
         self._loop = Loop(base, config, loader, self._loaded, sampler)
         self._thread = threading.Thread(target=self._run, name="prefix-engine", daemon=True)
         self._next_number = 0
-        self._unfinished = 0
+        self._unfinished = self._unfinished_tokens = 0
         self._poked = self._owned = self._draining = self._closing = self._stopped = self._broken = False
         self._beat = time.monotonic()
 
@@ -91,18 +91,19 @@ class Engine:
 
         Raises:
             RequestError: a token id that the base does not have.
-            QueueFullError: `max_waiting` requests wait already.
+            QueueFullError: as many requests or tokens wait as may; what nothing waits before is taken whatever its size.
         """
-        self._check_tokens(request)
+        request.check_vocabulary(self._base.config.vocab)
         seed = request.sampling.seed if request.sampling.seed is not None else self._entropy()
         with self._wakeup:
             refusal = self._refusal()
-            if refusal is None and self._waiting() >= self._config.max_waiting:
-                raise QueueFullError(f"{self._config.max_waiting} requests wait already")
+            if refusal is None:
+                self._check_room(request)
             self._next_number += 1
             sequence = Sequence(self._next_number, request, seed, times=Times(time.monotonic()))
-            counted = self._counted(sequence.times, sink)
+            counted = self._counted(sequence, sink)
             self._unfinished += 1
+            self._unfinished_tokens += request.positions
             if refusal is None:
                 self._post(lambda: self._loop.add(sequence, counted))
             else:
@@ -170,7 +171,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """What goes on now, and counters since the start; read without stopping the loop."""
-        return stats_of(self._loop, self._waiting(), self._config.rows)
+        return stats_of(self._loop, self._waiting(), self._waiting_tokens(), self._config.rows)
 
     def beat_age(self) -> float:
         """Seconds since a step last ended, or since the loop last turned with nothing to do.
@@ -187,21 +188,20 @@ class Engine:
     def _waiting(self) -> int:
         return max(0, self._unfinished - len(self._loop.scheduler.running))
 
+    def _waiting_tokens(self) -> int:
+        return max(0, self._unfinished_tokens - self._loop.scheduler.running_tokens)
+
+    def _check_room(self, request: Request) -> None:
+        waiting, most = self._waiting(), self._config.max_waiting_tokens
+        if waiting >= self._config.max_waiting:
+            raise QueueFullError(f"{waiting} requests wait already")
+        if waiting and self._waiting_tokens() + request.positions > most:
+            raise QueueFullError(f"requests that ask for {most} tokens wait already")
+
     def _refusal(self) -> Failed | None:
         if self._stopped or self._closing:
             return Failed("engine_stopped", "the engine has stopped")
         return Failed("draining", "the engine takes no new requests") if self._draining else None
-
-    def _check_tokens(self, request: Request) -> None:
-        vocab = self._base.config.vocab
-        end = () if request.end_id is None else (request.end_id,)
-        for name, ids in (
-            ("prompt", request.prompt),
-            ("end_id", end),
-            ("logit_bias", tuple(request.sampling.logit_bias)),
-        ):
-            if ids and not (min(ids) >= 0 and max(ids) < vocab):
-                raise RequestError(name, f"token ids of this base are 0..{vocab - 1}")
 
     def _wake(self) -> None:
         with self._wakeup:
@@ -220,7 +220,9 @@ class Engine:
     def _loaded(self, loaded: Loaded) -> None:
         self._post(lambda: self._settle(loaded))
 
-    def _counted(self, times: Times, sink: Sink) -> Sink:
+    def _counted(self, sequence: Sequence, sink: Sink) -> Sink:
+        times = sequence.times
+
         def counting(event: Event) -> None:
             if not isinstance(event, Delta):
                 times.ended = time.monotonic()
@@ -232,6 +234,7 @@ class Engine:
                 if not isinstance(event, Delta):
                     with self._wakeup:
                         self._unfinished -= 1
+                        self._unfinished_tokens -= sequence.request.positions
                         self._wakeup.notify_all()
 
         return counting

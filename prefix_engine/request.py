@@ -19,7 +19,7 @@ class RequestError(ValueError):
 
 
 class QueueFullError(Exception):
-    """`max_waiting` requests wait already; the caller should try again later."""
+    """As many requests or tokens wait as may; the caller should try again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,14 @@ class Request:
     def positions(self) -> int:
         """Text positions that the row may use of the base's n_positions."""
         return len(self.prompt) + self.max_tokens
+
+    def check_vocabulary(self, vocab: int) -> None:
+        """Refuse ids that a base of `vocab` tokens does not have, with RequestError."""
+        end = () if self.end_id is None else (self.end_id,)
+        bias = tuple(self.sampling.logit_bias)
+        for name, ids in (("prompt", self.prompt), ("end_id", end), ("logit_bias", bias)):
+            if ids and not (min(ids) >= 0 and max(ids) < vocab):
+                raise RequestError(name, f"token ids of this base are 0..{vocab - 1}")
 
 
 FinishReason = Literal["stop", "length"]

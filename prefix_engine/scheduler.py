@@ -77,6 +77,7 @@ class Scheduler:
         self._active: Counter[str] = Counter()
         self._turn = 0
         self.running: dict[int, Sequence] = {}
+        self.running_tokens = 0  # text positions that the running rows may use
 
     @property
     def waiting(self) -> int:
@@ -96,6 +97,7 @@ class Scheduler:
         key = sequence.request.share
         if sequence.number in self.running:
             del self.running[sequence.number]
+            self.running_tokens -= sequence.request.positions
         else:
             self._queue.remove(sequence)
         self._active[key] -= 1
@@ -168,6 +170,7 @@ class Scheduler:
         if not self._pages.claim(sequence):
             return False
         self.running[sequence.number] = sequence
+        self.running_tokens += sequence.request.positions
         sequence.turn = self._turn
         return True
 

@@ -9,14 +9,15 @@ from prefix_engine.loop import Loop
 class EngineStats:
     """What goes on now, and counters since the start.
 
-    `pages_used` are those of rows; `pages_cached` hold texts that no row reads, and make room when it is
-    needed. `prompt_cache_hits` requests found the beginning of their prompt, `prompt_cache_tokens` in all, which
+    `waiting_tokens` are the positions that requests without a row ask for. `pages_used` are those of rows; `pages_cached`
+    hold texts that no row reads, and make room when it is needed. `prompt_cache_hits` requests found the beginning of their prompt, `prompt_cache_tokens` in all, which
     `prefill_tokens` does not count. `decoded_rows` are rows that a step gave a token, summed over all steps; `occupancy`
     is their average as a share of `rows`.
     """
 
     running: int
     waiting: int
+    waiting_tokens: int
     loading: int
     resident_prefixes: int
     resident_bytes: int
@@ -37,13 +38,14 @@ class EngineStats:
     rows: int
 
 
-def stats_of(loop: Loop, waiting: int, rows: int) -> EngineStats:
-    """Read a loop without stopping it; `waiting` requests have none of its `rows`."""
+def stats_of(loop: Loop, waiting: int, waiting_tokens: int, rows: int) -> EngineStats:
+    """Read a loop without stopping it; `waiting` requests for `waiting_tokens` have none of its `rows`."""
     pages, pool, cache = loop.memory.row_pages, loop.pool, loop.cache
     cached = cache.idle
     return EngineStats(
         running=len(loop.scheduler.running),
         waiting=waiting,
+        waiting_tokens=waiting_tokens,
         loading=pool.loading,
         resident_prefixes=pool.resident,
         resident_bytes=pool.resident_bytes,

@@ -10,20 +10,13 @@ from math import ceil
 from prefix_engine import Engine
 from prefix_store.rates import Rates
 from prefix_store.tenants import Tenant
+from service.door import Door
 from service.errors import FINAL, ApiError
-from service.tickets import Ticket, Tickets
+from service.tickets import Demand, Ticket, Tickets
 
 _DAY_S = 86_400.0
 _SAMPLE_S = 1.0
 _KEEP = 0.7  # of the measured speed, when a new sample comes
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a request asks for: rows and the most tokens that they generate."""
-
-    rows: int
-    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +30,8 @@ class Used:
 class Admission:
     """The door of the engine's queue."""
 
-    def __init__(self, engine: Engine, tickets: Tickets, rates: Rates) -> None:
-        self._engine, self._tickets, self._rates = engine, tickets, rates
+    def __init__(self, engine: Engine, tickets: Tickets, rates: Rates, door: Door) -> None:
+        self._engine, self._tickets, self._rates, self._door = engine, tickets, rates, door
         self._speed: float | None = None  # generated tokens a second while busy
         self._sampled = (time.monotonic(), 0)
 
@@ -59,7 +52,9 @@ class Admission:
         }
         if not rate.allowed:
             text = f"over {tenant.requests_per_minute} requests a minute; wait and send it again"
-            raise ApiError(429, "rate_limit_exceeded", text, retry_after=wait or 1.0, headers=headers)
+            raise ApiError(
+                429, "rate_limit_exceeded", text, retry_after=wait or 1.0, headers=headers, refused="rate"
+            )
         return headers
 
     @staticmethod
@@ -82,25 +77,37 @@ class Admission:
         """Take a place in the tenant's queue.
 
         Raises:
-            ApiError: 400, more rows than ever fit; 429, the tenant's queue is full; 503, the answer could
-                not be ready in time.
+            ApiError: 400, more than ever fits; 429, the tenant's queue or its part of the line is full; 503, the
+                line is, or the answer could not be ready in time.
         """
         if demand.rows > tenant.max_queued:
             text = (
                 f"{demand.rows} rows are more than the {tenant.max_queued} that may wait; send less at once"
             )
             raise ApiError(400, "invalid_value", text, "n")
+        if not (
+            self._tickets.rows.may_ever_fit(demand.rows)
+            and self._tickets.tokens.may_ever_fit(demand.positions)
+        ):
+            text = (
+                f"{demand.rows} rows of {demand.positions} tokens in all are more than one request may queue"
+            )
+            raise ApiError(400, "invalid_value", f"{text}; send less at once", "max_tokens")
+        self._door.learn(tenant, demand)
+        if deadline_s <= 0:
+            text = "the request's deadline passed before it could be queued"
+            raise ApiError(503, "deadline_exceeded", text, retry_after=1.0, refused="deadline")
         wait = self._wait(tenant.id)
         if wait > deadline_s:
             text = f"about {wait:.0f} s of work wait, longer than the deadline of {deadline_s:.0f} s"
-            raise ApiError(503, "overloaded", text, retry_after=min(60.0, wait - deadline_s + 1.0))
+            late = min(60.0, wait - deadline_s + 1.0)
+            raise ApiError(503, "overloaded", text, retry_after=late, refused="deadline")
         budget = None if tenant.tokens_per_day is None else tenant.tokens_per_day - used.tokens
-        taken = self._tickets.queue(ticket, demand.rows, demand.tokens, tenant.max_queued, budget, used.asked)
-        if taken == "spent":
+        refused = self._tickets.queue(ticket, demand, tenant.max_queued, budget, used.asked)
+        if refused == "spent":
             raise _used_up(tenant)
-        if taken == "full":
-            text = f"{tenant.max_queued} requests of this tenant wait already; send it again later"
-            raise ApiError(429, "queue_full", text, retry_after=min(10.0, max(1.0, wait)))
+        if refused is not None:
+            raise self._door.refuse(tenant.id, refused, demand)
 
     def _wait(self, tenant_id: str) -> float:
         """Seconds until what the tenant has under way would be done, by the speed measured lately."""
@@ -117,4 +124,4 @@ class Admission:
 def _used_up(tenant: Tenant) -> ApiError:
     text = f"the {tenant.tokens_per_day} tokens of this day (UTC) are used up or asked for"
     tomorrow = _DAY_S - time.time() % _DAY_S  # noqa: TID251 - the quota's day is wall time
-    return ApiError(429, "insufficient_quota", text, retry_after=tomorrow, headers=FINAL)
+    return ApiError(429, "insufficient_quota", text, retry_after=tomorrow, headers=FINAL, refused="quota")

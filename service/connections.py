@@ -2,9 +2,14 @@
 
 A response that has ended for the app may still lie in its transport because the client reads slowly.
 Revocation waits for such bytes, and throws away those that nobody takes.
+
+There is room for so many connections. One more closes the one that has been idle longest; where all are busy it is
+answered 503 without a look at what it asks for. None is kept that does not send the whole head of a request soon.
 """
 
 import asyncio
+import resource
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,6 +18,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 Address = tuple[str, int]
 _LOOK_S = 0.01
+_HEAD_S = 15.0  # for the whole head of a request
+_OTHER_FILES = 256  # that a process has open beside its connections: database, logs, sealed files
+_UNSENT = 128 << 10  # bytes of one connection that the kernel holds unsent
 
 
 class _Patience:
@@ -31,37 +39,69 @@ class _Patience:
 
 
 class Connections:
-    """The transports of one server; belongs to its event loop, `abort_soon` may be called from any thread."""
+    """The transports of one server; belongs to its event loop, `abort_soon` may be called from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        most: open at once; fewer if the process may not open so many files.
+        surplus: the whole response on a connection that there is no room for.
+        told: hears how long such a response took, in seconds.
+    """
+
+    def __init__(self, most: int, surplus: bytes, told: Callable[[float], None]) -> None:
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(16, min(most, files - _OTHER_FILES)) if files != resource.RLIM_INFINITY else most
+        self._surplus, self._told = surplus, told
         self._transports: dict[Address, asyncio.Transport] = {}
+        self._protocols: dict[H11Protocol, None] = {}  # by the time that they came
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def count(self) -> int:
+        """Open connections."""
+        return len(self._protocols)
 
     def protocol(self) -> type[H11Protocol]:
         """The protocol of uvicorn, noting each connection here."""
-        connections = self
-
-        class Noted(H11Protocol):
-            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-                super().connection_made(transport)
-                connections.add(self.client, transport, self.loop)
-
-            def connection_lost(self, exc: Exception | None) -> None:
-                connections.remove(self.client, self.transport)
-                super().connection_lost(exc)
-
-        return Noted
+        return type("Noted", (_Noted,), {"connections_noted": self})
 
     def add(
-        self, client: Address | None, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        """Note a new connection."""
+        self,
+        protocol: H11Protocol,
+        client: Address | None,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+    ) -> bool:
+        """Note a new connection; whether there is room for it, for which an idle one may have to go."""
         self._loop = loop
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        self._protocols[protocol] = None
         if client is not None:
             self._transports[client] = transport
+        return len(self._protocols) <= self._most or self._close_idle(protocol)
 
-    def remove(self, client: Address | None, transport: asyncio.Transport) -> None:
+    def _close_idle(self, beside: H11Protocol) -> bool:
+        """Close the oldest connection that has no request under way; whether there was one."""
+        for protocol in self._protocols:
+            if protocol is not beside and _is_idle(protocol):
+                if not protocol.transport.is_closing():
+                    protocol.transport.abort()
+                del self._protocols[protocol]
+                return True
+        return False
+
+    def turn_away(self, transport: asyncio.Transport) -> None:
+        """Answer whatever was asked, once, and close."""
+        began = time.perf_counter()
+        if not transport.is_closing():
+            transport.write(self._surplus)
+            transport.close()
+            self._told(time.perf_counter() - began)
+
+    def remove(self, protocol: H11Protocol, client: Address | None, transport: asyncio.Transport) -> None:
         """Forget a connection that was lost."""
+        self._protocols.pop(protocol, None)
         if client is not None and self._transports.get(client) is transport:
             del self._transports[client]
 
@@ -111,3 +151,49 @@ class Connections:
     def _unsent(self, client: Address | None) -> int:
         transport: Any = self._transports.get(client) if client is not None else None
         return 0 if transport is None else int(transport.get_write_buffer_size())
+
+
+class _Noted(H11Protocol):
+    """A connection that is noted, and closed when it sends no whole head of a request in time."""
+
+    connections_noted: Connections
+    _surplus = False
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._surplus = not self.connections_noted.add(self, self.client, transport, self.loop)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self.connections_noted.remove(self, self.client, self.transport)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._surplus:
+            self.connections_noted.turn_away(self.transport)
+            return
+        super().data_received(data)
+        if not _is_idle(self):
+            self._stop_waiting()
+        elif self._head is None:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        self._head = self.loop.call_later(_HEAD_S, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _give_up(self) -> None:
+        self._head = None
+        if _is_idle(self):
+            self.transport.close()
+
+
+def _is_idle(protocol: H11Protocol) -> bool:
+    """Whether no request is under way."""
+    return protocol.cycle is None or protocol.cycle.response_complete

@@ -6,8 +6,9 @@ Messages name fields and ids that the caller gave; what is not foreseen answers 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +20,11 @@ from prefix_engine import Failed, QueueFullError, RequestError
 from prefix_store import errors as store
 from service.tickets import MOST_TRANSFERS, TransfersFull
 
+# Bounds that turn a request away for a time, as metrics call them; docs/api.md says what each is.
+Refusal = Literal[
+    "rate", "quota", "tenant_requests", "tenant_queue", "tenant_share", "tenant_bytes", "queue", "bytes", "deadline",
+    "connections", "draining", "transfers",
+]  # fmt: skip
 FINAL = {"x-should-retry": "false"}
 _FULL_S = 30.0  # somebody has to make room
 _QUOTA_S = 60.0  # waiting alone frees nothing; a job may have ended by then
@@ -26,7 +32,7 @@ _QUOTA_S = 60.0  # waiting alone frees nothing; a job may have ended by then
 
 @dataclass(slots=True)
 class ApiError(Exception):
-    """An answer that is no success; `retry_after` in seconds."""
+    """An answer that is no success; `retry_after` in seconds, `refused` why a request was turned away for now."""
 
     status: int
     code: str
@@ -34,6 +40,7 @@ class ApiError(Exception):
     param: str | None = None
     retry_after: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    refused: Refusal | None = None
 
     def body(self) -> dict[str, Any]:
         """OpenAI's envelope."""
@@ -64,6 +71,16 @@ DRAINING = ApiError(
     "this process is stopping; send the request again",
     retry_after=1.0,
     headers={"connection": "close"},
+    refused="draining",
+)
+
+CROWDED = ApiError(
+    503,
+    "overloaded",
+    "as many connections are open as may be (connections); send it again later",
+    retry_after=1.0,
+    headers={"connection": "close"},
+    refused="connections",
 )
 
 # The engine's failures, see `prefix_engine.request.Failed`: status, code for the client, worth another try.
@@ -137,7 +154,9 @@ def _of_union(part: str) -> bool:
 
 
 def _http(error: HTTPException) -> ApiError:
-    code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code)
+    code = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "too_large"}.get(
+        error.status_code
+    )
     text = {404: "no such route", 405: "this route has no such method"}.get(error.status_code)
     if error.status_code == 400:
         code, text = "invalid_json", "the body is no valid JSON in UTF-8; mend it and send it again"
@@ -169,13 +188,19 @@ _TABLE: list[tuple[type[Exception], Any]] = [
     (
         TransfersFull,
         lambda _: ApiError(
-            429, "too_many_transfers", f"{MOST_TRANSFERS} files are under way; wait for one", retry_after=1.0
+            429,
+            "too_many_transfers",
+            f"{MOST_TRANSFERS} files are under way; wait for one",
+            retry_after=1.0,
+            refused="transfers",
         ),
     ),
     (RequestError, lambda e: ApiError(400, "invalid_value", str(e), e.param)),
     (
         QueueFullError,
-        lambda _: ApiError(503, "overloaded", "too many requests wait; send it again", retry_after=1.0),
+        lambda _: ApiError(
+            503, "overloaded", "too many requests wait; send it again", retry_after=1.0, refused="queue"
+        ),
     ),
     (RequestValidationError, _validation),
     (ClientDisconnect, lambda _: ApiError(499, "client_closed", "nobody reads this")),
@@ -195,11 +220,25 @@ def respond(error: ApiError) -> JSONResponse:
     return _Escaped(error.body(), error.status, error.all_headers())
 
 
+def raw(error: ApiError) -> bytes:
+    """The error as a whole HTTP/1.1 response, for a connection that no request is read from."""
+    made = respond(error)
+    head = b"".join(name + b": " + value + b"\r\n" for name, value in made.raw_headers)
+    return (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
+        + head
+        + b"\r\n"
+        + bytes(made.body)
+    )
+
+
 def install(app: FastAPI) -> None:
     """Have the app answer all its errors in the envelope."""
 
-    async def handle(_request: Request, error: Exception) -> JSONResponse:
-        return respond(api_error(error))
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        answer = api_error(error)
+        request.state.refused = answer.refused
+        return respond(answer)
 
     for kind, _ in _TABLE:
         app.add_exception_handler(kind, handle)

@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
+from prefix_store.scope import Admin
+from prefix_store.scope import Scope as Caller
 from service.answers import Answer
 from service.errors import DRAINING, NO_KEY, ApiError, api_error, respond
 from service.telemetry import known
@@ -30,6 +32,8 @@ OPEN: Final = frozenset({"/livez", "/readyz", "/docs", "/openapi.json", "/docs/o
 HEALTH: Final = frozenset({"/livez", "/readyz"})
 UPLOADS: Final = "/v1/files"
 _FORM_BYTES = 1 << 20  # what a form may weigh beside its file
+_UPLOAD_BYTES = 2 << 20  # what an upload holds of its file at once
+_SMALL = 64 << 10  # a body that is thrown away sooner than a new connection is made
 _LINGER_S = 5.0  # how long a client may go on to write after its answer
 _BEARER = "bearer "
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -61,7 +65,9 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         began, status, whole, early = time.perf_counter(), 0, False, False
-        body = _Body(receive, scope, self._limit(scope))
+        scope["state"]["began"] = time.monotonic()
+        stall = None if scope["path"] == UPLOADS else self._parts.settings.stall_seconds
+        body = _Body(receive, scope, self._limit(scope), stall)
 
         async def answer(message: Message) -> None:
             nonlocal status, whole, early
@@ -76,7 +82,7 @@ class Gate:
                     (b"x-content-type-options", b"nosniff"),
                     (b"cache-control", b"no-store"),
                 ]
-                early = not body.read
+                early = not body.read and not body.small
                 if early:  # or the server would take the rest of it only to throw it away
                     message["headers"].append((b"connection", b"close"))
             whole = message["type"] == "http.response.body" and not message.get("more_body", False)
@@ -97,13 +103,27 @@ class Gate:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pass(self, scope: Scope, receive: "_Body", send: Send) -> None:
+        door, state, path = self._parts.door, scope["state"], scope["path"]
+        token = _token(scope)
+        length = min(receive.length, _UPLOAD_BYTES) if path == UPLOADS else receive.length
+        visit = None
         try:
-            self._look_at_head(scope, receive.limit)
-            await self._authenticate(scope)
+            self._look_at_head(scope, receive)
+            if path not in OPEN:
+                if token:
+                    door.knock(token, path, length)
+                caller = state["caller"] = await self._authenticate(token)
+                if isinstance(caller, Caller):
+                    visit = state["visit"] = door.enter(caller.tenant_id, token, path, length)
         except ApiError as refusal:
+            state["refused"] = refusal.refused
             await respond(refusal)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if visit is not None:
+                door.leave(visit)
 
     def _limit(self, scope: Scope) -> int:
         """Most bytes of this body."""
@@ -111,30 +131,28 @@ class Gate:
             return self._parts.store.settings.max_upload_bytes + _FORM_BYTES
         return self._parts.settings.max_body_bytes
 
-    def _look_at_head(self, scope: Scope, limit: int) -> None:
+    def _look_at_head(self, scope: Scope, body: "_Body") -> None:
         """Refuse while draining, and a body that says itself that it is too large."""
         path = scope["path"]
         if self._parts.draining and path not in HEALTH:
             raise DRAINING
         if "\x00" in path or b"%00" in scope["query_string"]:
             raise ApiError(400, "invalid_value", "the address holds a NUL; remove it")
-        length = _header(scope, b"content-length")
-        if length.isdigit() and int(length) > limit:
-            raise _too_large(limit, path)
+        if body.length > body.limit:
+            raise _too_large(body.limit, path)
 
-    async def _authenticate(self, scope: Scope) -> None:
-        if scope["path"] in OPEN:
-            return
-        given = _header(scope, b"authorization")
-        token = given[len(_BEARER) :].strip() if given[: len(_BEARER)].lower() == _BEARER else ""
+    async def _authenticate(self, token: str) -> Caller | Admin:
         caller = await to_thread.run_sync(self._parts.authenticate, token) if token else None
         if caller is None:
             raise NO_KEY
-        scope["state"]["caller"] = caller
+        return caller
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "(none)")
         self._parts.telemetry.request(scope["method"], route, status, seconds)
+        refused = scope["state"].get("refused")
+        if refused is not None:
+            self._parts.telemetry.refusal(refused, seconds)
         if route in HEALTH:
             return
         told: dict[str, int] = {}
@@ -167,24 +185,45 @@ def _header(scope: Scope, name: bytes) -> str:
     return ""
 
 
+def _token(scope: Scope) -> str:
+    """The key that is sent, or nothing."""
+    given = _header(scope, b"authorization")
+    return given[len(_BEARER) :].strip() if given[: len(_BEARER)].lower() == _BEARER else ""
+
+
 def _too_large(limit: int, path: str) -> ApiError:
     what = "split the file" if path == UPLOADS else "send less at once"
     return ApiError(413, "too_large", f"the body is larger than {limit} bytes; {what}")
 
 
 class _Body:
-    """A `receive` that refuses a body as soon as it has brought more than `limit` bytes."""
+    """A `receive` that refuses a body as soon as it has brought more than `limit` bytes, or nothing for `stall` seconds.
 
-    def __init__(self, receive: Receive, scope: Scope, limit: int) -> None:
-        self._receive = receive
+    Attributes:
+        length: bytes that it says it has; if it says nothing, as many as it may have.
+        small: its end comes soon, and need not be waited for before the connection's next request.
+        read: it has ended.
+    """
+
+    def __init__(self, receive: Receive, scope: Scope, limit: int, stall: float | None) -> None:
+        self._receive, self._stall = receive, stall
         self._seen = 0
         self.limit = limit
-        self.read = _header(scope, b"content-length") in {"", "0"} and not _header(
-            scope, b"transfer-encoding"
-        )
+        said, unsaid = _header(scope, b"content-length"), bool(_header(scope, b"transfer-encoding"))
+        self.read = said in {"", "0"} and not unsaid
+        self.length = limit if unsaid else int(said) if said.isdigit() else 0
+        self.small = self.length <= _SMALL and not unsaid and not _header(scope, b"expect")
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        if self.read or self._stall is None:
+            message = await self._receive()
+        else:
+            try:
+                async with asyncio.timeout(self._stall):
+                    message = await self._receive()
+            except TimeoutError:
+                text = f"nothing of the body came for {self._stall:.0f} s; send it again"
+                raise HTTPException(408, text) from None
         self._seen += len(message.get("body", b""))
         if self._seen > self.limit:
             raise HTTPException(413, f"the body is larger than {self.limit} bytes")

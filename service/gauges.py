@@ -20,6 +20,7 @@ log = structlog.get_logger("service")
 _GAUGES: Final = {
     "running": "Rows in the batch now.",
     "waiting": "Requests that have no row yet: the queue.",
+    "waiting_tokens": "Positions that requests without a row ask for: prompts and most answers.",
     "rows": "Rows that the batch has room for.",
     "occupancy": "Decoding rows of a step as a share of the batch's rows, averaged since the start.",
     "loading": "Prefixes being loaded, or loaded and waiting for room.",

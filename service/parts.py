@@ -13,6 +13,8 @@ from prefix_store import ScopedStore, Store
 from prefix_store.scope import Admin, Scope
 from service.admission import Admission
 from service.connections import Connections
+from service.door import Door
+from service.errors import CROWDED, raw
 from service.meter import Meter
 from service.residency import Residency
 from service.reuse import Reuse
@@ -47,6 +49,7 @@ class Parts:
     reuse: Reuse
     revocation: Revocation
     admission: Admission
+    door: Door
     meter: Meter
     upkeep: Upkeep
     telemetry: Telemetry
@@ -62,7 +65,13 @@ class Parts:
         """Put the parts together; nothing runs yet."""
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        tickets, connections, telemetry, meter = Tickets(), Connections(), Telemetry(), Meter(store.scoped)
+        tickets = Tickets(settings.queue_requests, settings.queue_tokens)
+        telemetry, meter = Telemetry(), Meter(store.scoped)
+        connections = Connections(
+            settings.connections, raw(CROWDED), lambda seconds: telemetry.refusal("connections", seconds)
+        )
+        held_bytes = max(settings.held_bytes, 2 * settings.max_body_bytes)
+        door = Door(tickets, settings.tenant_requests, held_bytes)
         reuse = Reuse()
 
         def in_use(version_ids: set[str]) -> set[str]:
@@ -83,7 +92,8 @@ class Parts:
             residency=residency,
             reuse=reuse,
             revocation=Revocation(store, engine, residency, reuse, tickets, connections),
-            admission=Admission(engine, tickets, store.rates),
+            admission=Admission(engine, tickets, store.rates, door),
+            door=door,
             meter=meter,
             upkeep=Upkeep(store, meter),
             telemetry=telemetry,
@@ -107,6 +117,7 @@ class Parts:
             OSError: the port cannot be listened on.
         """
         self.telemetry.watch(self.engine, self._system, self.revocation)
+        self.telemetry.watch_load(self.tickets, self.door, self.connections)
         if self.settings.metrics_port:
             self._metrics = self.telemetry.serve(self.settings.host, self.settings.metrics_port)
 

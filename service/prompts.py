@@ -36,6 +36,11 @@ class Plan:
         """Most tokens that its rows generate."""
         return sum(request.max_tokens for request in self.requests)
 
+    @property
+    def positions(self) -> int:
+        """Positions of its rows' texts: what they hold of the queue, and most of it in memory."""
+        return sum(request.positions for request in self.requests)
+
 
 def plan(
     base: Base,

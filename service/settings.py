@@ -23,6 +23,12 @@ class ServiceSettings(BaseSettings):
         step_tokens: token budget of one step.
         kv_bytes: memory for running rows' keys and values.
         pool_bytes: memory for resident prefixes.
+        queue_requests: rows that may wait for their turn, of all tenants.
+        queue_tokens: positions, prompts and asked output, of requests that wait, run or whose answers have not left,
+            of all tenants; no tenant holds more than is left of either for the others.
+        tenant_requests: requests of one tenant under way at once, of any kind.
+        held_bytes: bodies of requests under way, of all tenants, shared alike; twice `max_body_bytes` at least.
+        connections: open at once; less if the process may not open so many files.
         kernels: `native` (compiled, CPU), `torch`, `graphs` (CUDA graphs), or `auto`: graphs on CUDA, native on
             a CPU where there is a C compiler, else torch.
         weights: `fp32`; not exact: `int8` on a CPU, `bf16` for CUDA.
@@ -54,6 +60,11 @@ class ServiceSettings(BaseSettings):
     step_tokens: int = Field(default=512, ge=1)
     kv_bytes: int = Field(default=1 << 30, ge=1 << 20)
     pool_bytes: int = Field(default=256 << 20, ge=1 << 20)
+    queue_requests: int = Field(default=4096, ge=2)
+    queue_tokens: int = Field(default=1 << 20, ge=1024)
+    tenant_requests: int = Field(default=1024, ge=1)
+    held_bytes: int = Field(default=128 << 20, ge=4 << 20)
+    connections: int = Field(default=4096, ge=16)
     kernels: Literal["auto", "graphs", "native", "torch"] = "auto"
     weights: Literal["fp32", "bf16", "int8"] = "fp32"
     kv: Literal["fp32", "bf16"] = "fp32"
@@ -75,6 +86,8 @@ class ServiceSettings(BaseSettings):
             step_tokens=max(self.step_tokens, self.rows),
             kv_bytes=self.kv_bytes,
             pool_bytes=self.pool_bytes,
+            max_waiting=self.queue_requests,
+            max_waiting_tokens=self.queue_tokens,
             kernels=self.kernels,
             weights=self.weights,
             kv=self.kv,

@@ -105,7 +105,8 @@ class EventStream(Response):
             await self._put(send, [] if last is None else [last], done=True)
         except ApiError as error:
             await self._write(send, _event(error.body()), more=False)
-        except TimeoutError:
+        except TimeoutError:  # who has waited so long takes nothing: its bytes would only lie there
+            self._connections.abort(self._feed.client)
             raise ClientGone from None
 
     async def _put(self, send: Send, chunks: list[dict[str, Any]], *, done: bool = False) -> None:

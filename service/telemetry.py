@@ -4,16 +4,27 @@
 user, prefix or request ever makes a series.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
 
 from prefix_engine import Engine, Generation
 from prefix_store import Store
+from service.connections import Connections
+from service.door import Door
+from service.errors import Refusal
 from service.gauges import Gauges
 from service.revocation import Revocation
+from service.tickets import Tickets
 
 _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"})
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -55,6 +66,14 @@ class Telemetry:
         self._erasing = self._histogram(
             "prefix_erasure_seconds", "Seconds from an erasure's begin to the end of its request.", ["kind"]
         )
+        self._refusals = Counter(
+            "prefix_refusals", "Requests turned away for a time, by the bound.", ["reason"], registry=self.registry
+        )  # fmt: skip
+        self._refusing = self._histogram(
+            "prefix_refusal_seconds", "Seconds from the head of a request to the end of its refusal."
+        )
+        for reason in get_args(Refusal):
+            self._refusals.labels(reason)
         for kind in get_args(Erased):  # a series that is there from the start shows its first step
             self._erasures.labels(kind)
             self._erasing.labels(kind)
@@ -70,6 +89,11 @@ class Telemetry:
         """An answer was given; `route` is the pattern, never the path."""
         self._requests.labels(known(method), route, status).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def refusal(self, reason: Refusal, seconds: float) -> None:
+        """A request was turned away, for a time."""
+        self._refusals.labels(reason).inc()
+        self._refusing.observe(seconds)
 
     def first_token(self, seconds: float) -> None:
         """The first event of a completion came."""
@@ -102,6 +126,20 @@ class Telemetry:
     def watch(self, engine: Engine, store: Store, revocation: Revocation) -> None:
         """Show the engine's, the jobs' and the feed's state when asked."""
         self.registry.register(Gauges(engine, store.jobs.counts, lambda: revocation.age))
+
+    def watch_load(self, tickets: Tickets, door: Door, connections: Connections) -> None:
+        """Show what the bounds of admission hold when asked."""
+        shown: dict[str, tuple[str, Callable[[], int]]] = {
+            "prefix_queue_rows": ("Rows that wait for their turn.", lambda: tickets.rows.total),
+            "prefix_queue_tokens": (
+                "Positions of requests that wait, run or whose answers have not left.",
+                lambda: tickets.tokens.total,
+            ),
+            "prefix_held_bytes": ("Bytes of bodies of requests under way.", lambda: door.bytes.total),
+            "prefix_connections": ("Open connections.", lambda: connections.count),
+        }
+        for name, (told, count) in shown.items():
+            Gauge(name, told, registry=self.registry).set_function(count)
 
     def serve(self, host: str, port: int) -> WSGIServer:
         """Answer `/metrics` on a thread of its own; returns the server, to be shut down."""

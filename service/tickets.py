@@ -16,8 +16,22 @@ from prefix_store.errors import NotFound
 from prefix_store.scope import Owner
 from prefix_store.version_rows import Resolved
 from service.connections import Address
+from service.pace import Pace
+from service.shares import Shares
 
 MOST_TRANSFERS = 8  # files of one tenant that are sent or taken at once
+
+# Why a request found no place: its tenant's `max_queued`, its part of the line, the whole line.
+Refused = Literal["tenant_queue", "tenant_share", "queue"]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request asks for: rows, the most tokens that they generate, and positions, their prompts included."""
+
+    rows: int
+    tokens: int
+    positions: int
 
 
 class TransfersFull(Exception):
@@ -36,6 +50,8 @@ class Ticket:
         client: address of its socket.
         tokens: most tokens that its rows may still generate.
         demand: what `tokens` was at first.
+        waiting: rows that have said nothing yet.
+        positions: of its prompts and of what they may generate, held in the line until the ticket ends.
         revoked: nothing more may be sent of its answer.
         file_id: the file that it sends or takes.
         ended: its last byte has left, or its connection is cut.
@@ -49,6 +65,7 @@ class Ticket:
     tokens: int = 0
     demand: int = 0
     waiting: int = 0
+    positions: int = 0
     revoked: bool = False
     file_id: str | None = None
     job_id: str | None = None
@@ -69,11 +86,17 @@ class Ticket:
 
 
 class Tickets:
-    """All tickets of this process."""
+    """All tickets of this process.
 
-    def __init__(self) -> None:
+    Attributes:
+        rows: that wait, of all tenants.
+        tokens: positions of requests that wait, run, or whose answers have not left: what they hold in memory.
+        pace: at which tokens leave.
+    """
+
+    def __init__(self, most_rows: int = 4096, most_tokens: int = 1 << 20) -> None:
+        self.rows, self.tokens, self.pace = Shares(most_rows), Shares(most_tokens), Pace()
         self._open: set[Ticket] = set()
-        self._waiting: Counter[str] = Counter()
         self._asked: Counter[str] = Counter()
         self._gone: set[str] = set()
         self._lock = threading.Lock()
@@ -122,32 +145,55 @@ class Tickets:
         with self._lock:
             self._open.discard(ticket)
             self._asked[ticket.tenant_id] += ticket.demand
-            self._waiting[ticket.tenant_id] -= ticket.waiting
-            if not self._waiting[ticket.tenant_id]:
-                del self._waiting[ticket.tenant_id]
-            ticket.waiting, ticket.fail = 0, None
+            self.rows.give(ticket.tenant_id, ticket.waiting)
+            if ticket.positions:
+                self.tokens.give(ticket.tenant_id, ticket.positions)
+                self.pace.left(ticket.positions, empty=not self.tokens.total)
+            ticket.waiting, ticket.positions, ticket.fail = 0, 0, None
         ticket.ended.set()
 
     def queue(
-        self, ticket: Ticket, rows: int, tokens: int, most: int, budget: int | None = None, since: int = 0
-    ) -> Literal["taken", "full", "spent"]:
-        """Count rows that wait for their turn, in one step with the look at the limits.
+        self, ticket: Ticket, demand: Demand, most: int, budget: int | None = None, since: int = 0
+    ) -> Refused | Literal["spent"] | None:
+        """Count rows that wait for their turn, in one step with the look at the limits; None if they may.
 
-        "full" if the tenant would have over `most` of them; "spent" if its requests under way, and those that
-        have ended since `asked` answered `since`, may have used up `budget` tokens.
+        "tenant_queue" if the tenant would have over `most` of them; "tenant_share" and "queue" as `Shares` says;
+        "spent" if its requests under way, and those that have ended since `asked` answered `since`, may have used
+        up `budget` tokens.
         """
         tenant_id = ticket.tenant_id
         with self._lock:
-            if self._waiting[tenant_id] + rows > most:
-                return "full"
+            refused = self.refusal(tenant_id, demand, most)
+            if refused is not None:
+                return refused
             asked = self._asked[tenant_id] - since
             asked += sum(t.demand for t in self._open if t.tenant_id == tenant_id)
             if budget is not None and asked >= budget:
                 return "spent"
-            ticket.tokens = ticket.demand = tokens
-            ticket.waiting += rows
-            self._waiting[tenant_id] += rows
-            return "taken"
+            ticket.tokens = ticket.demand = demand.tokens
+            ticket.waiting, ticket.positions = demand.rows, demand.positions
+            self.rows.take(tenant_id, demand.rows)
+            self.tokens.take(tenant_id, demand.positions)
+            self.pace.entered()
+            return None
+
+    def refusal(self, tenant_id: str, demand: Demand, most: int) -> Refused | None:
+        """Why a tenant with `most` rows that may wait gets no place for so much now; None if it does."""
+        if self.rows.held(tenant_id) + demand.rows > most:
+            return "tenant_queue"
+        full = self.rows.refusal(tenant_id, demand.rows) or self.tokens.refusal(tenant_id, demand.positions)
+        return None if full is None else "tenant_share" if full == "tenant" else "queue"
+
+    def seconds_until(self, tenant_id: str, demand: Demand) -> float | None:
+        """About how long until there is a place for it, by the pace at which the line empties now.
+
+        Tenants are served alike, so that of what leaves each sees its part. All who are refused come again, so that
+        at least an eighth of what is in the way must have left. None: nothing has left yet.
+        """
+        own, tenants = self.tokens.held(tenant_id), max(1, self.tokens.holders())
+        lacking = self.tokens.lacking(tenant_id, demand.positions)
+        with self._lock:
+            return self.pace.seconds(max(lacking, own * tenants // 8))
 
     def asked(self, tenant_id: str) -> int:
         """Tokens that a tenant's ended requests had asked for; to be taken before its use is looked up."""
@@ -159,7 +205,7 @@ class Tickets:
         with self._lock:
             if ticket.waiting:
                 ticket.waiting -= 1
-                self._waiting[ticket.tenant_id] -= 1
+                self.rows.give(ticket.tenant_id, 1)
 
     def tokens_ahead(self, tenant_id: str) -> int:
         """Most tokens that are generated until a tenant's requests under way have theirs.

@@ -16,7 +16,7 @@ from prefix_store.errors import NotFound
 from prefix_store.scope import Scope
 from prefix_store.tenants import Tenant
 from prefix_store.version_rows import Resolved
-from service.admission import Demand, Used
+from service.admission import Used
 from service.answers import Answer
 from service.deps import Generator, PartsDep, resolve, shown
 from service.errors import ApiError
@@ -25,7 +25,7 @@ from service.parts import Parts
 from service.prompts import Plan, plan
 from service.schemas import CompletionBody
 from service.streaming import EventStream, Feed, hang_up_when_gone
-from service.tickets import Ticket
+from service.tickets import Demand, Ticket
 
 router = APIRouter(tags=["completions"])
 
@@ -75,6 +75,7 @@ async def admitted(
     A dependency that yields, not the response, owns the ticket: its end runs however the client went away.
     """
     seconds = min(x_deadline_seconds or parts.settings.deadline_seconds, parts.settings.deadline_seconds)
+    deadline = request.state.began + seconds
     with nullcontext() if parts.traces is None else parts.traces.part("store.resolve"):
         tenant, resolved, payload, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
     limited = tenant.requests_per_minute is not None
@@ -82,7 +83,7 @@ async def admitted(
     headers |= parts.admission.quota(tenant, used.tokens)
     share, reuse = scope.tenant_id, parts.reuse.ids(scope, body.user)
     ready = await to_thread.run_sync(
-        lambda: plan(parts.base, body, resolved, share, reuse, time.monotonic() + seconds),
+        lambda: plan(parts.base, body, resolved, share, reuse, deadline),
         limiter=parts.planning,
     )
     if parts.revocation.stale:
@@ -92,7 +93,9 @@ async def admitted(
     ticket = parts.tickets.open(scope.tenant_id, request.scope.get("client"), resolved, body.model)
     try:
         with parts.residency.at_hand(resolved, payload):
-            parts.admission.queue(tenant, ticket, Demand(len(ready.requests), ready.generates), seconds, used)
+            demand = Demand(len(ready.requests), ready.generates, ready.positions)
+            parts.admission.queue(tenant, ticket, demand, deadline - time.monotonic(), used)
+            parts.door.queued(request.state.visit)
             yield Admitted(ready, ticket, headers)
     finally:
         ticket.cancel()

@@ -140,7 +140,7 @@ def test_nothing_is_written_to_any_socket_after_the_acknowledgement(own_service,
     connections = service.parts.connections
     for_real = connections.add
 
-    def add(client, transport, loop):
+    def add(protocol, client, transport, loop):
         write = transport.write
 
         def noted(data):
@@ -151,7 +151,7 @@ def test_nothing_is_written_to_any_socket_after_the_acknowledgement(own_service,
             transport.write = noted
         except AttributeError:  # a transport with slots
             pytest.skip("this loop's transports cannot be watched")
-        for_real(client, transport, loop)
+        return for_real(protocol, client, transport, loop)
 
     monkeypatch.setattr(connections, "add", add)
     readers = started([Reader(service, acme.key, "alice:voice", seed=i) for i in range(24)])

@@ -383,7 +383,7 @@ def test_a_full_queue_refuses_only_its_own_tenant(tmp_path):
         time.sleep(0.1)
         for thread in threads[1:]:
             thread.start()
-        while service.parts.tickets._waiting[small.tenant_id] < 3:
+        while service.parts.tickets.rows.held(small.tenant_id) < 3:
             time.sleep(0.01)
         refused = complete(small, "tiny")
         assert refused.status_code == 429

@@ -82,6 +82,12 @@ SCENARIOS = {
         ),
         "what does not fit is refused with 507 and leaves nothing; texts go on",
     ),
+    "overload": Scenario(
+        "overload",
+        {"seconds": 60},
+        ("refused without Retry-After", "wrong", "lost", "other answers"),
+        "at 5 times what it can do: goodput at least 90 % of the peak, refusals under 50 ms, 5 % more memory at most",
+    ),
     "restarts": Scenario(
         "restarts",
         {"restarts": 50},

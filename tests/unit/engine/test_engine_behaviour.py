@@ -424,6 +424,49 @@ def test_the_queue_is_bounded(engine):
     assert one.stats().waiting == 3
 
 
+def test_the_queue_is_bounded_in_tokens(engine):
+    one = engine(rows=1, max_waiting_tokens=100)
+    first, _ = ask(one, max_tokens=LONG)
+    wait_for(lambda: first.events)
+    ask(one, max_tokens=60)
+    assert one.stats().waiting_tokens == 63
+    with pytest.raises(QueueFullError):
+        ask(one, max_tokens=60)
+    ask(one, max_tokens=34)
+    assert one.stats().waiting_tokens == 100
+
+
+def test_a_request_that_nothing_waits_before_is_taken_whatever_its_size(engine):
+    one = engine(rows=1, max_waiting_tokens=1)
+    assert isinstance(ask(one, max_tokens=5)[0].wait(), Finished)
+    assert one.stats().waiting_tokens == 0
+
+
+def test_a_request_whose_deadline_passes_while_it_waits_costs_no_step(engine):
+    one = engine(rows=1)
+    first, generation = ask(one, max_tokens=LONG)
+    wait_for(lambda: first.events)
+    before = one.stats().prefill_tokens
+    late, waiting = ask(one, prompt=(7,) * 50, deadline=time.monotonic() + 0.05)
+    assert late.wait().code == "deadline"
+    assert not first.ended  # the only row was never free
+    generation.cancel()
+    first.wait()
+    assert waiting.times.seated is None
+    assert one.stats().prefill_tokens == before
+    assert one.stats().waiting_tokens == 0
+
+
+def test_a_deadline_is_looked_at_in_every_step(engine):
+    one = engine(rows=2)
+    neighbour, _ = ask(one, max_tokens=LONG)
+    wait_for(lambda: neighbour.events)
+    sink, _ = ask(one, max_tokens=LONG, deadline=time.monotonic() + 0.05)
+    assert sink.wait().code == "deadline"
+    assert len(sink.tokens) < LONG
+    assert not neighbour.ended
+
+
 @pytest.mark.parametrize(
     ("param", "settings"),
     [

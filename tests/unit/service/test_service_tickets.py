@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prefix_store.errors import NotFound
 from prefix_store.scope import Owner
 from prefix_store.version_rows import Resolved
-from service.tickets import Tickets
+from service.tickets import Demand, Tickets
 
 
 def version(number=1, owner="own-a", tenant="ten-1"):
@@ -77,9 +77,9 @@ def test_a_tenants_queue_never_exceeds_its_bound_and_empties(steps):
         if act == "open":
             ticket = tickets.open(f"ten-{which % 2}", None)
             before = sum(n for t, n in waiting.items() if t.tenant_id == ticket.tenant_id)
-            taken = tickets.queue(ticket, rows, rows * 10, most)
-            assert (taken == "taken") == (before + rows <= most)
-            if taken == "taken":
+            refused = tickets.queue(ticket, Demand(rows, rows * 10, rows * 12), most)
+            assert (refused is None) == (before + rows <= most)
+            if refused is None:
                 waiting[ticket] = rows
                 held.append(ticket)
             else:
@@ -94,7 +94,8 @@ def test_a_tenants_queue_never_exceeds_its_bound_and_empties(steps):
                 waiting.pop(ticket)
                 held.remove(ticket)
         for tenant in ("ten-0", "ten-1"):
-            assert tickets._waiting[tenant] == sum(n for t, n in waiting.items() if t.tenant_id == tenant)
+            assert tickets.rows.held(tenant) == sum(n for t, n in waiting.items() if t.tenant_id == tenant)
+            assert tickets.tokens.held(tenant) == sum(t.positions for t in held if t.tenant_id == tenant)
     for tenant in ("ten-0", "ten-1"):
         own, other = (
             sum(ticket.tokens for ticket in held if (ticket.tenant_id == tenant) is mine)
@@ -103,4 +104,6 @@ def test_a_tenants_queue_never_exceeds_its_bound_and_empties(steps):
         assert tickets.tokens_ahead(tenant) == own + min(own, other)
     for ticket in held:
         tickets.end(ticket)
-    assert not +tickets._waiting
+    assert (
+        tickets.rows.total == tickets.rows.holders() == tickets.tokens.total == tickets.tokens.holders() == 0
+    )

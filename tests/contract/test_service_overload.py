@@ -1,0 +1,272 @@
+"""More than there is room for: who is turned away, how cheaply, and what is left of everybody else."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+from service_making import complete, error_of, serving
+from sqlalchemy import Engine, event
+from waiting import wait_until
+
+LONG = {"max_tokens": 200, "min_tokens": 200}
+
+
+@contextlib.contextmanager
+def slowed(service, seconds):
+    """Every step of the engine takes longer."""
+    runner = service.parts.engine._loop._runner
+    step = runner.step
+
+    def slow(plan):
+        time.sleep(seconds)
+        return step(plan)
+
+    runner.step = slow
+    try:
+        yield
+    finally:
+        runner.step = step
+
+
+def hurry(service):
+    """As fast as it can again."""
+    runner = service.parts.engine._loop._runner
+    runner.step = type(runner).step.__get__(runner)
+
+
+@contextlib.contextmanager
+def held_up(service, client, count, **body):
+    """So many completions at once, in steps that take long; all of them are answered in the end."""
+    got = []
+
+    def ask():
+        with service.client(client.key) as own:
+            got.append(complete(own, "tiny", **body).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(count)]
+    with slowed(service, 0.2):
+        for thread in threads:
+            thread.start()
+        yield
+    for thread in threads:
+        thread.join(120)
+    assert got == [200] * count
+
+
+@pytest.fixture
+def crowded(tmp_path):
+    """A service with room for 1200 tokens, and a tenant that holds its half of them."""
+    with serving(tmp_path, rows=1, queue_tokens=1200) as service:
+        greedy = service.tenant()
+        assert complete(greedy, "tiny", "abc", max_tokens=197).status_code == 200
+        with held_up(service, greedy, 3, prompt="abc", max_tokens=197, min_tokens=197):
+            wait_until(lambda: service.parts.tickets.tokens.held(greedy.tenant_id) == 600)
+            yield service, greedy
+
+
+def test_a_burst_of_one_tenant_meets_its_part_of_the_line_and_leaves_room_for_others(crowded):
+    service, greedy = crowded
+    refused = complete(greedy, "tiny", "abc", max_tokens=197)
+    assert refused.status_code == 429
+    assert error_of(refused)["code"] == "queue_share_full"
+    assert error_of(refused)["type"] == "rate_limit_error"
+    assert 1 <= int(refused.headers["retry-after"]) <= 75
+    assert int(refused.headers["retry-after-ms"]) >= 1000
+    other, got = service.tenant(), []
+    waiting = threading.Thread(
+        target=lambda: got.append(complete(other, "tiny", "abc", max_tokens=3).status_code)
+    )
+    waiting.start()
+    wait_until(lambda: got or service.parts.tickets.tokens.held(other.tenant_id))
+    assert got in ([], [200])
+    hurry(service)
+    waiting.join(120)
+    assert got == [200]
+
+
+def test_who_finds_the_line_full_of_others_is_told_that_it_is_ours(crowded):
+    service, _ = crowded
+    refused = complete(service.tenant(), "tiny", ["abc"] * 2, max_tokens=150)
+    assert refused.status_code == 503
+    assert error_of(refused)["code"] == "overloaded"
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_what_never_fits_is_400(crowded):
+    service, greedy = crowded
+    refused = complete(greedy, "tiny", ["abc"] * 4, **LONG)  # the door knows this tenant and turns it away
+    assert refused.status_code == 429
+    refused = complete(service.tenant(), "tiny", ["abc"] * 4, **LONG)
+    assert refused.status_code == 400
+    assert error_of(refused)["param"] == "max_tokens"
+
+
+def test_a_refusal_asks_the_database_nothing_and_keeps_the_connection(crowded):
+    service, greedy = crowded
+    asked = []
+
+    def note(_connection, _cursor, statement, *_):
+        asked.append((threading.current_thread().name, statement))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert greedy.get("/v1/models").status_code == 200  # what is let in does ask
+        assert [what for thread, what in asked if "worker thread" in thread.lower()]
+        asked.clear()
+        with service.client(greedy.key) as client:
+            for _ in range(20):
+                refused = complete(client, "tiny", "x" * 4000, max_tokens=1)
+                assert error_of(refused)["code"] == "queue_share_full"
+                assert "connection" not in refused.headers
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    # The change feed, the meter and the upkeep go on in threads of their own.
+    assert [what for thread, what in asked if "worker thread" in thread.lower()] == []
+
+
+def test_a_revoked_key_is_let_in_by_no_memory(crowded):
+    service, greedy = crowded
+    made = greedy.post("/v1/keys", json={}).json()
+    with service.client(made["api_key"]) as other:
+        assert complete(other, "tiny", "abc", max_tokens=197).status_code == 429
+        assert greedy.delete(f"/v1/keys/{made['id']}").status_code == 200
+        assert other.get("/v1/models").status_code == 401
+
+
+def test_requests_of_one_tenant_at_once_are_bounded(tmp_path):
+    with serving(tmp_path, rows=2, tenant_requests=3) as service:
+        acme = service.tenant()
+        with held_up(service, acme, 3, **LONG):
+            wait_until(lambda: service.parts.tickets.count() == 3)
+            refused = acme.get("/v1/models")
+            assert refused.status_code == 429
+            assert error_of(refused)["code"] == "too_many_requests"
+            assert int(refused.headers["retry-after"]) >= 1
+            assert service.tenant().get("/v1/models").status_code == 200
+        assert acme.get("/v1/models").status_code == 200
+
+
+def test_bodies_that_are_announced_and_never_sent_fill_no_memory_and_are_given_up(tmp_path):
+    with serving(tmp_path, held_bytes=4 << 20, max_body_bytes=2 << 20, stall_seconds=3) as service:
+        acme, other = service.tenant(), service.tenant()
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {acme.key}\r\n"
+            f"content-type: application/json\r\ncontent-length: {2 << 20}\r\n\r\n"
+        ).encode()
+        with socket.create_connection(("127.0.0.1", service.port)) as slow:
+            slow.sendall(head)
+            wait_until(lambda: service.parts.door.bytes.total == 2 << 20)
+            with socket.create_connection(("127.0.0.1", service.port)) as second:
+                second.sendall(head)
+                said = second.recv(4096)
+                assert said.startswith(b"HTTP/1.1 429 ")
+                assert b"retry-after: " in said
+            assert complete(other, "tiny").status_code == 200
+            slow.settimeout(60)
+            assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
+        wait_until(lambda: service.parts.door.bytes.total == 0)
+        assert complete(acme, "tiny").status_code == 200
+
+
+def test_a_stream_that_nobody_reads_is_cut_off_and_frees_its_rows(tmp_path):
+    with serving(tmp_path, stall_seconds=1) as service:
+        acme = service.tenant()
+        body = {
+            "model": "tiny",
+            "prompt": ["x"] * 128,
+            "stream": True,
+            "logprobs": 5,
+            "temperature": 0,
+            **LONG,
+        }
+        data = json.dumps(body).encode()
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {acme.key}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        ).encode()
+        with socket.socket() as raw, slowed(service, 0.05):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.connect(("127.0.0.1", service.port))
+            raw.sendall(head + data)
+            wait_until(lambda: service.parts.engine.stats().running)
+            most = 0
+            while service.parts.tickets.count():
+                unsent = [
+                    t.get_write_buffer_size() for t in list(service.parts.connections._transports.values())
+                ]
+                most = max([most, *unsent])
+                time.sleep(0.02)
+        wait_until(lambda: not service.parts.engine.stats().running)
+        assert service.parts.tickets.tokens.total == 0
+        assert service.parts.engine.stats().generated_tokens < 128 * 200  # it did not run to its end
+        assert most < 1 << 20
+        assert complete(acme, "tiny").status_code == 200
+
+
+def test_idle_connections_make_room_for_those_that_ask(tmp_path):
+    with serving(tmp_path, connections=32) as service:
+        acme = service.tenant()
+        idle = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(200)]
+        try:
+            for _ in range(3):
+                with service.client(acme.key) as fresh:
+                    assert complete(fresh, "tiny").status_code == 200
+            assert service.parts.connections.count <= 32
+            idle[0].settimeout(60)
+            assert idle[0].recv(1) == b""
+        finally:
+            for one in idle:
+                one.close()
+
+
+def test_where_all_connections_are_busy_one_more_is_told_to_come_again(tmp_path):
+    with serving(tmp_path, connections=16, rows=2) as service:
+        acme = service.tenant()
+        with slowed(service, 0.005), contextlib.ExitStack() as busy:
+            for _ in range(service.parts.connections._most):
+                body = {"model": "tiny", "prompt": "x", "stream": True, "max_tokens": 60, "min_tokens": 60}
+                client = busy.enter_context(service.client(acme.key))
+                threading.Thread(target=client.post, args=("/v1/completions",), kwargs={"json": body}).start()
+            wait_until(lambda: service.parts.tickets.count() == service.parts.connections._most)
+            with service.client(acme.key) as surplus:
+                refused = surplus.get("/v1/models")
+            assert refused.status_code == 503
+            assert error_of(refused)["code"] == "overloaded"
+            assert refused.headers["retry-after"] == "1"
+            assert refused.headers["connection"] == "close"
+            wait_until(lambda: not service.parts.tickets.count())
+        assert acme.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /v1/models HTTP/1.1\r\nhost: x\r\n"])
+def test_who_sends_no_whole_head_is_hung_up_on(tmp_path, monkeypatch, sent):
+    monkeypatch.setattr("service.connections._HEAD_S", 0.5)
+    with serving(tmp_path) as service, socket.create_connection(("127.0.0.1", service.port)) as raw:
+        raw.sendall(sent)
+        raw.settimeout(60)
+        assert raw.recv(1) == b""
+        wait_until(lambda: not service.parts.connections.count)
+
+
+def test_refusals_are_counted_by_their_bound(crowded):
+    service, greedy = crowded
+    registry = service.parts.telemetry.registry
+
+    def count(reason):
+        return registry.get_sample_value("prefix_refusals_total", {"reason": reason})
+
+    assert count("tenant_share") == 0
+    assert complete(greedy, "tiny", "abc", max_tokens=197).status_code == 429
+    assert complete(greedy, "tiny", "abc", max_tokens=197).status_code == 429
+    late = service.tenant().post(
+        "/v1/completions", json={"model": "tiny", "prompt": "x"}, headers={"x-deadline-seconds": "0.000001"}
+    )
+    assert late.status_code == 503
+    assert count("tenant_share") == 2
+    assert count("deadline") == 1
+    assert registry.get_sample_value("prefix_refusal_seconds_count") == 3
+    assert registry.get_sample_value("prefix_queue_tokens") == service.parts.tickets.tokens.total
+    assert registry.get_sample_value("prefix_connections") == service.parts.connections.count

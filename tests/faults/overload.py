@@ -1,0 +1,149 @@
+"""Five times what one service can do: what it still answers, how soon it refuses the rest, and what that costs in memory.
+
+Peak and flood are told apart by goodput: generated tokens of answers that came whole and right, a second. The generator
+is a process of its own, and takes processor from the service where both share it. So the peak is taken twice: with a
+closed loop alone, and with one that also burns as much processor as the flood's generator did; the flood is held
+against the second, and both are told.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx2
+from real_processes import Machine
+from trainer_making import base_folder
+
+from faults import flood
+from faults.flood import PROMPTS, at, body
+from service.cli.children import free_port
+
+TIMES = 5  # what is offered, as a multiple of the peak
+TENANTS = 5  # the first asks for as much as all others together
+CLIENTS_A_ROW = 2
+SHAPE = {"positions": 256, "width": 256, "layers": 4, "heads": 4, "spread": 0.05}
+SETTINGS = {"rows": 16, "threads": 1, "kv_bytes": 64 << 20, "pool_bytes": 16 << 20, "queue_tokens": 16384}
+QUICK_MS = 50
+
+
+def measure(home, say, *, seconds=60, seed=1):
+    """Flood one service for so many seconds; what was counted, by name."""
+    home = Path(home)
+    metrics = free_port()
+    settings = SETTINGS | {"base_model": base_folder(home / "base", **SHAPE)}
+    with Machine(home, **settings) as machine:
+        machine.environment["PREFIX_METRICS_PORT"] = str(metrics)
+        service = machine.serve()
+        tenants = [machine.tenant(f"tenant {n}") for n in range(TENANTS)]
+        model = tenants[0].get("/v1/models").json()["data"][0]["id"]
+        right = [_alone(tenants[0], model, prompt) for prompt in PROMPTS]
+        asked = {"port": machine.port, "keys": [t.key for t in tenants], "model": model, "right": right}
+        clients = CLIENTS_A_ROW * SETTINGS["rows"]
+        loop = {**asked, "clients": clients, "seconds": max(3.0, seconds / 4), "seed": seed}
+        generate({**loop, "seconds": 3.0})  # warm
+        idle = generate(loop)
+        say(f"peak, generator idle: {idle['goodput']:.0f} tokens/s, {idle['cpu']:.2f} processors of its own")
+        rate = TIMES * idle["answered"] / idle["seconds"]
+        with Memory(service.pid) as memory:
+            over = generate({**asked, "rate": rate, "seconds": seconds, "seed": seed})
+        say(f"flood of {rate:.0f} requests/s: {over['goodput']:.0f} tokens/s, {over['statuses']}")
+        busy = generate({**loop, "burn": max(0.0, over["cpu"] - idle["cpu"])})
+        say(f"peak, generator as busy: {busy['goodput']:.0f} tokens/s")
+        inside = _inside(metrics)
+        assert service.poll() is None, machine.said("service")[-3000:]
+    times = sorted(over["refusals_ms"])
+    return {
+        "seconds": seconds,
+        "offered": over["sent"],
+        "answered": over["answered"],
+        "goodput, % of peak": _percent(over["goodput"], busy["goodput"]),
+        "goodput, % of peak with an idle generator": _percent(over["goodput"], idle["goodput"]),
+        "peak tokens/s": round(busy["goodput"]),
+        "refused": len(times),
+        "refused without Retry-After": over["silent"],
+        "refusal p50 ms": at(times, 0.5),
+        "refusal p99 ms": at(times, 0.99),
+        "refusal max ms": at(times, 1.0),
+        "refusals over 50 ms": sum(t > QUICK_MS for t in times),
+        "refusals over 50 ms inside the service": inside,
+        "generator late p99 ms": over["late_ms"],
+        "memory, % more at most": memory.growth(),
+        "memory, % more in the second half": memory.drift(),
+        "wrong": over["wrong"] + idle["wrong"] + busy["wrong"],
+        "lost": over["lost"] + idle["lost"] + busy["lost"],
+        "other answers": over["other"] + idle["other"] + busy["other"],
+        "refused in the closed loops": len(idle["refusals_ms"]) + len(busy["refusals_ms"]),
+    }
+
+
+def generate(asked):
+    """Run the generator as a process of its own; what it counted."""
+    command = [sys.executable, flood.__file__]
+    data = json.dumps(asked).encode()
+    ran = subprocess.run(
+        command, input=data, capture_output=True, timeout=asked["seconds"] + 600, check=False
+    )
+    assert ran.returncode == 0, ran.stderr.decode(errors="replace")[-3000:]
+    return json.loads(ran.stdout)
+
+
+class Memory(threading.Thread):
+    """Resident bytes of a process, looked at four times a second."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self._pid, self._over = pid, threading.Event()
+        self._before = self._now()
+        self.seen = []
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self.join()
+
+    def run(self):
+        while not self._over.wait(0.25):
+            with contextlib.suppress(OSError):
+                self.seen.append(self._now())
+
+    def growth(self):
+        """Percent by which the most was over what there was before."""
+        return _percent(max([self._before, *self.seen]) - self._before, self._before)
+
+    def drift(self):
+        """Percent by which the most of the second half was over the most of the first."""
+        half = len(self.seen) // 2
+        first = max([self._before, *self.seen[:half]])
+        return _percent(max([first, *self.seen[half:]]) - first, first)
+
+    def _now(self):
+        pages = int(Path(f"/proc/{self._pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _alone(client, model, prompt):
+    """What the service answers when nobody else asks."""
+    answer = client.post("/v1/completions", json=body(model, prompt))
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["text"]
+
+
+def _inside(port):
+    """Refusals that took the service itself over 50 ms, by its own histogram."""
+    with httpx2.Client(trust_env=False) as client:
+        lines = client.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    told = dict(line.rsplit(" ", 1) for line in lines if line.startswith("prefix_refusal_seconds_"))
+    return int(
+        float(told["prefix_refusal_seconds_count"]) - float(told['prefix_refusal_seconds_bucket{le="0.05"}'])
+    )
+
+
+def _percent(part, whole):
+    return round(100 * part / whole, 1)
