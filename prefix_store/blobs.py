@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from prefix_store.blob_cache import BlobCache
 from prefix_store.crypto import MasterKey, Place
 from prefix_store.errors import Corrupt, Unavailable
+from prefix_store.failpoints import failpoint
 from prefix_store.sealed_files import Draft, SealedFiles
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class BlobWriter:
             Unavailable: the object storage does not answer; nothing that anybody names was stored.
         """
         try:
+            failpoint("draft.before_seal")
             self._draft.write(self._sealer.finish())
         except OSError:
             self.abort()

@@ -14,6 +14,7 @@ from prefix_store.checkpoints import drop_checkpoint, load_state, replace_checkp
 from prefix_store.crypto import Place
 from prefix_store.db import JOBS, db_now, tell
 from prefix_store.errors import LeaseLost, NotFound
+from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import Claim, add_event, held
 from prefix_store.litter import clear_soon
 from prefix_store.names import new_id
@@ -44,6 +45,7 @@ class Leases(Telling):
         mine = (jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt)
         with self._core.database.write(claim.owner.reach) as connection:
             if connection.execute(update(jobs).where(*held(claim)).values(**values)).rowcount == 1:
+                failpoint("lease.beaten")
                 return "continue"
             status = connection.execute(select(jobs.c.status).where(*mine)).scalar()
             return "cancel" if status == "cancelled" else "lost"
@@ -86,11 +88,13 @@ class Leases(Telling):
         files = [(self._place(claim, "state"), payload)]
         files += [] if best is None else [(self._place(claim, "ckpt"), best.payload)]
         state, *kept = sealed = seal(self._core, files)
+        failpoint("checkpoint.after_seal")
         try:
             with self._core.database.write(claim.owner.reach) as connection:
                 lock_owners(connection, state.place.tenant_id, [state.place.owner_id])
                 job = self._require(connection, claim)
                 replace_checkpoint(connection, job, update_number, state, kept[0] if kept else None, best)
+                failpoint("checkpoint.after_row")
         except (LeaseLost, NotFound):
             self._core.blobs.discard(written.place for written in sealed)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
@@ -121,7 +125,9 @@ class Leases(Telling):
         place = self._place(claim, "ver")
         self._still(claim)
         sha256 = self._core.blobs.put(place, trained.payload)
+        failpoint("publish.after_seal")
         files = [keep_file(self._core, self._place(claim, "file"), file) for file in trained.files]
+        failpoint("publish.after_files")
         try:
             with self._core.database.write(claim.owner.reach) as connection:
                 lock_owners(connection, place.tenant_id, [place.owner_id])

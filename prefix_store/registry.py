@@ -17,6 +17,7 @@ from prefix_store.checkpoints import resolve_job, standing_checkpoint, tell_gone
 from prefix_store.core import Core
 from prefix_store.db import db_now
 from prefix_store.errors import Conflict, Corrupt, NoLiveVersion, NotFound
+from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import cancel_jobs
 from prefix_store.litter import clear_soon
 from prefix_store.names import parse_model
@@ -226,6 +227,7 @@ class Registry:
         connection.execute(update(prefixes).where(*of).values(live_version_id=row.version_id))
         change(connection, "version_live", row.tenant_id, row.owner_id, row.version_id)
         self._core.audit.record(connection, scope.tenant_id, scope.key_id, action, row.version_id)
+        failpoint("rollback.pointed")
         which = versions.c.version_id == row.version_id
         return version_of(connection.execute(joined(which).where(*of, which)).one())
 

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from prefix_store.core import Core
 from prefix_store.db import db_today
 from prefix_store.errors import NotFound
+from prefix_store.failpoints import failpoint
 from prefix_store.owners import find_owner, lock_owners, lock_tenant
 from prefix_store.reach import Reach
 from prefix_store.scope import Owner, Scope
@@ -57,6 +58,7 @@ class Usage:
             day = str(connection.execute(select(db_today())).scalar_one())
             key = (scope.tenant_id, owner_id, day)
             add_usage(connection, key, requests, prompt_tokens, completion_tokens)
+            failpoint("usage.after_row")
 
     def report(
         self, scope: Scope, start: str | None = None, end: str | None = None, user: str | None = None

@@ -6,6 +6,7 @@ from collections import defaultdict
 import structlog
 
 from prefix_store import ScopedStore
+from prefix_store.failpoints import failpoint
 from prefix_store.scope import Owner, Scope
 
 log = structlog.get_logger("service")
@@ -40,6 +41,7 @@ class Meter:
                 taken, self._pending = self._pending, defaultdict(lambda: [0, 0, 0])
             for (scope, owner), (requests, prompt, completion) in taken.items():
                 try:
+                    failpoint("service.usage_taken")
                     self._store.usage.record(scope, owner, prompt, completion, requests)
                 except Exception as error:  # noqa: BLE001 - kept for the next time: the database may be away
                     log.warning("usage.kept", error=type(error).__name__)
