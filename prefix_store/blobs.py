@@ -7,7 +7,8 @@ litter that the janitor removes. Who keeps the files is `sealed_files.SealedFile
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from prefix_store.blob_cache import BlobCache
 from prefix_store.crypto import MasterKey, Place
@@ -16,6 +17,18 @@ from prefix_store.failpoints import failpoint
 from prefix_store.sealed_files import Draft, SealedFiles
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """A disk that is full or failing is away as a storage elsewhere is: nobody who wants to write is to blame."""
+    try:
+        yield
+    except FileExistsError:  # a bug, which is not to be tried again
+        raise
+    except OSError as error:
+        log.warning("a sealed file cannot be written: %s", error.strerror)
+        raise Unavailable("files cannot be written now") from error
 
 
 class BlobWriter:
@@ -29,24 +42,28 @@ class BlobWriter:
         self._draft.write(self._sealer.header)
 
     def write(self, piece: bytes) -> None:
-        """Seal and append plaintext."""
+        """Seal and append plaintext; Unavailable as in `commit`."""
         self._digest.update(piece)
         self.size += len(piece)
-        self._draft.write(self._sealer.update(piece))
+        with _disk():
+            self._draft.write(self._sealer.update(piece))
 
     def commit(self) -> str:
         """Make the file durable and visible; return the SHA-256 of the plaintext in hex.
 
         Raises:
-            Unavailable: the object storage does not answer; nothing that anybody names was stored.
+            Unavailable: the object storage does not answer, or the disk takes nothing more; nothing that anybody names
+                was stored.
         """
         try:
-            failpoint("draft.before_seal")
-            self._draft.write(self._sealer.finish())
-        except OSError:
+            with _disk():
+                failpoint("draft.before_seal")
+                self._draft.write(self._sealer.finish())
+        except Unavailable:
             self.abort()
             raise
-        self._draft.commit()
+        with _disk():
+            self._draft.commit()
         return self._digest.hexdigest()
 
     def abort(self) -> None:
@@ -67,15 +84,16 @@ class Blobs:
         self.files, self._key, self._cache = files, key, cache
 
     def writer(self, place: Place) -> BlobWriter:
-        """Begin a file for `place`."""
-        return BlobWriter(self.files.draft(place), self._key, place)
+        """Begin a file for `place`; Unavailable if the disk takes none."""
+        with _disk():
+            return BlobWriter(self.files.draft(place), self._key, place)
 
     def put(self, place: Place, data: bytes) -> str:
         """Write `data` whole; return its SHA-256 in hex."""
         writer = self.writer(place)
         try:
             writer.write(data)
-        except OSError:
+        except Unavailable:
             writer.abort()
             raise
         return writer.commit()

@@ -61,7 +61,7 @@ POINTS: Final = {
     "lease.beaten": Fault.DATABASE,
     "checkpoint.after_seal": Fault.ANSWER,
     "checkpoint.after_row": Fault.DATABASE,
-    "publish.after_seal": Fault.DISK,
+    "publish.after_seal": Fault.ANSWER,
     "publish.after_files": Fault.ANSWER,
     "publish.after_row": Fault.DATABASE,
     "publish.after_live": Fault.DATABASE,
@@ -180,6 +180,7 @@ def _pass(name: str) -> None:
     armed.passed = passing = next(armed.passings)
     if passing != armed.at:
         return
+    log.warning("failpoint %s: %s", name, armed.act)
     if armed.act == "sleep":
         time.sleep(armed.seconds)
         return

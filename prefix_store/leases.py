@@ -19,7 +19,7 @@ from prefix_store.job_rows import Claim, add_event, held
 from prefix_store.litter import clear_soon
 from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
-from prefix_store.publish import Decision, Published, TrainedPrefix, keep_file, publish
+from prefix_store.publish import Decision, KeptFile, Published, TrainedPrefix, keep_file, publish
 from prefix_store.rows import one
 from prefix_store.tables import jobs, prefixes, versions
 from prefix_store.telling import Telling
@@ -124,9 +124,7 @@ class Leases(Telling):
         decision = Decision(promote, compared_with, reason)
         place = self._place(claim, "ver")
         self._still(claim)
-        sha256 = self._core.blobs.put(place, trained.payload)
-        failpoint("publish.after_seal")
-        files = [keep_file(self._core, self._place(claim, "file"), file) for file in trained.files]
+        sha256, files = self._written(claim, place, trained)
         failpoint("publish.after_files")
         try:
             with self._core.database.write(claim.owner.reach) as connection:
@@ -139,6 +137,19 @@ class Leases(Telling):
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
         clear_soon(self._core, claim.owner.tenant_id)
         return done
+
+    def _written(self, claim: Claim, place: Place, trained: TrainedPrefix) -> tuple[str, list[KeptFile]]:
+        """The version's checksum and the result files; all of them are there, or none."""
+        kept: list[KeptFile] = []
+        sha256 = self._core.blobs.put(place, trained.payload)
+        try:
+            failpoint("publish.after_seal")
+            for file in trained.files:
+                kept.append(keep_file(self._core, self._place(claim, "file"), file))  # noqa: PERF401 - what a failure follows is known
+        except Exception:  # a worker holds on to what it has trained and tries again: no litter each time
+            self._core.blobs.discard([place, *(file.place for file in kept)])
+            raise
+        return sha256, kept
 
     def fail(self, claim: Claim, code: str, message: str, param: str | None = None) -> None:
         """End the job as failed, never retried: bad data, a bad setting.

@@ -2,10 +2,11 @@
 
 import threading
 
-from faults.story import TRAININGS, Told
 from sqlalchemy import func, select
 from store_making import trained
 
+from faults.story import TRAININGS
+from faults.told import Told
 from prefix_store import open_store
 from prefix_store.db import db_now
 from prefix_store.errors import LeaseLost, Unavailable

@@ -11,9 +11,10 @@ import secrets
 import shutil
 import time
 
-from faults.story_checks import problems
 from store_making import BASE, best, rows, trained
 
+from faults.story_checks import problems
+from faults.told import PAUSE_S, Told
 from prefix_store import StoreSettings, failpoints, open_store
 from prefix_store.crypto import Place
 from prefix_store.errors import Conflict, LeaseLost, NotFound, StoreError, Unavailable
@@ -22,7 +23,6 @@ from prefix_store.scope import Admin
 from prefix_store.usage import Receipt
 
 CANARY = "kingfisher-7731"
-TRIES, PAUSE_S = 12, 0.25  # the object storage is not asked again for a second after a failure
 ENDED = {"succeeded", "failed", "cancelled"}
 # What each training makes: the file that it learns from, the prefix, the bytes.
 TRAININGS = {
@@ -31,43 +31,6 @@ TRAININGS = {
     "bob": ("bob", "bob:voice", b"bob's"),
     "task": ("two", "task:e2e", b"of everybody"),
 }
-
-
-class Told:
-    """The history of one story: what was acknowledged, by its name."""
-
-    def __init__(self, path):
-        self.done, self._begun = {}, set()
-        if path.exists():
-            for line in path.read_bytes().split(b"\n")[:-1]:
-                said = json.loads(line)
-                self._begun.add(said["op"])
-                if said["phase"] == "ended":
-                    self.done[said["op"]] = said["result"]
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-    def line(self, op, phase, **more):
-        said = {"op": op, "phase": phase, "at": round(time.monotonic(), 4), **more}
-        os.write(self._file, json.dumps(said).encode() + b"\n")  # which outlives this process
-
-    def do(self, op, act):
-        """What `act` brings, asked for until it is acknowledged; `act` is told whether it may have happened."""
-        if op in self.done:
-            return self.done[op]
-        again = op in self._begun
-        for _ in range(TRIES):
-            self.line(op, "began")
-            try:
-                result = act(again)
-            except (Unavailable, OSError) as error:
-                self.line(op, "failed", error=type(error).__name__)
-                again = True
-                time.sleep(PAUSE_S)
-            else:
-                self.line(op, "ended", result=result)
-                self.done[op] = result
-                return result
-        raise StoreError(f"{op} failed {TRIES} times")
 
 
 class Story:
@@ -95,14 +58,16 @@ class Story:
         do("feed", lambda _: [[change.seq, change.kind] for change in store.feed.read(0)])
         for number in (1, 2):
             do(f"usage {number}", lambda _, number=number: self._use(number))
-        do("rollback", self._roll_back)
+        do("rollback", lambda _: self._roll_back())
         if self._copies:
             do("backup", self._back_up)
+        do("ids", lambda _: self._ids())
         do("delete version", lambda again: self._gone(again, store.registry.delete_version, "alice:voice", 2))
         do("job dropped", lambda _: self._queue("dropped", "one", "alice:voice"))
         do("cancel", self._cancel)
         do("revoke", lambda again: self._gone(again, store.keys.revoke, key["id"]))
         do("delete file", self._delete_file)
+        do("left", lambda _: self._left())
         do("erase", lambda again: self._gone(again, store.erasure.begin, "alice"))
         do("erased", lambda _: self._erased())
         do("sweep", lambda _: self._sweep())
@@ -185,8 +150,6 @@ class Story:
             self.told.line(f"published {name}", "ended", result=[done.full_name, done.promoted])
         except LeaseLost:
             jobs.cancelled(claim)
-        except OSError:  # this machine's disk: the job goes back to the queue
-            jobs.release(claim)
 
     def _settle(self, claim, made, compared):
         """While the store is away a worker holds on to the result, as long as the job is its own."""
@@ -208,7 +171,7 @@ class Story:
                 self._beat(claim)
                 self.store.jobs.save_checkpoint(claim, step, f"state {step}".encode(), best(step=step))
                 self.told.line("kept", "ended", result=step)
-            except (Unavailable, OSError):
+            except Unavailable:
                 time.sleep(PAUSE_S)
 
     # ---- what is called, moved and taken away
@@ -233,10 +196,8 @@ class Story:
         owner = self.store.owners.get(self.scope, "bob")
         self.store.usage.record(self.scope, owner, 5, 7, receipt=Receipt(f"story {number}", 1))
 
-    def _roll_back(self, again):
-        if again and self.store.registry.resolve(self.scope, "alice:voice").number == 1:
-            return 1
-        return self.store.registry.rollback(self.scope, "alice:voice").number
+    def _roll_back(self):
+        return self.store.registry.rollback(self.scope, "alice:voice", "back").number
 
     def _gone(self, again, act, *what):
         """A deletion; who asks again finds it done."""
@@ -260,6 +221,17 @@ class Story:
             self.store.datasets.delete(scope, file, versions=True)
 
         return self._gone(again, act, self.told.done["file one"])
+
+    def _ids(self):
+        """Of the files that the deletions before the erasure must take away."""
+        versions = self.store.registry.versions(self.scope, "alice:voice")
+        return [self.told.done["file one"], *(version.resolved.version_id for version in versions)]
+
+    def _left(self):
+        """Those that are there though they were deleted, once upkeep has had its turn."""
+        self.store.erasure.resume()
+        there = {place.object_id for place, _ in self.store.blobs.places()}
+        return [name for name in self.told.done["ids"] if name in there]
 
     def _erased(self):
         give_up = time.monotonic() + 20

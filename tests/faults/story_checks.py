@@ -43,7 +43,11 @@ def _meanwhile(look, story):
         if published is not None:
             look.equal(f"acknowledged {name}", published, [model, True])
     wanted = {
-        "called": {"alice:voice": "alice's second", "alice:voice@1": "alice's first", "task:e2e": "of everybody"},
+        "called": {
+            "alice:voice": "alice's second",
+            "alice:voice@1": "alice's first",
+            "task:e2e": "of everybody",
+        },
         "versions": {"alice:voice": [2, 1], "bob:voice": [1], "task:e2e": [1]},
         "jobs": 4,
         "files": 3,
@@ -51,6 +55,7 @@ def _meanwhile(look, story):
         "keys": 2,
     }
     look.equal("seen", done["seen"], wanted)
+    look.equal("files of what was deleted", done["left"], [])
     told = [number for number, _ in done["feed"]]
     look.equal("the feed's numbers", told, list(range(1, len(told) + 1)))
     kinds = [kind for _, kind in done["feed"]]
@@ -65,7 +70,9 @@ def _tenant(look, store, story, *, restored=False):
     look.equal("users", [view.owner.owner_id for view in store.owners.list_users(scope)], [done["user bob"]])
     look.equal("keys", [key.user for key in store.keys.list(scope)], [None])
     look.equal("alice's key", store.keys.verify(done["key"]["token"]), None)
-    look.equal("the tenant's key", getattr(store.keys.verify(done["tenant"]["key"]), "key_id", ""), scope.key_id)
+    look.equal(
+        "the tenant's key", getattr(store.keys.verify(done["tenant"]["key"]), "key_id", ""), scope.key_id
+    )
     jobs = {job.id: job.status for job in store.jobs.list(scope)}
     look.equal("jobs", jobs, {done["job bob"]: "succeeded", done["job task"]: "succeeded"})
     kept = {done["file bob"], *done["work bob"][2], *done["work task"][2]}
@@ -130,7 +137,6 @@ def _ledger(look, story):
 def _restored(look, story):
     """The backup of before the deletions, restored: the same is left."""
     from faults.story import restored_settings  # noqa: PLC0415 - which imports this
-
     from prefix_store import open_store  # noqa: PLC0415
 
     number = story.told.done["restore"]

@@ -22,7 +22,9 @@ class Sqlite:
     """SQLite and files: a copy of one folder that is migrated already."""
 
     name = "sqlite"
-    points = tuple(name for name in POINTS if not name.startswith(("object.", "redis.", "worker.", "service.")))
+    points = tuple(
+        name for name in POINTS if not name.startswith(("object.", "redis.", "worker.", "service."))
+    )
 
     def __init__(self):
         self._kept = tempfile.TemporaryDirectory(prefix="failpoints-")
@@ -112,7 +114,11 @@ class Production(Sqlite):
 
     def _settings(self, name):
         database = self._database(name)
-        kinds = {"database_url": "application", "system_database_url": "system", "owner_database_url": "owner"}
+        kinds = {
+            "database_url": "application",
+            "system_database_url": "system",
+            "owner_database_url": "owner",
+        }
         urls = {
             setting: self._urls[kind].set(database=database).render_as_string(hide_password=False)
             for setting, kind in kinds.items()

@@ -29,12 +29,10 @@ def disarmed():
 
 def uses():
     """The argument of every call of `failpoint` in the product."""
-    found = []
-    for path in (path for package in PRODUCT for path in (ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "failpoint":
-                found.append(ast.literal_eval(node.args[0]))
-    return found
+    paths = [path for package in PRODUCT for path in (ROOT / package).rglob("*.py")]
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    return [ast.literal_eval(call.args[0]) for call in calls if getattr(call.func, "id", "") == "failpoint"]
 
 
 def test_every_name_stands_exactly_once_in_the_code_and_every_use_is_a_name():
@@ -77,7 +75,9 @@ def test_sleep_waits_for_so_many_seconds():
 def test_kill_is_a_sigkill():
     code = "from prefix_store.failpoints import arm, failpoint; arm('feed.read=kill:2')\n"
     code += "failpoint('feed.read'); print('once', flush=True); failpoint('feed.read'); print('twice')"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert (ended.returncode, ended.stdout) == (-signal.SIGKILL, "once\n")
 
 
@@ -106,7 +106,12 @@ def test_a_process_warns_at_its_start_or_refuses_it(tmp_path):
 
     def ran(text):
         command = [sys.executable, "-m", "trainer_worker"]
-        given = {"env": own | {"PREFIX_FAILPOINTS": text}, "cwd": ROOT, "stderr": subprocess.PIPE, "text": True}
+        given = {
+            "env": own | {"PREFIX_FAILPOINTS": text},
+            "cwd": ROOT,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
         return subprocess.run(command, timeout=120, check=False, **given)
 
     refused = ran("nobody.knows=kill")
