@@ -9,7 +9,7 @@ import time
 
 from faults.forks import Forks
 from faults.neighbour import Neighbour
-from faults.story_places import forms
+from faults.story_places import Sqlite, forms
 
 ACTS = ("kill", "raise", "sleep")
 SLEEP_S, LONG_SLEEP_S = 0.3, 1.2  # the long one outlasts a lease
@@ -68,13 +68,12 @@ def action(point, act):
     return f"sleep({LONG_SLEEP_S if point.startswith(LEASED) else SLEEP_S})"
 
 
-def try_point(forks, form, tried, point, act, at=1):
-    """Tell a story with one point armed, have it told on, note what came of it."""
-    what = f"{form.name} {point}={action(point, act)}:{at}"
-    copies = point.startswith(COPIES) or at > 1
+def try_points(forks, form, tried, points, act, at=1):
+    """Tell a story with points armed, have it told on, note what came of it."""
+    armed = ",".join(f"{point}={action(point, act)}:{at}" for point in points)
+    copies = any(point.startswith(COPIES) for point in points) or at > 1
     with form.place(copies=copies) as (home, environment):
-        armed = environment | {"PREFIX_FAILPOINTS": f"{point}={action(point, act)}:{at}"}
-        forks.start(home, armed, copies=copies)
+        forks.start(home, environment | {"PREFIX_FAILPOINTS": armed}, copies=copies)
         seen = []
         if act == "sleep":
             with Neighbour(form.settings(home), home) as neighbour:
@@ -83,16 +82,18 @@ def try_point(forks, form, tried, point, act, at=1):
         else:
             status = forks.ended()
         if act == "kill":
-            reached, wrong = status == -9, []
+            wrong, passed = [], dict.fromkeys(points, at if status == -9 else 0)
         else:
             wrong = seen + _wrong(home, status)
-            reached = status != 0 or _result(home)["passed"].get(point, 0) >= at
+            passed = _result(home).get("passed", {})
         forks.start(home, environment, copies=copies)
         wrong = wrong + _wrong(home, forks.ended())
         tried.longest_start_s = max(tried.longest_start_s, _result(home).get("started", 0.0))
         if wrong:
             print(home.joinpath("stderr").read_text()[-3000:], file=sys.stderr)
-    tried.note(what, point, wrong, reached=reached)
+    for point in points:
+        reached = passed.get(point, 0) >= at or bool(wrong)
+        tried.note(f"{form.name} {point}={act}:{at}", point, wrong, reached=reached)
     return wrong
 
 
@@ -118,15 +119,17 @@ def passings(forks, form):
         return _result(home)["passed"]
 
 
-def try_all(say, form, acts=ACTS, points=None):
-    """Each point with each act at its first passing; counts."""
+def try_all(say, form, acts=ACTS, points=None, together=1):
+    """Each point with each act at its first passing, so many points in one story; counts."""
     tried = Tried()
     with Forks() as forks, form() as place:
-        for point in points or place.points:
+        points = points or place.points
+        stories = -(-len(points) // together)
+        for group in (points[start::stories] for start in range(stories)):
             for act in acts:
-                wrong = try_point(forks, place, tried, point, act)
+                wrong = try_points(forks, place, tried, group, act)
                 if wrong:
-                    say(f"{place.name} {point} {act}: {wrong}")
+                    say(f"{place.name} {', '.join(group)} {act}: {wrong}")
     return tried.counts()
 
 
@@ -136,18 +139,17 @@ def try_every_passing(say, form, act="kill", points=EVERYWHERE):
     with Forks() as forks, form() as place:
         for point, count in passings(forks, place).items():
             for at in range(2, count + 1 if point.startswith(points) else 0):
-                wrong = try_point(forks, place, tried, point, act, at)
+                wrong = try_points(forks, place, tried, (point,), act, at)
                 if wrong:
                     say(f"{place.name} {point} {act}:{at}: {wrong}")
     return tried.counts()
 
 
 def try_small(say):
-    """What `make test` tries: raise everywhere and kill at a dozen points, with SQLite."""
-    (sqlite, *_) = forms()
+    """What `make test` tries: raise everywhere, some points in one story, and kill at a dozen; with SQLite."""
     return {
-        "raise": try_all(say, sqlite, ("raise",)),
-        "kill": try_all(say, sqlite, ("kill",), DOZEN),
+        "raise": try_all(say, Sqlite, ("raise",), together=4),
+        "kill": try_all(say, Sqlite, ("kill",), DOZEN),
     }
 
 
@@ -160,6 +162,9 @@ def measure(say, small):
         found[form.name] = try_all(say, form)
         found[f"{form.name}, every passing"] = try_every_passing(say, form)
         say(f"{form.name}: {found[form.name]}")
+    from faults.processes_tried import try_processes  # noqa: PLC0415 - brings torch
+
+    found["processes"] = try_processes(say)
     return found
 
 

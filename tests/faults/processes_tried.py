@@ -127,7 +127,7 @@ def try_processes(say, chosen=None):
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:] or POINTS_HERE
+    names = [name for name in POINTS_HERE if not sys.argv[1:] or name.startswith(tuple(sys.argv[1:]))]
     start = time.monotonic()
     print(json.dumps(try_processes(print, dict.fromkeys(names, tuple(ACTS))), indent=1))
     print(round(time.monotonic() - start, 1), "s")

@@ -234,12 +234,14 @@ class Story:
         return [name for name in self.told.done["ids"] if name in there]
 
     def _erased(self):
+        """Wait for the certificate; files of hers that are there nevertheless."""
         give_up = time.monotonic() + 20
         while self.store.erasure.resume():
             if time.monotonic() > give_up:
                 raise StoreError("the erasure does not end")
             time.sleep(0.05)
-        return "certified"
+        alice = self.told.done["user alice"]
+        return [place.object_id for place, _ in self.store.blobs.places() if place.owner_id == alice]
 
     def _sweep(self):
         """With something to sweep up: a file that a killed process left before its row."""

@@ -56,6 +56,7 @@ def _meanwhile(look, story):
     }
     look.equal("seen", done["seen"], wanted)
     look.equal("files of what was deleted", done["left"], [])
+    look.equal("files of an erased user", done["erased"], [])
     told = [number for number, _ in done["feed"]]
     look.equal("the feed's numbers", told, list(range(1, len(told) + 1)))
     kinds = [kind for _, kind in done["feed"]]
