@@ -6,7 +6,7 @@ STAMP := $(VENV)/.set-up
 PEERS := $(patsubst bench/peers/%.txt,build/peers/%/.installed,$(wildcard bench/peers/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve cluster test lint bench bench-peers bench-paper-deps bench-paper-models clean
+.PHONY: help setup demo serve cluster test faults lint bench bench-peers bench-paper-deps bench-paper-models clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ cluster: $(STAMP) ## the production form on this machine until Ctrl-C (wants ngi
 
 test: $(STAMP) ## every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+faults: $(STAMP) ## real processes under kills, restarts, damaged files and deletions, full size; ARGS="--size 0.1 --only jobs"
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python -m faults $(ARGS)
 
 lint: $(STAMP) ## style, types, import rules, unused dependencies and code
 	$(BIN)/ruff check .

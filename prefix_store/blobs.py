@@ -4,6 +4,7 @@ A file is there, durable, before a row may name it. A row without its file is a 
 litter that the janitor removes. Who keeps the files is `sealed_files.SealedFiles`.
 """
 
+import errno
 import hashlib
 import logging
 import secrets
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 from prefix_store.blob_cache import BlobCache
 from prefix_store.crypto import MasterKey, Place
-from prefix_store.errors import Corrupt, Unavailable
+from prefix_store.errors import Corrupt, NoRoom, Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.sealed_files import Draft, SealedFiles
 
@@ -28,6 +29,8 @@ def _disk() -> Iterator[None]:
         raise
     except OSError as error:
         log.warning("a sealed file cannot be written: %s", error.strerror)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoRoom from error
         raise Unavailable("files cannot be written now") from error
 
 
@@ -54,6 +57,7 @@ class BlobWriter:
         Raises:
             Unavailable: the object storage does not answer, or the disk takes nothing more; nothing that anybody names
                 was stored.
+            NoRoom: the disk is full.
         """
         try:
             with _disk():

@@ -14,7 +14,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from prefix_store.engines import BUSY_MS
-from prefix_store.errors import Unavailable
+from prefix_store.errors import NoRoom, Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.reach import EVERY_OWNER, NOWHERE, Reach
 
@@ -185,11 +185,22 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, TimeoutError) as error:
+        if _is_full(error):
+            raise NoRoom from error
         raise Unavailable("the database does not answer") from error
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise
         raise Unavailable("the database does not answer") from error
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the database has no room for what was to be written: SQLITE_FULL, PostgreSQL's class 53 `disk_full`."""
+    cause = getattr(error, "orig", None)
+    return (
+        getattr(cause, "sqlite_errorname", None) == "SQLITE_FULL"
+        or getattr(cause, "sqlstate", None) == "53100"
+    )
 
 
 def ping(database: Database, system: SystemDatabase) -> None:

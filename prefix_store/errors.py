@@ -84,6 +84,13 @@ class Unavailable(StoreError):
     """
 
 
+class NoRoom(Unavailable):
+    """The disk, or the database's, is full; nothing was stored."""
+
+    def __init__(self) -> None:
+        super().__init__("the server's disk is full and nothing was stored")
+
+
 class NotMigrated(StoreError):
     """The database has a schema that this code cannot run on; the message says what to run."""
 

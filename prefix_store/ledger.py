@@ -5,6 +5,7 @@ be served. An entry is durable before the transaction that deletes commits; one 
 deletion that somebody asked for.
 """
 
+import errno
 import fcntl
 import hashlib
 import hmac
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from prefix_store.errors import StoreError, Unavailable
+from prefix_store.errors import NoRoom, StoreError, Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.local_files import sync_folder
 
@@ -89,6 +90,8 @@ class Ledger:
                 return entry
         except OSError as error:
             log.warning("the ledger of deletions cannot be written: %s", error.strerror)
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise NoRoom from error
             raise Unavailable("the ledger of deletions cannot be written") from error
 
     def entries(self) -> list[LedgerEntry]:

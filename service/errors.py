@@ -20,6 +20,7 @@ from prefix_store import errors as store
 from service.tickets import MOST_TRANSFERS, TransfersFull
 
 FINAL = {"x-should-retry": "false"}
+_FULL_S = 30.0  # somebody has to make room
 _QUOTA_S = 60.0  # waiting alone frees nothing; a job may have ended by then
 
 
@@ -146,6 +147,10 @@ def _http(error: HTTPException) -> ApiError:
 
 _TABLE: list[tuple[type[Exception], Any]] = [
     (ApiError, lambda error: error),
+    (
+        store.NoRoom,
+        lambda e: ApiError(507, "storage_full", f"{e}; the operator must make room", retry_after=_FULL_S),
+    ),
     (
         store.Unavailable,
         lambda e: ApiError(503, "overloaded", f"{e}; try again", retry_after=1.0),

@@ -1,0 +1,103 @@
+"""Damaged files are never served: a flipped bit, a cut, another's file in its place, in the bucket or in Redis.
+
+A prefix whose file in the bucket is damaged is refused as `corrupt`, and that prefix alone. A damaged copy in Redis
+is no harm: the bucket is asked. Prefixes are more than fit into memory, so that each request reads anew.
+"""
+
+import collections
+import random
+
+from faults.history import History
+from faults.site import Site
+from faults.voices import Voices
+
+PREFIXES, M = 96, 64
+BUCKET = {"flip", "cut", "empty", "swap", "more"}
+
+
+def measure(home, say, *, corruptions=10_000, seed=1):
+    """Damage, ask, mend, ask a neighbour; what was counted, by name."""
+    with Site(home, services=1, workers=0, pool_bytes=1 << 20) as site:
+        history = History(home / "corruptions.jsonl")
+        voices = Voices(site, history, 4, PREFIXES // 4, prompts=1, m=M)
+        spoiling = _Spoiling(site, voices, random.Random(seed))
+        for n in range(corruptions):
+            spoiling.once(n)
+            if n % 500 == 499:
+                say(f"{n + 1} of {corruptions} files damaged, {dict(spoiling.counts)}")
+        history.close()
+    return {"corruptions": corruptions, **spoiling.counts}
+
+
+class _Spoiling:
+    """One who damages files and asks for what is in them."""
+
+    def __init__(self, site, voices, chosen):
+        self._store, self._bucket, self._voices, self._random = site.store(), site.bucket(), voices, chosen
+        self._service = site.services[0]
+        self._places = {
+            voice: self._store.registry.resolve(voice.scope, voice.model).place for voice in voices.all
+        }
+        self._sealed = {place: self._bucket.read(place) for place in self._places.values()}
+        names = ("in the bucket", "refused as corrupt", "in Redis", "served right from the bucket")
+        self.counts = collections.Counter(
+            dict.fromkeys(
+                (*names, "served from memory", "served wrong", "other answers", "neighbours' errors"), 0
+            )
+        )
+
+    def once(self, number):
+        voice = self._voices.all[number % PREFIXES]
+        kind = self._random.choice(["flip", "flip", "cut", "empty", "swap", "more"])
+        in_redis = self._random.random() < 0.3
+        place = self._places[voice]
+        spoilt = self._spoilt(place, kind)
+        if in_redis:
+            self._cache(place, spoilt)
+        else:
+            self._cache(place, None)
+            self._bucket.write(place, spoilt)
+        answer = self._ask(voice)
+        self.counts["in Redis" if in_redis else "in the bucket"] += 1
+        self.counts[self._judge(answer, voice, in_redis)] += 1
+        if not in_redis:
+            self._bucket.write(place, self._sealed[place])
+        neighbour = self._voices.all[(number + PREFIXES // 2) % PREFIXES]
+        beside = self._ask(neighbour)
+        if beside is None or beside.status_code != 200 or self._text(beside) != neighbour.texts[0]:
+            self.counts["neighbours' errors"] += 1
+
+    def _spoilt(self, place, kind):
+        sealed = self._sealed[place]
+        at = self._random.randrange(len(sealed))
+        if kind == "flip":
+            return sealed[:at] + bytes([sealed[at] ^ (1 << self._random.randrange(8))]) + sealed[at + 1 :]
+        if kind == "swap":
+            return self._sealed[self._random.choice([other for other in self._sealed if other != place])]
+        return {"cut": sealed[:at], "empty": b"", "more": sealed + sealed[: at + 1]}[kind]
+
+    def _cache(self, place, data):
+        """Put a copy into Redis, or take it out."""
+        link = self._store._core.link
+        key = link.key("blobs", place.tenant_id, place.owner_id)
+        if data is None:
+            link.ask(lambda server: server.delete(key), None)
+        else:
+            link.ask(lambda server: server.hset(key, place.object_id, data), None)
+
+    def _ask(self, voice):
+        asked = self._voices.asked(0, model=voice.model)
+        return voice.user.once("POST", "/v1/completions", service=self._service, json=asked)
+
+    def _judge(self, answer, voice, in_redis):
+        if answer is None:
+            return "other answers"
+        if answer.status_code == 200:
+            if self._text(answer) != voice.texts[0]:
+                return "served wrong"
+            return "served right from the bucket" if in_redis else "served from memory"
+        return "refused as corrupt" if answer.json()["error"]["code"] == "corrupt" else "other answers"
+
+    @staticmethod
+    def _text(answer):
+        return answer.json()["choices"][0]["text"]

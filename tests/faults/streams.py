@@ -1,0 +1,81 @@
+"""A stream as the bytes that came: so that what was sent before a moment and what after can be told apart exactly."""
+
+import array
+import fcntl
+import json
+import re
+import socket
+import termios
+import threading
+
+TEXT = re.compile(rb'"text":\s*"[^"]')
+PATIENCE_S = 120.0
+
+
+class Stream(threading.Thread):
+    """One streaming completion over a socket of its own.
+
+    Args:
+        port: of the service.
+        key: the API key.
+        body: what is asked.
+    """
+
+    def __init__(self, port, key, body):
+        super().__init__(daemon=True)
+        data = json.dumps(body | {"stream": True}).encode()
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {key}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        )
+        self._lock = threading.Lock()
+        self._data = b""
+        self.begun = threading.Event()  # two tokens are there, or it has ended
+        self.ended = False
+        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        self._socket.sendall(head.encode() + data)
+        self.start()
+
+    def run(self):
+        while True:
+            try:
+                self._socket.recv(1, socket.MSG_PEEK)  # waits without taking
+                with self._lock:
+                    piece = self._socket.recv(1 << 16)
+                    self._data += piece
+            except OSError:
+                piece = b""
+            if not piece:
+                break
+            if len(TEXT.findall(self._data)) > 1:
+                self.begun.set()
+        with self._lock:
+            self.ended = True
+            self._socket.close()
+        self.begun.set()
+
+    def arrived(self):
+        """Bytes that have come to this machine by now, read or not."""
+        with self._lock:
+            if self.ended:
+                return len(self._data)
+            waiting = array.array("i", [0])
+            fcntl.ioctl(self._socket, termios.FIONREAD, waiting)
+            return len(self._data) + waiting[0]
+
+    def tokens(self, since=0):
+        """Pieces of text after the first `since` bytes; call when it has ended."""
+        return len(TEXT.findall(self._data[since:]))
+
+    @property
+    def status(self):
+        return int(self._data.split(b" ", 2)[1]) if self._data.startswith(b"HTTP") else None
+
+    @property
+    def whole(self):
+        """Whether it came to its own end."""
+        return b"data: [DONE]" in self._data
+
+    @property
+    def data(self):
+        return self._data
