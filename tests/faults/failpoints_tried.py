@@ -17,6 +17,8 @@ LEASED = ("claim.", "lease.", "checkpoint.", "publish.")
 COPIES = ("backup.", "restore.")
 # Where every passing is tried, not the first alone: transactions, files and the ledger are passed by everything.
 EVERYWHERE = ("database.", "draft.", "file.", "object.", "ledger.", "litter.", "erase.", "version.", "sweep.")
+# Between a file and its row: what a process leaves here is litter, which the sweep takes. Nowhere else there is any.
+LEAVING = ("draft.", "file.", "object.", "dataset.after", "checkpoint.", "publish.", "database.before")
 DOZEN = (
     "database.before_commit",
     "database.after_commit",
@@ -88,6 +90,8 @@ def try_points(forks, form, tried, points, act, at=1):
             passed = _result(home).get("passed", {})
         forks.start(home, environment, copies=copies)
         wrong = wrong + _wrong(home, forks.ended())
+        if not any(point.startswith(LEAVING) for point in points) and _result(home).get("orphans"):
+            wrong = [*wrong, f"files that no row names: {_result(home)['orphans']}"]
         tried.longest_start_s = max(tried.longest_start_s, _result(home).get("started", 0.0))
         if wrong:
             print(home.joinpath("stderr").read_text()[-3000:], file=sys.stderr)

@@ -13,7 +13,7 @@ import time
 
 from store_making import BASE, best, rows, trained
 
-from faults.story_checks import problems
+from faults.story_checks import outlived, problems
 from faults.told import PAUSE_S, Told
 from prefix_store import StoreSettings, failpoints, open_store
 from prefix_store.crypto import Place
@@ -228,10 +228,14 @@ class Story:
         return [self.told.done["file one"], *(version.resolved.version_id for version in versions)]
 
     def _left(self):
-        """Those that are there though they were deleted, once upkeep has had its turn."""
+        """Files that were deleted and are there, once upkeep has had its turn, and files that no row names."""
         self.store.erasure.resume()
         there = {place.object_id for place, _ in self.store.blobs.places()}
-        return [name for name in self.told.done["ids"] if name in there]
+        orphans = self.store.fsck.look(grace_seconds=0.0).litter
+        return {
+            "deleted": [name for name in self.told.done["ids"] if name in there],
+            "orphans": [finding.place.object_id for finding in orphans],
+        }
 
     def _erased(self):
         """Wait for the certificate; files of hers that are there nevertheless."""
@@ -288,14 +292,17 @@ def main(home, *, copies):
     store = open_store(settings_of(home))
     try:
         story = Story(store, home, copies=copies)
-        for start in (store.prepare, store.erasure.resume, store.janitor.sweep):
+        for start in (store.prepare, store.erasure.resume):
             story.told.do(f"start {os.getpid()} {start.__name__}", lambda _, start=start: start())
+        wrong = outlived(store)
+        story.told.do(f"start {os.getpid()} sweep", lambda _: store.janitor.sweep())
         started = time.monotonic() - began
         story.tell()
         points = failpoints.passed()
         failpoints.arm("")
-        wrong = problems(story)
+        wrong += problems(story)
     finally:
         store.close()
-    said = {"started": round(started, 3), "passed": points, "wrong": wrong}
+    orphans = story.told.done["left"]["orphans"]
+    said = {"started": round(started, 3), "passed": points, "orphans": orphans, "wrong": wrong}
     (home / "result.json").write_text(json.dumps(said))

@@ -4,7 +4,7 @@ import contextlib
 
 from prefix_store.errors import NotFound, StoreError
 from prefix_store.local_files import LocalFiles
-from prefix_store.named_files import noted_files, whole
+from prefix_store.named_files import living_owners, noted_files, whole
 from prefix_store.replay import Replay
 from prefix_store.scope import Admin
 
@@ -32,6 +32,16 @@ def problems(story):
     return look.wrong
 
 
+def outlived(store):
+    """Files of owners whose erasure is certified."""
+    if store.erasure.pending():
+        return []
+    with whole(store.fsck._owner) as connection:
+        living = living_owners(connection)
+    there = [place for place, _ in store.blobs.places() if (place.tenant_id, place.owner_id) not in living]
+    return [f"{place.object_id} is there though its owner's erasure is certified" for place in there]
+
+
 def _meanwhile(look, story):
     """What was acknowledged on the way: nothing was made twice."""
     done = story.told.done
@@ -55,7 +65,7 @@ def _meanwhile(look, story):
         "keys": 2,
     }
     look.equal("seen", done["seen"], wanted)
-    look.equal("files of what was deleted", done["left"], [])
+    look.equal("files of what was deleted", done["left"]["deleted"], [])
     look.equal("files of an erased user", done["erased"], [])
     told = [number for number, _ in done["feed"]]
     look.equal("the feed's numbers", told, list(range(1, len(told) + 1)))
