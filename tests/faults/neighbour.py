@@ -1,6 +1,7 @@
 """Another process's part, played on a thread beside a story that waits somewhere: upkeep, looks, and a second worker."""
 
 import threading
+import time
 
 from sqlalchemy import func, select
 from store_making import trained
@@ -14,6 +15,7 @@ from prefix_store.named_files import whole
 from prefix_store.publish import ResultFile
 from prefix_store.tables import jobs
 
+HOLD_S = 0.7
 _PAUSE_S = 0.05
 
 
@@ -69,6 +71,12 @@ class Neighbour:
         if name is None or claim.attempt == 1:
             store.jobs.release(claim)
             return
+        give_up = time.monotonic() + HOLD_S  # until the sleeper has woken up and tried to go on
+        while time.monotonic() < give_up:
+            if store.jobs.heartbeat(claim) != "continue":
+                self.wrong.append(f"job {name} was taken from under its holder")
+                return
+            time.sleep(_PAUSE_S)
         live = store.jobs.live(claim)
         made = trained(TRAININGS[name][2], [ResultFile("step_metrics.csv", b"step,loss\n")])
         try:
@@ -77,4 +85,4 @@ class Neighbour:
             )
             self.taken += 1
         except LeaseLost:
-            store.jobs.cancelled(claim)
+            self.wrong.append(f"job {name} was published from under its holder")
