@@ -12,6 +12,7 @@ from prefix_store.db import Database, SystemDatabase, ping
 from prefix_store.engines import open_engine
 from prefix_store.erasure import Erasures
 from prefix_store.errors import StoreError
+from prefix_store.failpoints import arm
 from prefix_store.feed import Acknowledgements, Feed
 from prefix_store.fsck import Fsck
 from prefix_store.janitor import Janitor
@@ -116,6 +117,7 @@ def open_store(settings: StoreSettings) -> Store:
     Raises:
         StoreError: an admin key too short to be safe, a damaged key file, or a setting that cannot be right.
     """
+    arm(settings.failpoints)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     secrets = open_secrets(settings.data_dir, settings.admin_key)
     (settings.data_dir / "data").mkdir(exist_ok=True, mode=0o700)

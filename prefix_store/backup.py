@@ -17,6 +17,7 @@ from prefix_store.crypto import MasterKey, Place
 from prefix_store.database_copies import NAMES, copied, counts
 from prefix_store.db import SystemDatabase, db_now
 from prefix_store.errors import StoreError
+from prefix_store.failpoints import failpoint
 from prefix_store.ledger import BACKUP, Ledger
 from prefix_store.manifest import Manifest
 from prefix_store.named_files import named_files
@@ -54,6 +55,7 @@ class Backups:
                 named = {path_of(place): place for place in named_files(connection)}
                 rows = counts(connection)
                 revision = MigrationContext.configure(connection).get_current_revision()
+            failpoint("backup.after_database")
             missing = [path for path, place in named.items() if not self._copy(path, place, folder, held)]
             if not missing:
                 break
@@ -73,6 +75,7 @@ class Backups:
             ledger=told.mac,
         )
         sync_tree(folder)
+        failpoint("backup.before_manifest")
         manifest.write(folder, self._core.secrets.pepper)
         sync_tree(folder)
         return manifest

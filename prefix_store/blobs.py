@@ -14,9 +14,24 @@ from contextlib import contextmanager
 from prefix_store.blob_cache import BlobCache
 from prefix_store.crypto import MasterKey, Place
 from prefix_store.errors import Corrupt, NoRoom, Unavailable
+from prefix_store.failpoints import failpoint
 from prefix_store.sealed_files import Draft, SealedFiles
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """A disk that is full or failing is away as a storage elsewhere is: nobody who wants to write is to blame."""
+    try:
+        yield
+    except FileExistsError:  # a bug, which is not to be tried again
+        raise
+    except OSError as error:
+        log.warning("a sealed file cannot be written: %s", error.strerror)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoRoom from error
+        raise Unavailable("files cannot be written now") from error
 
 
 class BlobWriter:
@@ -30,25 +45,28 @@ class BlobWriter:
         self._draft.write(self._sealer.header)
 
     def write(self, piece: bytes) -> None:
-        """Seal and append plaintext."""
+        """Seal and append plaintext; Unavailable as in `commit`."""
         self._digest.update(piece)
         self.size += len(piece)
-        with _room():
+        with _disk():
             self._draft.write(self._sealer.update(piece))
 
     def commit(self) -> str:
         """Make the file durable and visible; return the SHA-256 of the plaintext in hex.
 
         Raises:
-            Unavailable: the object storage does not answer; nothing that anybody names was stored.
+            Unavailable: the object storage does not answer, or the disk takes nothing more; nothing that anybody names
+                was stored.
             NoRoom: the disk is full.
         """
-        with _room():
-            try:
+        try:
+            with _disk():
+                failpoint("draft.before_seal")
                 self._draft.write(self._sealer.finish())
-            except OSError:
-                self.abort()
-                raise
+        except Unavailable:
+            self.abort()
+            raise
+        with _disk():
             self._draft.commit()
         return self._digest.hexdigest()
 
@@ -70,8 +88,8 @@ class Blobs:
         self.files, self._key, self._cache = files, key, cache
 
     def writer(self, place: Place) -> BlobWriter:
-        """Begin a file for `place`."""
-        with _room():
+        """Begin a file for `place`; Unavailable if the disk takes none."""
+        with _disk():
             return BlobWriter(self.files.draft(place), self._key, place)
 
     def put(self, place: Place, data: bytes) -> str:
@@ -79,7 +97,7 @@ class Blobs:
         writer = self.writer(place)
         try:
             writer.write(data)
-        except (OSError, NoRoom):
+        except Unavailable:
             writer.abort()
             raise
         return writer.commit()
@@ -150,14 +168,3 @@ class Blobs:
         if not secrets.compare_digest(hashlib.sha256(data).hexdigest(), sha256):
             raise Corrupt("a stored file is not the one its row names")
         return data
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    """Tell a full disk from its other errors."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NoRoom from error
-        raise

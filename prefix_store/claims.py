@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.db import SystemDatabase, db_now
+from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import Claim, add_event, job_of, joined_jobs
 from prefix_store.jobs import Jobs
 from prefix_store.reach import Reach
@@ -60,6 +61,7 @@ class Claims(Jobs):
 
     def _claimed(self, connection: Connection, row: Row[Any]) -> Claim:
         """Tell that the job starts, and read it as its owner's; if that fails, it was not taken."""
+        failpoint("claim.taken")
         again = "" if row.attempt == 1 else f" again (attempt {row.attempt})"
         add_event(connection, row, "info", "message", f"Fine-tuning job started{again}")
         mine = (jobs.c.tenant_id == row.tenant_id, jobs.c.id == row.id)

@@ -14,6 +14,7 @@ from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now, of_all_owners, widen
 from prefix_store.errors import Corrupt, Invalid, NoRoom, NotFound, Quota, StoreError, TooLarge, Unavailable
+from prefix_store.failpoints import failpoint
 from prefix_store.idempotency import forget, remember, replayed
 from prefix_store.job_rows import Claim, cancel_jobs
 from prefix_store.jsonl import LineChecker
@@ -103,6 +104,7 @@ class DatasetWriter:
         finally:
             self._blob.abort()
         try:
+            failpoint("dataset.after_seal")
             with self._core.database.write(self._owner.reach) as connection:
                 dataset = self._insert(connection, size, sha256)
         except NoRoom:  # nothing was committed, and what lies there takes up room
@@ -138,6 +140,7 @@ class DatasetWriter:
         connection.execute(statement)
         remember(connection, *ids, self._key, request, self.id)
         self._core.audit.record(connection, ids[0], self._scope.key_id, "dataset.created", self.id)
+        failpoint("dataset.after_row")
         return _dataset(connection.execute(_joined().where(datasets.c.id == self.id)).one())
 
 
@@ -268,6 +271,7 @@ class Datasets:
             tell_gone(connection, ended)
             action = "dataset.deleted_with_versions" if versions else "dataset.deleted"
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, action, dataset_id)
+            failpoint("dataset.removed")
         clear_soon(self._core, scope.tenant_id)
 
     def _claimed(self, claim: Claim, dataset_id: str) -> Dataset:

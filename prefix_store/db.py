@@ -15,6 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from prefix_store.engines import BUSY_MS
 from prefix_store.errors import NoRoom, Unavailable
+from prefix_store.failpoints import failpoint
 from prefix_store.reach import EVERY_OWNER, NOWHERE, Reach
 
 
@@ -81,10 +82,15 @@ class _Transactions:
         engine = self.engine
         if write:
             engine = engine.execution_options(prefix_write=True, prefix_news=news)
-        with _reached(), engine.connect() as connection, connection.begin():
-            if not self.is_sqlite:
-                connection.exec_driver_sql(setting, values)
-            yield connection
+        with _reached(), engine.connect() as connection:
+            with connection.begin():
+                if not self.is_sqlite:
+                    connection.exec_driver_sql(setting, values)
+                yield connection
+                if write:
+                    failpoint("database.before_commit")
+            if write:
+                failpoint("database.after_commit")
         if news and self.on_news is not None:
             self.on_news(news)
 

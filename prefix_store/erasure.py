@@ -15,6 +15,7 @@ from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.db import db_now, widen
 from prefix_store.errors import NotFound
+from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import cancel_jobs
 from prefix_store.litter import clear
 from prefix_store.names import new_id
@@ -98,6 +99,7 @@ class Erasures:
         tell_gone(connection, ended)
         erasure = _insert(connection, change(connection, "owner_erased", *ids), found.kind)
         self._core.audit.record(connection, ids[0], scope.key_id, f"{found.kind}.erased", ids[1])
+        failpoint("erase.after_tombstone")
         return erasure
 
     def begin_tenant(self, admin: Admin, tenant_id: str) -> Erasure:
@@ -154,10 +156,13 @@ class Erasures:
             if row.kind == "tenant":
                 connection.execute(delete(api_keys).where(api_keys.c.tenant_id == row.tenant_id))
                 connection.execute(delete(usage).where(usage.c.tenant_id == row.tenant_id))
+        failpoint("erase.after_rows")
         clear(self._core, row.tenant_id)
         for owner_id in targets:
             self._core.blobs.delete_owner(row.tenant_id, owner_id)
+        failpoint("erase.after_files")
         if self._core.database.scrub(metadata.tables) and not held and self._core.blobs.forgotten():
+            failpoint("erase.after_scrub")
             row = self._done(row)
         return _erasure(row)
 
@@ -167,6 +172,7 @@ class Erasures:
             ended = update(erasures).where(*mine).values(state="done", done_at=db_now())
             if connection.execute(ended).rowcount == 1:
                 self._core.audit.record(connection, row.tenant_id, "store", "erasure.done", row.id)
+            failpoint("erase.certified")
             return connection.execute(select(erasures).where(erasures.c.id == row.id)).one()
 
 

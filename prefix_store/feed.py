@@ -12,6 +12,7 @@ from sqlalchemy import Select, delete, func, insert, select, update
 from prefix_store.core import Core
 from prefix_store.db import SystemDatabase, db_now
 from prefix_store.errors import FeedGap
+from prefix_store.failpoints import failpoint
 from prefix_store.machine import this_machine
 from prefix_store.names import new_id
 from prefix_store.reach import NOWHERE
@@ -65,6 +66,7 @@ class Feed(Acknowledgements):
         """
         statement = select(changes).where(changes.c.seq > after).order_by(changes.c.seq)
         with self._system.read() as connection:
+            failpoint("feed.read")
             last = int(connection.execute(_position()).scalar_one())
             if last <= after:
                 return []

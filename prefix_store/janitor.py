@@ -7,6 +7,7 @@ from sqlalchemy import select
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import SystemDatabase
+from prefix_store.failpoints import failpoint
 from prefix_store.feed import Feed
 from prefix_store.idempotency import trim
 from prefix_store.litter import clear
@@ -44,6 +45,7 @@ class Janitor:
         for tenant_id in known:
             clear(self._core, tenant_id)
             with self._core.database.write(Reach(tenant_id)) as connection:
+                failpoint("sweep.before_trim")
                 trim(connection, tenant_id, _DAY)
         self._feed.trim(_DAY)
         return removed
@@ -63,5 +65,6 @@ class Janitor:
             if place not in named and (age > grace_seconds or place.owner_id not in living)
         ]
         for place in orphans:
+            failpoint("sweep.before_unlink")
             self._core.blobs.delete(place)
         return len(orphans)

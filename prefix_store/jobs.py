@@ -11,6 +11,7 @@ from prefix_store.checkpoints import Checkpoint, checkpoint_of, tell_gone, with_
 from prefix_store.db import JOBS, db_now, of_all_owners, tell
 from prefix_store.errors import Conflict, Invalid, NotFound, Quota
 from prefix_store.evaluation import Evaluation
+from prefix_store.failpoints import failpoint
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.idempotency import remember, replayed
 from prefix_store.job_rows import (
@@ -108,6 +109,7 @@ class Jobs(Leases):
             add_event(connection, row, "info", "message", f"Created fine-tuning job: {row.id}")
             remember(connection, *ids, idempotency_key, request, row.id)
             self._core.audit.record(connection, owner.tenant_id, scope.key_id, "job.created", row.id)
+            failpoint("job.after_row")
             tell(connection, JOBS)
             return _get(connection, scope, row.id)
 

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Row, Select, insert, select, update
 from prefix_store.core import Core
 from prefix_store.db import db_now
 from prefix_store.errors import Conflict, Invalid, NotFound
+from prefix_store.failpoints import failpoint
 from prefix_store.names import base62
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
 from prefix_store.scope import GRANTS, USER_GRANTS, Owner, Scope
@@ -88,6 +89,7 @@ class Keys:
                 lock_owners(connection, owner.tenant_id, [owner.owner_id])
             issued = self.insert(connection, scope.tenant_id, owner, wanted)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "key.issued", issued.id)
+            failpoint("key.after_row")
             return issued
 
     def insert(
@@ -129,6 +131,7 @@ class Keys:
             if connection.execute(update(api_keys).where(*where).values(revoked_at=db_now())).rowcount != 1:
                 raise NotFound("key", key_id)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "key.revoked", key_id)
+            failpoint("key.revoked")
 
     def digest(self, secret: str) -> str:
         """What is stored of a secret; for the store's own parts."""

@@ -14,11 +14,12 @@ from prefix_store.checkpoints import drop_checkpoint, load_state, replace_checkp
 from prefix_store.crypto import Place
 from prefix_store.db import JOBS, db_now, tell
 from prefix_store.errors import LeaseLost, NoRoom, NotFound
+from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import Claim, add_event, held
 from prefix_store.litter import clear_soon
 from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
-from prefix_store.publish import Decision, Published, TrainedPrefix, keep_file, publish
+from prefix_store.publish import Decision, KeptFile, Published, TrainedPrefix, keep_file, publish
 from prefix_store.rows import one
 from prefix_store.tables import jobs, prefixes, versions
 from prefix_store.telling import Telling
@@ -44,6 +45,7 @@ class Leases(Telling):
         mine = (jobs.c.id == claim.job_id, jobs.c.attempt == claim.attempt)
         with self._core.database.write(claim.owner.reach) as connection:
             if connection.execute(update(jobs).where(*held(claim)).values(**values)).rowcount == 1:
+                failpoint("lease.beaten")
                 return "continue"
             status = connection.execute(select(jobs.c.status).where(*mine)).scalar()
             return "cancel" if status == "cancelled" else "lost"
@@ -86,11 +88,13 @@ class Leases(Telling):
         files = [(self._place(claim, "state"), payload)]
         files += [] if best is None else [(self._place(claim, "ckpt"), best.payload)]
         state, *kept = sealed = seal(self._core, files)
+        failpoint("checkpoint.after_seal")
         try:
             with self._core.database.write(claim.owner.reach) as connection:
                 lock_owners(connection, state.place.tenant_id, [state.place.owner_id])
                 job = self._require(connection, claim)
                 replace_checkpoint(connection, job, update_number, state, kept[0] if kept else None, best)
+                failpoint("checkpoint.after_row")
         except (LeaseLost, NotFound):
             self._core.blobs.discard(written.place for written in sealed)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
@@ -124,8 +128,8 @@ class Leases(Telling):
         decision = Decision(promote, compared_with, reason)
         place = self._place(claim, "ver")
         self._still(claim)
-        sha256 = self._core.blobs.put(place, trained.payload)
-        files = [keep_file(self._core, self._place(claim, "file"), file) for file in trained.files]
+        sha256, files = self._written(claim, place, trained)
+        failpoint("publish.after_files")
         try:
             with self._core.database.write(claim.owner.reach) as connection:
                 lock_owners(connection, place.tenant_id, [place.owner_id])
@@ -140,6 +144,19 @@ class Leases(Telling):
             raise
         clear_soon(self._core, claim.owner.tenant_id)
         return done
+
+    def _written(self, claim: Claim, place: Place, trained: TrainedPrefix) -> tuple[str, list[KeptFile]]:
+        """The version's checksum and the result files; all of them are there, or none."""
+        kept: list[KeptFile] = []
+        sha256 = self._core.blobs.put(place, trained.payload)
+        try:
+            failpoint("publish.after_seal")
+            for file in trained.files:
+                kept.append(keep_file(self._core, self._place(claim, "file"), file))  # noqa: PERF401 - what a failure follows is known
+        except Exception:  # a worker holds on to what it has trained and tries again: no litter each time
+            self._core.blobs.discard([place, *(file.place for file in kept)])
+            raise
+        return sha256, kept
 
     def fail(self, claim: Claim, code: str, message: str, param: str | None = None) -> None:
         """End the job as failed, never retried: bad data, a bad setting.

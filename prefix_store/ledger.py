@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from prefix_store.errors import NoRoom, StoreError, Unavailable
+from prefix_store.failpoints import failpoint
 from prefix_store.local_files import sync_folder
 
 log = logging.getLogger(__name__)
@@ -80,9 +81,12 @@ class Ledger:
                 number, before = (last.number, last.mac) if last is not None else (0, "")
                 mac = self._mac(before, number + 1, at, action, tenant_id, object_id)
                 entry = LedgerEntry(number + 1, at, action, tenant_id, object_id, mac)
+                failpoint("ledger.before_line")
                 file.write(_line(entry))
                 file.flush()
+                failpoint("ledger.before_sync")
                 os.fsync(file.fileno())
+                failpoint("ledger.after_sync")
                 return entry
         except OSError as error:
             log.warning("the ledger of deletions cannot be written: %s", error.strerror)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, insert, select
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.errors import Unavailable
+from prefix_store.failpoints import failpoint
 from prefix_store.reach import Reach
 from prefix_store.tables import litter
 
@@ -45,9 +46,11 @@ def clear(core: Core, tenant_id: str) -> int:
         places = [Place(*row) for row in connection.execute(noted)]
     if not places:
         return 0
+    failpoint("litter.before_unlink")
     for place in places:
         core.blobs.delete(place)
     core.blobs.sync(places)
+    failpoint("litter.after_unlink")
     with core.database.write(reach) as connection:
         for place in places:
             mine = (litter.c.tenant_id == place.tenant_id, litter.c.object_id == place.object_id)

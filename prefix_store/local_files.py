@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from prefix_store.crypto import Place
+from prefix_store.failpoints import failpoint
 from prefix_store.sealed_files import path_of
 
 
@@ -32,6 +33,7 @@ class LocalDraft:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+            failpoint("file.after_sync")
             made = [
                 folder for folder in (self._final.parent, self._final.parent.parent) if not folder.exists()
             ]
@@ -40,6 +42,7 @@ class LocalDraft:
         except OSError:
             self.abort()
             raise
+        failpoint("file.after_rename")
         for folder in made:
             sync_folder(folder.parent)
         sync_folder(self._final.parent)

@@ -22,6 +22,7 @@ from obstore.store import S3Store
 from prefix_store.breaker import Breaker, Shut
 from prefix_store.bucket_versions import BucketAddress, BucketVersions, credentials_of, unavailable
 from prefix_store.crypto import Place
+from prefix_store.failpoints import failpoint
 from prefix_store.sealed_files import path_of, place_of
 
 _IN_MEMORY = 1 << 20
@@ -92,7 +93,9 @@ class ObjectStorage:
         key = self._key(place)
         try:
             with self._reached():
+                failpoint("object.before_put")
                 obstore.put(self._store, key, sealed, mode="create")
+                failpoint("object.after_put")
         except AlreadyExistsError:  # by a PUT of ours whose answer was lost, and that was sent again
             if not secrets.compare_digest(self.read(place) or b"", sealed):
                 raise FileExistsError("another file has this id") from None
@@ -109,6 +112,7 @@ class ObjectStorage:
 
     def delete(self, place: Place) -> None:
         """Remove every version of an object and what is unfinished of it; nothing if there is none."""
+        failpoint("object.before_delete")
         self._versions.remove(self._key(place))
 
     def sync(self, places: Iterable[Place]) -> None:

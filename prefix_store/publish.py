@@ -14,6 +14,7 @@ from prefix_store.checkpoints import drop_checkpoint
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
+from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import Claim, add_event, held
 from prefix_store.rows import change
 from prefix_store.tables import datasets, job_sources, jobs, prefixes, version_sources, versions
@@ -107,8 +108,10 @@ def publish(
     full_name = f"{claim.job.prefix}@{prefix.last_number}"
     done = Published(full_name, version_id, promoted, reason)
     _insert_version(connection, job, trained, done, prefix.last_number, sha256)
+    failpoint("publish.after_row")
     if promoted:
         connection.execute(update(prefixes).where(*mine).values(live_version_id=version_id))
+    failpoint("publish.after_live")
     result = {"metrics": trained.metrics, "promoted": promoted, "trained_tokens": trained.trained_tokens}
     result["files"] = _insert_files(connection, job, files)
     values = {"status": "succeeded", "fine_tuned_model": full_name, "result": result, "lease_until": 0.0}
@@ -118,6 +121,7 @@ def publish(
     if promoted:
         change(connection, "version_live", job.tenant_id, job.owner_id, version_id)
     core.audit.record(connection, job.tenant_id, "worker", "version.published", version_id)
+    failpoint("publish.told")
     return done
 
 

@@ -8,6 +8,7 @@ listed. It can neither change these nor see their files or jobs; everything else
 for it.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from prefix_store.checkpoints import resolve_job, standing_checkpoint, tell_gone
 from prefix_store.core import Core
 from prefix_store.db import db_now
 from prefix_store.errors import Conflict, Corrupt, NoLiveVersion, NotFound
+from prefix_store.failpoints import failpoint
+from prefix_store.idempotency import remember, replayed
 from prefix_store.job_rows import cancel_jobs
 from prefix_store.litter import clear_soon
 from prefix_store.names import parse_model
@@ -125,20 +128,27 @@ class Registry:
             row = _numbered(self._locked(connection, scope, name), name, number)
             return self._point(connection, scope, row, "version.promoted")
 
-    def rollback(self, scope: Scope, name: str) -> Version:
-        """Make the newest older version live that was live before.
+    def rollback(self, scope: Scope, name: str, idempotency_key: str | None = None) -> Version:
+        """Make the newest older version live that was live before; with a key that was used so before, do nothing.
 
         Raises:
-            NotFound: no such prefix for this scope.
-            Conflict: there is no older version that was live.
+            NotFound: no such prefix for this scope; or the version that the key went back to is gone.
+            Conflict: there is no older version that was live; idempotency_mismatch.
         """
+        request = hashlib.sha256(f"rollback {name}".encode()).hexdigest()
         with self._core.database.write(scope.reach) as connection:
-            rows = [row for row in self._locked(connection, scope, name) if row.version_id is not None]
+            locked = self._locked(connection, scope, name)
+            ids = (locked[0].p_tenant_id, locked[0].p_owner_id)
+            rows = [row for row in locked if row.version_id is not None]
+            before = replayed(connection, *ids, idempotency_key, request)
+            if before is not None:
+                return _shown(connection, _of_id(rows, name, before))
             live = next((row.number for row in rows if row.version_id == row.live_version_id), None)
             older = [row for row in rows if row.was_live and live is not None and row.number < live]
             if not older:
                 raise Conflict("no_older_version", f"{name} has no older version that was live")
             newest = max(older, key=lambda row: int(row.number))
+            remember(connection, *ids, idempotency_key, request, newest.version_id)
             return self._point(connection, scope, newest, "version.rolled_back")
 
     def delete_version(self, scope: Scope, name: str, number: int) -> Change:
@@ -226,8 +236,21 @@ class Registry:
         connection.execute(update(prefixes).where(*of).values(live_version_id=row.version_id))
         change(connection, "version_live", row.tenant_id, row.owner_id, row.version_id)
         self._core.audit.record(connection, scope.tenant_id, scope.key_id, action, row.version_id)
-        which = versions.c.version_id == row.version_id
-        return version_of(connection.execute(joined(which).where(*of, which)).one())
+        failpoint("rollback.pointed")
+        return _shown(connection, row)
+
+
+def _shown(connection: Connection, row: Row[Any]) -> Version:
+    which = versions.c.version_id == row.version_id
+    of = (prefixes.c.tenant_id == row.tenant_id, prefixes.c.prefix_id == row.prefix_id)
+    return version_of(connection.execute(joined(which).where(*of, which)).one())
+
+
+def _of_id(rows: Sequence[Row[Any]], name: str, version_id: str) -> Row[Any]:
+    for row in rows:
+        if row.version_id == version_id:
+            return row
+    raise NotFound("model", name, "; the version that it went back to is gone")
 
 
 def _numbered(rows: Sequence[Row[Any]], name: str, number: int) -> Row[Any]:

@@ -21,6 +21,7 @@ from prefix_store.database_copies import NAMES, load, read_only
 from prefix_store.db import SystemDatabase
 from prefix_store.engines import open_engine
 from prefix_store.errors import StoreError
+from prefix_store.failpoints import failpoint
 from prefix_store.ledger import Ledger, LedgerEntry
 from prefix_store.local_files import sync_folder
 from prefix_store.manifest import Manifest, read_manifest
@@ -78,8 +79,11 @@ class Restore:
                 start_restore(self._owner, manifest.revision)
                 load(self._core.settings.owner_url, copy)
                 migrate_restored(self._owner, self._core.settings, manifest.revision)
+            failpoint("restore.after_database")
             self._copy_files(folder / FILES, manifest)
+            failpoint("restore.after_files")
             replayed = Replay(self._core).apply(entries)
+            failpoint("restore.after_ledger")
             still = UnfinishedErasures(self._core, self._system).resume()
             finish_restore(self._owner)
         return Restored(manifest, replayed, still)

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, select, update
 
 from prefix_store.crypto import Place
+from prefix_store.failpoints import failpoint
 from prefix_store.litter import note
 from prefix_store.rows import Change, change
 from prefix_store.tables import prefixes, version_sources, versions
@@ -26,6 +27,7 @@ def remove_versions(connection: Connection, tenant_id: str, version_ids: Iterabl
     connection.execute(delete(version_sources).where(*learned))
     connection.execute(delete(versions).where(*mine))
     note(connection, [Place(row.tenant_id, row.owner_id, row.version_id) for row in rows])
+    failpoint("version.removed")
     backs = [back for row in rows if (back := _point_back(connection, row)) is not None]
     told = [
         change(connection, "version_gone", row.tenant_id, row.owner_id, row.version_id, row.job_id)

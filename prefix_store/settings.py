@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from prefix_store.database_settings import DatabaseSettings, with_driver
+from prefix_store.failpoints import read
 from prefix_store.secret_files import no_sample
 
 BASES: Final = frozenset({"gpt2-mini", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"})
@@ -32,6 +33,7 @@ class StoreSettings(DatabaseSettings):
         max_upload_bytes: largest dataset, plaintext.
         max_line_bytes: longest line of a dataset.
         max_rows: most rows of a dataset.
+        failpoints: places at which this process is made to fail, for tests (`failpoints.py`); none if empty.
         reserved_names: names that no user, task or prefix may have, beside `task`: the base models' ids.
     """
 
@@ -59,9 +61,16 @@ class StoreSettings(DatabaseSettings):
     max_upload_bytes: int = Field(default=64 << 20, ge=1)
     max_line_bytes: int = Field(default=1 << 20, ge=16)
     max_rows: int = Field(default=200_000, ge=1)
+    failpoints: str = ""
     reserved_names: frozenset[str] = BASES
 
     _no_sample_either = field_validator("redis_url", "admin_key")(no_sample)
+
+    @field_validator("failpoints")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        read(value)
+        return value
 
     @property
     def ledger_folder(self) -> Path:

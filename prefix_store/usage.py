@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from prefix_store.core import Core
 from prefix_store.db import db_today
 from prefix_store.errors import NotFound
+from prefix_store.failpoints import failpoint
+from prefix_store.idempotency import remember
 from prefix_store.owners import find_owner, lock_owners, lock_tenant
 from prefix_store.reach import Reach
 from prefix_store.scope import Owner, Scope
-from prefix_store.tables import owners, usage
+from prefix_store.tables import idempotency, owners, usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,17 @@ class UsageDay:
     requests: int
     prompt_tokens: int
     completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """By which a count that is sent again is known: who counts, and the how-manieth of a key's counts this is.
+
+    Numbers of one writer grow, and a count is not followed by another of its key and owner before it has been written.
+    """
+
+    writer: str
+    number: int
 
 
 class Usage:
@@ -42,14 +55,20 @@ class Usage:
         prompt_tokens: int,
         completion_tokens: int,
         requests: int = 1,
+        receipt: Receipt | None = None,
     ) -> None:
-        """Add to today's count of `owner` (None: the tenant itself); an erased owner's goes to the tenant."""
+        """Add to today's count of `owner` (None: the tenant itself); an erased owner's goes to the tenant.
+
+        With a `receipt` a count that was written before, though nobody was told, is not added again.
+        """
         with self._core.database.write(scope.reach.whole) as connection:
             try:
                 lock_tenant(connection, scope.tenant_id)
             except NotFound:  # erased with all its counts
                 return
             owner_id = "" if owner is None else owner.owner_id
+            if receipt is not None and _written(connection, scope, owner_id, receipt):
+                return
             try:
                 lock_owners(connection, scope.tenant_id, [owner_id] if owner_id else [])
             except NotFound:
@@ -57,6 +76,7 @@ class Usage:
             day = str(connection.execute(select(db_today())).scalar_one())
             key = (scope.tenant_id, owner_id, day)
             add_usage(connection, key, requests, prompt_tokens, completion_tokens)
+            failpoint("usage.after_row")
 
     def report(
         self, scope: Scope, start: str | None = None, end: str | None = None, user: str | None = None
@@ -104,6 +124,25 @@ class Usage:
             where = (usage.c.tenant_id == tenant_id, usage.c.day == db_today())
             total = func.coalesce(func.sum(usage.c.prompt_tokens + usage.c.completion_tokens), 0)
             return int(connection.execute(select(total).where(*where)).scalar_one())
+
+
+def _written(connection: Connection, scope: Scope, owner_id: str, receipt: Receipt) -> bool:
+    """Whether the count is there; else it is from here on. One row for each writer, key and owner, for a day at most.
+
+    The row is the tenant's, so that it outlives the owner whose count it is.
+    """
+    key = f"usage {receipt.writer} {scope.key_id} {owner_id}"
+    mine = (
+        idempotency.c.tenant_id == scope.tenant_id,
+        idempotency.c.owner_id == "",
+        idempotency.c.key == key,
+    )
+    number = str(receipt.number)
+    if connection.execute(select(idempotency.c.object_id).where(*mine)).scalar() == number:
+        return True
+    connection.execute(delete(idempotency).where(*mine))
+    remember(connection, scope.tenant_id, "", key, "", number)
+    return False
 
 
 def add_usage(

@@ -13,6 +13,7 @@ from typing import Final
 import redis
 
 from prefix_store.db import CHANGES, JOBS
+from prefix_store.failpoints import failpoint
 from prefix_store.redis_link import FAILURES, RedisLink
 
 log = logging.getLogger(__name__)
@@ -96,4 +97,5 @@ class Wakes:
 
 
 def _publish(channel: str, server: redis.Redis) -> None:
+    failpoint("redis.before_wake")
     server.publish(channel, b"")

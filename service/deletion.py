@@ -5,6 +5,7 @@ import time
 
 from anyio import to_thread
 
+from prefix_store.failpoints import failpoint
 from service.parts import Parts
 
 PATIENCE_S = 5.0
@@ -17,6 +18,7 @@ async def reached_all(parts: Parts, seq: int) -> bool:
     A process acts by ending rows, loads and answers, so that nothing is written to a socket after this
     returned true.
     """
+    failpoint("service.deleted")
     give_up = time.monotonic() + PATIENCE_S
     parts.revocation.look_now()
     while not await to_thread.run_sync(parts.store.feed.acked, seq):

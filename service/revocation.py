@@ -16,6 +16,7 @@ from prefix_engine import Engine
 from prefix_store import Store
 from prefix_store.db import CHANGES
 from prefix_store.errors import FeedGap
+from prefix_store.failpoints import failpoint
 from prefix_store.rows import Change
 from service.connections import Connections
 from service.residency import Residency
@@ -184,6 +185,7 @@ class Revocation:
                     versions |= self._residency.of_job(change.job_id)
         if not gone and not versions:
             return
+        failpoint("service.revoking")
         tickets = self._tickets.revoke(gone | versions)
         # A ticket may have been opened since `of_owner` looked.
         versions |= {ticket.version_id for ticket in tickets if ticket.version_id is not None}

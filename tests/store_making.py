@@ -22,8 +22,8 @@ def queue(store, scope, owner, prefix, files=None, **options):
     return store.jobs.create(scope, owner, prefix, files, base_fingerprint=BASE, **options)
 
 
-def trained(payload=b"tensor bytes"):
-    return TrainedPrefix(payload, 10, 10, {"separator": "\n", "end_id": 0}, {"held_out_loss": 1.0}, 99)
+def trained(payload=b"tensor bytes", files=()):
+    return TrainedPrefix(payload, 10, 10, {"separator": "\n", "end_id": 0}, {"held_out_loss": 1.0}, 99, files)
 
 
 def best(payload=b"the best so far", step=1, loss=3.0):

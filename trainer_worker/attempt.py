@@ -11,6 +11,7 @@ import structlog
 from prefix_engine.template import Template
 from prefix_store import Store
 from prefix_store.errors import Corrupt, LeaseLost, NotFound, Unavailable
+from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import Claim
 from prefix_store.publish import ResultFile, TrainedPrefix
 from prefix_store.tracing import Tracing
@@ -169,11 +170,13 @@ class Attempt:
             )
         elif frame.kind == "checkpoint":
             with forgiven(self.log, "checkpoint"):
+                failpoint("worker.before_checkpoint")
                 self._store.jobs.save_checkpoint(
                     self.claim, frame.fields["update"], frame.payload, self._best
                 )
                 self._best = None  # kept; what was not kept goes with the next checkpoint
                 self.span.event("checkpoint")
+                failpoint("worker.after_checkpoint")
         else:
             return False
         return True
@@ -236,7 +239,9 @@ class Attempt:
         """
         while True:
             try:
+                failpoint("worker.before_settle")
                 self._settle(end)
+                failpoint("worker.after_settle")
                 break
             except Unavailable:
                 self.log.warning("job.settled_again")

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+from prefix_store.failpoints import failpoint
 from trainer_worker import frames
 from trainer_worker.frames import Frame
 
@@ -68,6 +69,7 @@ class Child:
             env=kept | _OURS,
             start_new_session=True,
         )
+        failpoint("worker.child_started")
         self._told: queue.Queue[Frame | None] = queue.Queue(maxsize=64)
         self._killed = False
         self._orders: queue.SimpleQueue[list[Frame] | None] = queue.SimpleQueue()

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from prefix_store.errors import NotFound
+from prefix_store.failpoints import failpoint
 from prefix_store.scope import Scope
 from prefix_store.tenants import Tenant
 from prefix_store.version_rows import Resolved
@@ -176,6 +177,7 @@ async def _metered(
     try:
         async for chunks in feed.pieces():
             if first:
+                failpoint("service.before_first_token")
                 parts.telemetry.first_token(time.perf_counter() - began)
                 first = False
             yield chunks

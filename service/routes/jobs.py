@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from prefix_store.checkpoints import Checkpoint
 from prefix_store.errors import NotFound
 from prefix_store.evaluation import Evaluation
+from prefix_store.failpoints import failpoint
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.job_rows import Job, JobEvent
 from prefix_store.names import parse_model, parse_owner
@@ -153,6 +154,7 @@ def create_job(
         evaluation=evaluation,
         trace=_trace(request, parts),
     )
+    failpoint("service.job_made")
     return job_json(job)
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from prefix_store.errors import NotFound
 from prefix_store.version_rows import PrefixView, Version
-from service.deps import After, PartsDep, Reader, Writer, page, shown
+from service.deps import After, IdempotencyKey, PartsDep, Reader, Writer, page, shown
 from service.schemas import PromoteBody
 
 router = APIRouter(tags=["prefixes"])
@@ -87,7 +87,9 @@ def promote(parts: PartsDep, scope: Writer, name: str, body: PromoteBody) -> dic
 
 
 @router.post("/v1/prefixes/{name}/rollback", responses=shown(EXAMPLE))
-def roll_back(parts: PartsDep, scope: Writer, name: str) -> dict[str, Any]:
-    """Go back to the newest older version that was live before."""
-    parts.store.registry.rollback(scope, name)
+def roll_back(
+    parts: PartsDep, scope: Writer, name: str, idempotency_key: IdempotencyKey = None
+) -> dict[str, Any]:
+    """Go back to the newest older version that was live before; sent again with its key, go back once."""
+    parts.store.registry.rollback(scope, name, idempotency_key)
     return prefix_json(parts.store.registry.get(scope, name))

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from prefix_store.blobs import Blobs
 from prefix_store.crypto import HEADER, MAGIC, MasterKey, Place
-from prefix_store.errors import Corrupt, StoreError
+from prefix_store.errors import Corrupt, StoreError, Unavailable
 from prefix_store.local_files import LocalFiles
 from prefix_store.secrets_folder import open_secrets
 from prefix_store.settings import StoreSettings
@@ -115,7 +115,7 @@ def _write_on_a_full_disk(folder):
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(Unavailable, match="files cannot be written now"):
         Blobs(LocalFiles(folder / "blobs"), KEY).put(PLACE, bytes(5000))
 
 
