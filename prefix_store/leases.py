@@ -99,7 +99,7 @@ class Leases(Telling):
             self._core.blobs.discard(written.place for written in sealed)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
         except NoRoom:
-            self._core.blobs.discard([place, *(file.place for file in files)])
+            self._core.blobs.discard(written.place for written in sealed)
             raise
         clear_soon(self._core, claim.owner.tenant_id)
 
