@@ -18,7 +18,7 @@ from service.tickets import Demand, Refused, Tickets
 
 COMPLETIONS: Final = "/v1/completions"
 _REMEMBERED = 4096  # keys and tenants
-_USUAL = 0.9  # of what a tenant usually asks for, when it has asked again
+_RISE = 8  # the least that a tenant asks for rises by this part with each request that asks for more
 _UNKNOWN_S = 1.0  # to come again after, when nothing has left the line yet
 _LONGEST_S = 60.0
 
@@ -29,13 +29,12 @@ _TOLD: Final[dict[Refused, tuple[int, str, str]]] = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Habit:
-    """Of one tenant: rows that may wait, and what its requests asked for lately."""
+    """Of one tenant: rows that may wait, and the least positions that its requests asked for lately."""
 
     max_queued: int
-    rows: float = 1.0
-    positions: float = 1.0
+    least: int
 
 
 @dataclass(slots=True)
@@ -98,11 +97,13 @@ class Door:
 
     def learn(self, tenant: Tenant, demand: Demand) -> None:
         """What the store says of a tenant, and what it asks for."""
-        habit = self._habits.get(tenant.id) or _Habit(tenant.max_queued, demand.rows, demand.positions)
-        habit.max_queued = tenant.max_queued
-        habit.rows = _USUAL * habit.rows + (1 - _USUAL) * demand.rows
-        habit.positions = _USUAL * habit.positions + (1 - _USUAL) * demand.positions
-        _remember(self._habits, tenant.id, habit)
+        known = self._habits.get(tenant.id)
+        least = (
+            demand.positions
+            if known is None
+            else min(demand.positions, known.least + known.least // _RISE + 1)
+        )
+        _remember(self._habits, tenant.id, _Habit(tenant.max_queued, least))
 
     def refuse(self, tenant_id: str, refused: Refused, demand: Demand) -> ApiError:
         """The answer to a request that the queue has no place for."""
@@ -125,11 +126,11 @@ class Door:
             self._look_at_queue(tenant_id)
 
     def _look_at_queue(self, tenant_id: str) -> None:
-        """Whether one more of what the tenant usually asks for would find a place behind those that are on their way."""
+        """Whether the least that the tenant asks for would find a place behind as little for those on their way."""
         habit, entering = self._habits.get(tenant_id), self._entering[tenant_id]
         if habit is None or not (entering or self._tickets.tokens.held(tenant_id)):
             return  # a tenant with nothing under way is looked at closely
-        demand = Demand(int(entering * habit.rows) + 1, 0, int((entering + 1) * habit.positions))
+        demand = Demand(entering + 1, 0, (entering + 1) * habit.least)
         refused = self._tickets.refusal(tenant_id, demand, habit.max_queued)
         if refused is not None:
             raise self.refuse(tenant_id, refused, demand)

@@ -25,17 +25,19 @@ COUNTERS = {
     "prefix_http_requests", "prefix_tokens", "prefix_erasures", "prefix_engine_steps", "prefix_engine_decoded_rows",
     "prefix_engine_generated_tokens", "prefix_engine_prefill_tokens", "prefix_engine_prompt_cache_hits",
     "prefix_engine_prompt_cache_tokens", "prefix_engine_pool_hits", "prefix_engine_pool_misses",
-    "prefix_engine_pool_evictions", "prefix_engine_load_seconds",
+    "prefix_engine_pool_evictions", "prefix_engine_load_seconds", "prefix_refusals",
 }  # fmt: skip
 HISTOGRAMS = {
     "prefix_http_request_seconds", "prefix_first_token_seconds", "prefix_between_tokens_seconds",
-    "prefix_queue_seconds", "prefix_erasure_seconds",
+    "prefix_queue_seconds", "prefix_erasure_seconds", "prefix_refusal_seconds",
 }  # fmt: skip
 GAUGES = {
     "prefix_engine_running", "prefix_engine_waiting", "prefix_engine_rows", "prefix_engine_occupancy",
     "prefix_engine_loading", "prefix_engine_resident_prefixes", "prefix_engine_resident_bytes",
     "prefix_engine_pages_used", "prefix_engine_pages_cached", "prefix_engine_pages_total",
     "prefix_engine_beat_age_seconds", "prefix_feed_age_seconds", "prefix_jobs", "prefix_store_up",
+    "prefix_engine_waiting_tokens", "prefix_queue_rows", "prefix_queue_tokens", "prefix_held_bytes",
+    "prefix_connections",
 }  # fmt: skip
 
 
