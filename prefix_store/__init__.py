@@ -70,7 +70,9 @@ class Store(ScopedStore):
         self._system, self._owner = system, owner
         self.scoped = ScopedStore(core)
         self.audit = AuditLog(owner, core.secrets.pepper)
-        self.ledger = Ledger(core.settings.ledger_folder, core.secrets.pepper)
+        self.ledger = Ledger(
+            core.settings.ledger_folder, core.secrets.pepper, core.settings.data_dir / "data"
+        )
         self.fsck = Fsck(core, owner)
         self.backups = Backups(core, owner, self.ledger)
         self.restore = Restore(core, system, owner, self.ledger)
@@ -128,7 +130,7 @@ def open_store(settings: StoreSettings) -> Store:
         url: open_engine(url, settings.waits)
         for url in (settings.url, settings.system_url, settings.owner_url)
     }
-    audit = Audit(secrets.pepper, Ledger(settings.ledger_folder, secrets.pepper))
+    audit = Audit(secrets.pepper, Ledger(settings.ledger_folder, secrets.pepper, settings.data_dir / "data"))
     core = Core(settings, Database(engines[settings.url]), blobs, secrets, audit, link)
     return Store(core, *(SystemDatabase(engines[url]) for url in (settings.system_url, settings.owner_url)))
 

@@ -1,7 +1,8 @@
 """Sealed prefixes in Redis, so that what one process has read from the object storage the next reads from there.
 
 They lie there exactly as they are stored, an owner's together, for a bounded time. Nobody looks here before the database has said that the
-version may be served. What is removed leaves a mark for that time, so that a reader that is late cannot put it back.
+version may be served. What is removed leaves a mark for that time, so that a reader that is late cannot put it back; a
+server that evicts may lose the mark, so a reader looks again behind its put and takes back what is gone by then.
 """
 
 import threading

@@ -8,7 +8,7 @@ import errno
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from prefix_store.blob_cache import BlobCache
@@ -102,16 +102,21 @@ class Blobs:
             raise
         return writer.commit()
 
-    def read(self, place: Place, sha256: str, *, shared: bool = False) -> bytes:
-        """Return the plaintext; `shared` looks into the cache first and leaves the sealed bytes there.
+    def read(self, place: Place, sha256: str, *, stands: Callable[[], bool] | None = None) -> bytes:
+        """Return the plaintext; with `stands` it looks into the cache first and leaves the sealed bytes there.
 
-        Whoever asks for `shared` has just read in the database that the file may be served.
+        Args:
+            place: of the file.
+            sha256: of the plaintext, as the row says.
+            stands: reads in the database that the file may be served, as whoever gives it has just done. It is asked
+                again once the bytes lie in the cache, so that what was removed meanwhile does not stay there
+                whatever has become of the removal's mark: one of the two sees the other.
 
         Raises:
             Corrupt: missing, changed, or not what the row's checksum says.
             Unavailable: the object storage does not answer.
         """
-        cache = self._cache if shared else None
+        cache = self._cache if stands is not None else None
         cached = None if cache is None else cache.get(place)
         if cache is not None and cached is not None:
             try:
@@ -124,6 +129,12 @@ class Blobs:
         data = self.opened(sealed, place, sha256)
         if cache is not None and cached is None:
             cache.put(place, sealed)
+            kept = False
+            try:
+                kept = stands is not None and stands()
+            finally:
+                if not kept:
+                    cache.forget(place)
         return data
 
     def delete(self, place: Place) -> None:

@@ -245,10 +245,11 @@ class Datasets:
                 raise NotFound("file", dataset_id) from None
             raise
 
-    def delete(self, scope: Scope, dataset_id: str, *, versions: bool = False) -> None:
+    def delete(self, scope: Scope, dataset_id: str, *, versions: bool = False, clear: bool = True) -> None:
         """Erase a dataset's bytes; with `versions` also the versions that learned from it.
 
-        Queued and running jobs that need it are cancelled. NotFound if absent or another's.
+        Queued and running jobs that need it are cancelled. NotFound if absent or another's. Without `clear` the
+        bytes are left to `Erasures.clear`.
         """
         with self._core.database.write(scope.reach) as connection:
             dataset = visible_dataset(connection, scope, dataset_id)
@@ -272,7 +273,8 @@ class Datasets:
             action = "dataset.deleted_with_versions" if versions else "dataset.deleted"
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, action, dataset_id)
             failpoint("dataset.removed")
-        clear_soon(self._core, scope.tenant_id)
+        if clear:
+            clear_soon(self._core, scope.tenant_id)
 
     def _claimed(self, claim: Claim, dataset_id: str) -> Dataset:
         tenant_id = claim.owner.tenant_id

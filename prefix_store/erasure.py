@@ -166,6 +166,15 @@ class Erasures:
             row = self._done(row)
         return _erasure(row)
 
+    def clear(self, scope: Scope) -> bool:
+        """Remove the files whose rows the tenant has deleted; whether nothing of them is left, in Redis neither.
+
+        Raises:
+            Unavailable: files or database do not answer; what is left stays noted.
+        """
+        clear(self._core, scope.tenant_id)
+        return self._core.blobs.forgotten()
+
     def _done(self, row: Row[Any]) -> Row[Any]:
         mine = (erasures.c.id == row.id, erasures.c.state != "done")
         with self._core.database.write(Reach(row.tenant_id)) as connection:

@@ -143,8 +143,10 @@ class Jobs(Leases):
                 last = rows[-1].seq
         return found[:limit]
 
-    def cancel(self, scope: Scope, job_id: str) -> Job:
+    def cancel(self, scope: Scope, job_id: str, *, clear: bool = True) -> Job:
         """End a job at once; its worker notices at its next heartbeat and can publish nothing.
+
+        Without `clear` the bytes of its checkpoint are left to `Erasures.clear`.
 
         Raises:
             NotFound: absent or another's.
@@ -159,7 +161,8 @@ class Jobs(Leases):
             tell_gone(connection, ended)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "job.cancelled", job_id)
             job = _get(connection, scope, job_id)
-        clear_soon(self._core, scope.tenant_id)
+        if clear:
+            clear_soon(self._core, scope.tenant_id)
         return job
 
     def checkpoints(self, scope: Scope, job_id: str) -> Sequence[Checkpoint]:

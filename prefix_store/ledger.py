@@ -63,10 +63,12 @@ class Ledger:
     Args:
         folder: holds the file that this installation appends to, and those that a restore brought along.
         pepper: what entries are sealed with.
+        beside: whose owner the folder gets when root writes, a backup perhaps, so that others can go on to; the
+            data's. None: whoever writes keeps it.
     """
 
-    def __init__(self, folder: Path, pepper: bytes) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, pepper: bytes, beside: Path | None = None) -> None:
+        self.folder, self._beside = folder, beside
         self._key = hashlib.sha256(b"prefixserve ledger" + pepper).digest()
 
     def append(self, action: str, tenant_id: str, object_id: str, at: float) -> LedgerEntry:
@@ -127,11 +129,19 @@ class Ledger:
         path = self.folder / OWN
         new = not path.exists()
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+            self._hand_over(file)
             _lock(file)
             _cut_torn_end(file)
             yield file
         if new:
             sync_folder(self.folder)
+
+    def _hand_over(self, file: BinaryIO) -> None:
+        if self._beside is None or os.geteuid() != 0:
+            return
+        owner = self._beside.stat()
+        for target in (self.folder, file.fileno()):
+            os.chown(target, owner.st_uid, owner.st_gid)
 
 
 def _lock(file: BinaryIO) -> None:

@@ -87,7 +87,9 @@ class Registry:
         if not self._stands(resolved):
             raise NotFound("model", resolved.full_name)
         try:
-            return self._core.blobs.read(resolved.place, resolved.sha256, shared=True)
+            return self._core.blobs.read(
+                resolved.place, resolved.sha256, stands=lambda: self._stands(resolved)
+            )
         except Corrupt:
             if self._stands(resolved):
                 raise
@@ -151,8 +153,10 @@ class Registry:
             remember(connection, *ids, idempotency_key, request, newest.version_id)
             return self._point(connection, scope, newest, "version.rolled_back")
 
-    def delete_version(self, scope: Scope, name: str, number: int) -> Change:
+    def delete_version(self, scope: Scope, name: str, number: int, *, clear: bool = True) -> Change:
         """Delete one version that is not live; return its change, to wait for.
+
+        Without `clear` the bytes are left to `Erasures.clear`, here and in `delete_prefix`.
 
         Raises:
             NotFound: no such prefix or version for this scope.
@@ -170,10 +174,11 @@ class Registry:
             self._core.audit.record(connection, *ids, "version.deleted", row.version_id)
             # A backup of before may hold the job still open, which would make the version again.
             self._core.audit.foresee(connection, scope.tenant_id, "job.cancelled", row.job_id)
-        clear_soon(self._core, scope.tenant_id)
+        if clear:
+            clear_soon(self._core, scope.tenant_id)
         return told[-1]
 
-    def delete_prefix(self, scope: Scope, name: str) -> Change:
+    def delete_prefix(self, scope: Scope, name: str, *, clear: bool = True) -> Change:
         """Delete a prefix with all its versions, cancel its jobs, free its name; return its last change.
 
         Its ended jobs stay as history. A new prefix of that name counts its versions on from here, so that
@@ -199,7 +204,8 @@ class Registry:
                 told = [change(connection, "version_gone", first.p_tenant_id, first.p_owner_id)]
             ids = (scope.tenant_id, scope.key_id)
             self._core.audit.record(connection, *ids, "prefix.deleted", first.p_prefix_id)
-        clear_soon(self._core, scope.tenant_id)
+        if clear:
+            clear_soon(self._core, scope.tenant_id)
         return told[-1]
 
     def _stands(self, resolved: Resolved) -> bool:

@@ -8,10 +8,12 @@ from typing import Final
 
 from sqlalchemy import select
 
+from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.datasets import Datasets
 from prefix_store.erasure import Erasures
 from prefix_store.errors import Conflict, NotFound
+from prefix_store.job_rows import cancel_jobs
 from prefix_store.jobs import Jobs
 from prefix_store.keys import Keys
 from prefix_store.ledger import LedgerEntry
@@ -22,8 +24,17 @@ from prefix_store.registry import Registry
 from prefix_store.retire import remove_versions
 from prefix_store.rows import one
 from prefix_store.scope import GRANTS, Admin, Scope
-from prefix_store.tables import LIVE, owners, prefixes, versions
+from prefix_store.tables import (
+    LIVE,
+    job_sources,
+    jobs,
+    owners,
+    prefixes,
+    version_sources,
+    versions,
+)
 
+_LEARNED: Final = "Fine-tuning job cancelled: a file that it learned from was deleted"
 BY: Final = "restore"  # whose deletions these are, in the audit log
 
 
@@ -70,7 +81,28 @@ class Replay:
         self._erasures.purge(self._erasures.begin_tenant(Admin(scope.key_id), tenant_id).id)
 
     def _delete_with_versions(self, scope: Scope, dataset_id: str) -> None:
-        Datasets(self._core).delete(scope, dataset_id, versions=True)
+        """The file may be gone by an earlier entry, whose own deletion was never committed; the versions are not."""
+        try:
+            Datasets(self._core).delete(scope, dataset_id, versions=True)
+        except NotFound:
+            if not self._delete_learned(scope, dataset_id):
+                raise
+
+    def _delete_learned(self, scope: Scope, dataset_id: str) -> int:
+        """Remove what learned from a file, and jobs that would go on from there; return how many versions."""
+        from_it = (job_sources.c.tenant_id == scope.tenant_id, job_sources.c.dataset_id == dataset_id)
+        learned = (version_sources.c.tenant_id == scope.tenant_id, version_sources.c.dataset_id == dataset_id)
+        with self._core.database.write(Reach(scope.tenant_id)) as connection:
+            needing = jobs.c.id.in_(select(job_sources.c.job_id).where(*from_it))
+            ended = cancel_jobs(connection, (jobs.c.tenant_id == scope.tenant_id) & needing, _LEARNED)
+            found = connection.execute(select(version_sources.c.version_id).where(*learned)).scalars().all()
+            remove_versions(connection, scope.tenant_id, found)
+            tell_gone(connection, ended)
+            if found:
+                action = "dataset.deleted_with_versions"
+                self._core.audit.record(connection, scope.tenant_id, BY, action, dataset_id)
+        clear_soon(self._core, scope.tenant_id)
+        return len(found)
 
     def _delete_prefix(self, scope: Scope, prefix_id: str) -> None:
         same = (owners.c.tenant_id == prefixes.c.tenant_id) & (owners.c.owner_id == prefixes.c.owner_id)

@@ -5,7 +5,9 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from prefix_engine import Delta, Failed, Finished, TokenInfo
 from service.prompts import Plan
@@ -13,6 +15,52 @@ from service.prompts import Plan
 Json = dict[str, Any]
 
 _SHOWN_BYTES = re.compile(r"bytes:(\\x[0-9a-f]{2})+")
+
+
+class Logprobs(TypedDict):
+    """Columns by token; `text_offset` counts characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class Choice(TypedDict):
+    """One row of an answer."""
+
+    index: int
+    text: str
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class CachedTokens(TypedDict):
+    """Prompt tokens that were not computed again."""
+
+    cached_tokens: int
+
+
+class CompletionUsage(TypedDict):
+    """Tokens of an answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+
+
+class Completion(TypedDict):
+    """OpenAI's completion, with the version that answered."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: CompletionUsage
+    system_fingerprint: str
+    prefix_version: str | None
 
 
 @dataclass(slots=True)

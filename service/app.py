@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from service import errors
+from service import errors, openapi
 from service.gate import Gate
 from service.parts import Parts
 from service.routes import completions, files, health, jobs, keys, models, prefixes, tenants, usage, users
 
 _ROUTES = (completions, models, prefixes, files, jobs, tenants, users, keys, usage, health)
+_GATE = (400, 413)  # what the gate may answer to everybody
+_ALL = (*_GATE, 401, 403, 500, 503)
 _ABOUT = "Generate with personal prefixes of one frozen GPT-2, train them, erase them. OpenAI's clients work."
 
 
@@ -24,7 +26,7 @@ def create_app(parts: Parts) -> ASGIApp:
         yield
         parts.stop()
 
-    docs, openapi = ("/docs", "/openapi.json") if parts.settings.docs else (None, None)
+    docs, document = ("/docs", "/openapi.json") if parts.settings.docs else (None, None)
     app = FastAPI(
         title="prefixserve",
         version="0.1.0",
@@ -32,7 +34,8 @@ def create_app(parts: Parts) -> ASGIApp:
         lifespan=lifespan,
         docs_url=docs,
         redoc_url=None,
-        openapi_url=openapi,
+        openapi_url=document,
+        generate_unique_id_function=openapi.operation_id,
         redirect_slashes=False,
         # Its spans and records hold paths, queries and messages of errors; see tracing.py.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -40,5 +43,6 @@ def create_app(parts: Parts) -> ASGIApp:
     app.state.parts = parts
     errors.install(app)
     for module in _ROUTES:
-        app.include_router(module.router)
+        app.include_router(module.router, responses=openapi.refusals(*(_GATE if module is health else _ALL)))
+    openapi.describe(app)
     return Gate(app, parts)

@@ -1,7 +1,7 @@
 """What routes ask for: the parts, the caller with the right to do it, a request admitted."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from fastapi import Depends, Header, Query, Request
 
@@ -9,7 +9,9 @@ from prefix_store.names import parse_model
 from prefix_store.scope import Admin, Scope
 from prefix_store.version_rows import Resolved
 from service.errors import ApiError
+from service.openapi import refusals
 from service.parts import Parts
+from service.shapes import Deleted, Page
 
 _JOBS = "jobs:write"
 
@@ -75,12 +77,35 @@ IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_lengt
 After = Annotated[str | None, Query(max_length=200, description="The id that the page begins behind.")]
 
 
-def shown(example: Any, description: str = "OK") -> dict[int | str, dict[str, Any]]:
-    """An example answer for the OpenAPI document."""
-    return {200: {"description": description, "content": {"application/json": {"example": example}}}}
+def shown(example: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """An example answer for the OpenAPI document, and the errors that this route has beside those of all."""
+    answer = {"description": "OK", "content": {"application/json": {"example": example}}}
+    return {200: answer, **refusals(*statuses)}
 
 
-def page(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+def deletion(example: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same for what deletes: 202 while a process may still serve it."""
+    later = {"model": Deleted, "description": "It takes longer; a process may serve it yet."}
+    done = shown(example, *statuses)
+    return {**done, 200: {**done[200], "model": Deleted}, 202: later}
+
+
+def listed(example: Any) -> dict[str, Any]:
+    """An example page."""
+    known = example.get("id")
+    return {"object": "list", "data": [example], "first_id": known, "last_id": known, "has_more": False}
+
+
+class _Listed(Protocol):
+    """What has an id; every shape of a list's parts is such a dict."""
+
+    def __getitem__(self, name: Literal["id"], /) -> Any: ...
+
+
+Item = TypeVar("Item", bound=_Listed)
+
+
+def page(items: list[Item], limit: int) -> Page[Item]:
     """A cursor page of at most `limit` of the items that were found (one more tells that there are more)."""
     data = items[:limit]
     return {

@@ -1,41 +1,71 @@
-"""Answering for an erasure that has begun: 200 when nobody serves what is gone, else 202 and where to look."""
+"""Removing bytes behind a deletion that stands already, within a bounded time, and saying how far it came."""
 
 import time
-from typing import Any
+from collections.abc import Callable
 
 import structlog
-from anyio import to_thread
+from anyio import move_on_after, to_thread
 from fastapi.responses import JSONResponse
 
 from prefix_store.erasure import Erasure
+from prefix_store.scope import Scope
 from service.deletion import reached_all
 from service.parts import Parts
+from service.shapes import Deleted, Erasing
 
 log = structlog.get_logger("service")
 
+PURGE_S = 5.0  # the longest that an answer waits for bytes to go
+
 
 async def erase(parts: Parts, begun: Erasure, shown_id: str) -> JSONResponse:
-    """Remove bytes and rows, and wait for every process; the tombstone is committed already.
+    """Wait for every process, and remove bytes and rows; the tombstone is committed already.
 
-    Whatever is cut short here goes on by itself: in this process a little later, or at the next start.
+    200 when no process serves what is gone, else 202. Whatever is cut short here goes on by itself: in this
+    process a little later, or at the next start.
     """
     began = time.monotonic()
     parts.telemetry.erasure(begun.kind)
     done = await reached_all(parts, begun.seq)
-    try:
-        await to_thread.run_sync(parts.store.erasure.purge, begun.id)
-    except Exception as error:  # noqa: BLE001 - the disk, the database: the erasure is open and goes on
-        log.warning("erasure.goes_on", erasure=begun.id, error=type(error).__name__)
-        done = False
+    purged = await _within_bounds(parts, lambda: parts.store.erasure.purge(begun.id).state == "done")
     parts.telemetry.erased(begun.kind, time.monotonic() - began)
-    answer: dict[str, Any] = {"id": shown_id, "object": begun.kind, "deleted": done}
-    if not done:
-        answer |= {"erasure": begun.id}
-    headers = {} if done else {"location": f"/v1/erasures/{begun.id}", "retry-after": "1"}
-    return JSONResponse(answer, 200 if done else 202, headers)
+    answer = _told(shown_id, begun.kind, done, purged)
+    if done and purged:
+        return JSONResponse(answer)
+    answer["erasure"] = begun.id
+    return JSONResponse(
+        answer, 200 if done else 202, {"location": f"/v1/erasures/{begun.id}", "retry-after": "1"}
+    )
 
 
-def erasure_json(parts: Parts, erasure: Erasure) -> dict[str, Any]:
+async def delete(parts: Parts, scope: Scope, seq: int, kind: str, shown_id: str) -> JSONResponse:
+    """The same for a file or model, whose row is gone by the change `seq` and whose bytes are noted."""
+    done = await reached_all(parts, seq)
+    purged = await _within_bounds(parts, lambda: parts.store.erasure.clear(scope))
+    return JSONResponse(_told(shown_id, kind, done, purged), 200 if done else 202)
+
+
+async def clear(parts: Parts, scope: Scope) -> None:
+    """Remove the bytes that a deletion has noted, as far as the time goes."""
+    await _within_bounds(parts, lambda: parts.store.erasure.clear(scope))
+
+
+async def _within_bounds(parts: Parts, act: Callable[[], bool]) -> bool:
+    """Whether `act` has ended and removed everything; what takes longer goes on behind, in the upkeep at last."""
+    try:
+        with move_on_after(PURGE_S):
+            return await to_thread.run_sync(act, abandon_on_cancel=True, limiter=parts.purging)
+    except Exception as error:  # noqa: BLE001 - the disk, the storage, the database: it is open and goes on
+        log.warning("erasure.goes_on", error=type(error).__name__)
+    return False
+
+
+def _told(shown_id: str, kind: str, done: bool, purged: bool) -> Deleted:
+    purge = "done" if purged else "pending"
+    return {"id": shown_id, "object": kind, "deleted": done, "purge": purge}  # type: ignore[typeddict-item]
+
+
+def erasure_json(parts: Parts, erasure: Erasure) -> Erasing:
     """How far an erasure is; `deleted` once no process serves what is gone and its bytes are removed."""
     return {
         "id": erasure.id,

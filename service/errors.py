@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from prefix_engine import Failed, QueueFullError, RequestError
 from prefix_store import errors as store
+from service.shapes import ErrorAnswer, ErrorKind
 from service.tickets import MOST_TRANSFERS, TransfersFull
 
 # Bounds that turn a request away for a time, as metrics call them; docs/api.md says what each is.
@@ -42,11 +43,11 @@ class ApiError(Exception):
     headers: Mapping[str, str] = field(default_factory=dict)
     refused: Refusal | None = None
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> ErrorAnswer:
         """OpenAI's envelope."""
-        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        other: ErrorKind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = _TYPES.get(self.status, other)
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def all_headers(self) -> dict[str, str]:
         """Headers with the time to wait, whole seconds for everybody and milliseconds for OpenAI's clients."""
@@ -57,7 +58,7 @@ class ApiError(Exception):
         return headers
 
 
-_TYPES = {403: "permission_error", 429: "rate_limit_error"}
+_TYPES: dict[int, ErrorKind] = {403: "permission_error", 429: "rate_limit_error"}
 
 NO_KEY = ApiError(
     401,

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
+from prefix_store.names import NAME
+
 MOST_ROWS = 128
 MOST_BIASES = 1024
 MOST_ENTRIES = 64
@@ -90,6 +92,8 @@ def _ids(value: list[Any]) -> list[Any]:
 
 Prose = Annotated[str, StringConstraints(strict=True), AfterValidator(_whole)]
 Text = Annotated[Prose, AfterValidator(_no_nul)]
+# What people name themselves; whether it is one the store tells, which knows the reserved ones.
+Label = Annotated[Text, WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
 Name = Annotated[
     str,
     StringConstraints(strict=True, min_length=1, max_length=_NAME),

@@ -27,6 +27,7 @@ from service.upkeep import Upkeep
 from service.watchdog import Watchdog
 
 _PLANNERS = 2
+_PURGERS = 4
 _UNREADY = 0.5  # of the time after which the engine counts as stuck: others are asked first
 
 
@@ -54,6 +55,7 @@ class Parts:
     upkeep: Upkeep
     telemetry: Telemetry
     watchdog: Watchdog
+    purging: CapacityLimiter  # threads that remove bytes, which a storage may keep waiting
     planning: CapacityLimiter  # threads that encode prompts, so that they never hold up authentication
     traces: Traces | None = None  # None: nobody collects them
     draining: bool = False
@@ -98,6 +100,7 @@ class Parts:
             upkeep=Upkeep(store, meter),
             telemetry=telemetry,
             watchdog=Watchdog(engine, tickets, settings.stuck_seconds, lambda: parts.drain()),  # noqa: PLW0108 - not there yet
+            purging=CapacityLimiter(_PURGERS),
             planning=CapacityLimiter(_PLANNERS),
         )
         return parts

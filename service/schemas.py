@@ -6,7 +6,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.errors import ApiError
-from service.fields import MOST_BIASES, MOST_ENTRIES, MOST_ROWS, Hyper, Name, Prompt, Prose, Seed, Text, few
+from service.fields import (
+    MOST_BIASES,
+    MOST_ENTRIES,
+    MOST_ROWS,
+    Hyper,
+    Label,
+    Name,
+    Prompt,
+    Prose,
+    Seed,
+    Text,
+    few,
+)
 
 
 class Body(BaseModel):
@@ -121,7 +133,7 @@ class JobBody(Body):
     model: Name
     training_file: Annotated[Name | Annotated[list[Name], Field(min_length=1)], few(MOST_ENTRIES)]
     validation_file: Name | None = None
-    suffix: Text | None = None
+    suffix: Label | None = None
     prefix: Text | None = None
     hyperparameters: Hyper | None = None
     method: Method | None = None
@@ -165,7 +177,7 @@ class UserBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"id": "alice"}]})
 
-    id: Text
+    id: Label
 
 
 class KeyBody(Body):

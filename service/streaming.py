@@ -7,7 +7,7 @@ sight of deletions.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi.responses import Response
@@ -128,5 +128,5 @@ async def hang_up_when_gone(receive: Receive, outbox: Outbox) -> None:
     outbox.hang_up()
 
 
-def _event(chunk: dict[str, Any]) -> bytes:
+def _event(chunk: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -13,42 +14,42 @@ log = structlog.get_logger("service")
 _FLUSH_S = 0.5
 _RESUME_S = 2.0
 _SWEEP_S = 3600.0
+_END_S = 10.0
 
 
 class Upkeep:
-    """A thread that turns twice a second."""
+    """A thread for each of the three, so that a slow one, above all a storage that hangs, holds up no other."""
 
     def __init__(self, store: Store, meter: Meter) -> None:
-        self._store, self._meter = store, meter
+        self._meter = meter
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        turns: list[tuple[str, Callable[[], object], float]] = [
+            ("usage", meter.flush, _FLUSH_S),
+            ("erasures", store.erasure.resume, _RESUME_S),
+            ("sweep", store.janitor.sweep, _SWEEP_S),
+        ]
+        self._threads = [
+            threading.Thread(target=self._run, args=(act, seconds), name=f"upkeep-{name}", daemon=True)
+            for name, act, seconds in turns
+        ]
 
     def start(self) -> None:
         """Begin; erasures cut short by a crash go on at once."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Write what is left and end."""
         self._stop.set()
-        self._thread.join(timeout=10.0)
+        give_up = time.monotonic() + _END_S
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, give_up - time.monotonic()))
         self._meter.flush()
 
-    def _run(self) -> None:
-        resumed = swept = -_SWEEP_S
+    def _run(self, act: Callable[[], object], seconds: float) -> None:
         while not self._stop.is_set():
-            now = time.monotonic()
-            self._do(self._meter.flush)
-            if now - resumed >= _RESUME_S:
-                self._do(self._store.erasure.resume)
-                resumed = now
-            if now - swept >= _SWEEP_S:
-                self._do(self._store.janitor.sweep)
-                swept = now
-            self._stop.wait(_FLUSH_S)
-
-    @staticmethod
-    def _do(act: object) -> None:
-        try:
-            act()  # type: ignore[operator]
-        except Exception as error:  # noqa: BLE001 - the loop's outermost edge: tried again at its next turn
-            log.warning("upkeep.failed", error=type(error).__name__)
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001 - the loop's outermost edge: tried again at its next turn
+                log.warning("upkeep.failed", error=type(error).__name__)
+            self._stop.wait(seconds)

@@ -50,8 +50,9 @@ def delete(
     ] = False,
 ) -> None:
     """Erase a dataset's bytes."""
-    connect(context).delete(f"/v1/files/{file_id}", versions="true" if versions else None)
-    out().print(plain(f"{file_id} deleted"))
+    answer = connect(context).delete(f"/v1/files/{file_id}", versions="true" if versions else None)
+    later = "; its bytes are still being removed" if answer.get("purge") == "pending" else ""
+    out().print(plain(f"{file_id} deleted{later}"))
 
 
 def send(connection: "Connection", path: Path, *, user: str | None = None, task: str | None = None) -> "Json":

@@ -66,7 +66,8 @@ def delete(context: typer.Context, name: Name) -> None:
     answer = connect(context).delete(f"/v1/models/{segment(name)}")
     if not answer.get("deleted"):
         raise CommandError(f"{name} answers no new request, but a process still holds it; try again")
-    out().print(plain(f"{name} deleted"))
+    later = "; its bytes are still being removed" if answer.get("purge") == "pending" else ""
+    out().print(plain(f"{name} deleted{later}"))
 
 
 def segment(name: str) -> str:

@@ -133,3 +133,5 @@ def erase(connection: "Connection", path: str, what: str) -> None:
         time.sleep(ERASURE_POLL_SECONDS)
         answer = connection.get(f"/v1/erasures/{erasure}") | {"erasure": erasure}
     out().print(plain(f"{what} deleted"))
+    if answer.get("purge") == "pending":
+        out().print(plain(f"bytes of it are still being removed; erasure {answer['erasure']} tells when"))

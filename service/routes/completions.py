@@ -18,7 +18,7 @@ from prefix_store.scope import Scope
 from prefix_store.tenants import Tenant
 from prefix_store.version_rows import Resolved
 from service.admission import Used
-from service.answers import Answer
+from service.answers import Answer, Completion
 from service.deps import Generator, PartsDep, resolve, shown
 from service.errors import ApiError
 from service.outbox import ClientGone, Outbox
@@ -47,6 +47,15 @@ EXAMPLE = {
     "system_fingerprint": "fp_0a1b2c3d4e5f",
     "prefix_version": "alice:brand-voice@1",
 }
+_ANSWERS = shown(EXAMPLE, 404, 409, 429)
+_ANSWERS[200] |= {"model": Completion}
+_EVENT = {
+    "type": "object",
+    "description": "Each event; its data is a chunk as JSON, at last `[DONE]`.",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
+_ANSWERS[200]["content"]["text/event-stream"] = {"schema": _EVENT}
 Deadline = Annotated[
     float | None,
     Header(alias="x-deadline-seconds", gt=0, le=86400, description="Fail if not done after this."),
@@ -130,7 +139,7 @@ def _resolved(parts: Parts, scope: Scope, model: str) -> tuple[Resolved, bytes |
     raise NotFound("model", model)
 
 
-@router.post("/v1/completions", responses=shown(EXAMPLE))
+@router.post("/v1/completions", responses=_ANSWERS)
 async def complete(
     request: Request,
     parts: PartsDep,

@@ -13,10 +13,12 @@ from prefix_store.datasets import Dataset
 from prefix_store.errors import NotFound
 from prefix_store.scope import Owner, Scope
 from service.connections import Address
-from service.deletion import reached_all
-from service.deps import After, IdempotencyKey, PartsDep, Uploader, page, shown
+from service.deps import After, IdempotencyKey, PartsDep, Uploader, deletion, listed, page, shown
+from service.erasing import delete
 from service.errors import ApiError
+from service.openapi import refusals
 from service.parts import Parts
+from service.shapes import FileShown, Page
 from service.tickets import Ticket
 from service.uploads import Opened, receive_file
 
@@ -56,8 +58,13 @@ FORM = {
     }
 }
 
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+    **refusals(404, 429),
+}
 
-def file_json(dataset: Dataset) -> dict[str, Any]:
+
+def file_json(dataset: Dataset) -> FileShown:
     """A dataset as OpenAI's file."""
     owner = dataset.owner
     return {
@@ -74,10 +81,10 @@ def file_json(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-@router.post("/v1/files", responses=shown(EXAMPLE), openapi_extra=FORM)
+@router.post("/v1/files", responses=shown(EXAMPLE, 404, 408, 409, 422, 429), openapi_extra=FORM)
 async def upload(
     request: Request, parts: PartsDep, scope: Uploader, idempotency_key: IdempotencyKey = None
-) -> dict[str, Any]:
+) -> FileShown:
     """Take a training file: JSONL with a prompt and a completion a line, of exactly one owner."""
     target = _Target(parts, scope, idempotency_key, request.scope.get("client"))
     content_type = request.headers.get("content-type", "")
@@ -128,7 +135,7 @@ def _owner(parts: Parts, scope: Scope, fields: dict[str, str], *, last: bool) ->
     return None
 
 
-@router.get("/v1/files", responses=shown({"object": "list", "data": [EXAMPLE], "has_more": False}))
+@router.get("/v1/files", responses=shown(listed(EXAMPLE), 404))
 def list_files(
     parts: PartsDep,
     scope: Uploader,
@@ -136,19 +143,19 @@ def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     purpose: Annotated[str | None, Query(max_length=64)] = None,
     order: Literal["desc"] = "desc",  # noqa: ARG001 - the only order there is; others are refused
-) -> dict[str, Any]:
+) -> Page[FileShown]:
     """Files, newest first."""
     found = parts.store.datasets.list(scope, after, limit + 1, purpose)
     return page([file_json(dataset) for dataset in found], limit)
 
 
-@router.get("/v1/files/{file_id}", responses=shown(EXAMPLE))
-def get_file(parts: PartsDep, scope: Uploader, file_id: str) -> dict[str, Any]:
+@router.get("/v1/files/{file_id}", responses=shown(EXAMPLE, 404))
+def get_file(parts: PartsDep, scope: Uploader, file_id: str) -> FileShown:
     """One file's description."""
     return file_json(parts.store.datasets.get(scope, file_id))
 
 
-@router.get("/v1/files/{file_id}/content", response_class=Response)
+@router.get("/v1/files/{file_id}/content", response_class=Response, responses=BYTES)
 async def get_content(parts: PartsDep, request: Request, scope: Uploader, file_id: str) -> Response:
     """One file's bytes, as they were uploaded."""
     dataset = await to_thread.run_sync(parts.store.datasets.get, scope, file_id)
@@ -198,20 +205,19 @@ class _Content(Response):
             self._parts.tickets.end(self._ticket)
 
 
-GONE = {"id": "file-4uTnqvJ0Zq1rVbY7eXo2Ks", "object": "file", "deleted": True}
+GONE = {"id": "file-4uTnqvJ0Zq1rVbY7eXo2Ks", "object": "file", "deleted": True, "purge": "done"}
 
 
-@router.delete("/v1/files/{file_id}", responses=shown(GONE))
+@router.delete("/v1/files/{file_id}", responses=deletion(GONE, 404))
 async def delete_file(
     parts: PartsDep, scope: Uploader, file_id: str, *, versions: bool = False
 ) -> JSONResponse:
     """Erase a file's bytes; with `versions=true` also the versions that learned from it."""
     seq = await to_thread.run_sync(_delete, parts, scope, file_id, versions)
-    done = await reached_all(parts, seq)
-    return JSONResponse({"id": file_id, "object": "file", "deleted": done}, 200 if done else 202)
+    return await delete(parts, scope, seq, "file", file_id)
 
 
 def _delete(parts: Parts, scope: Scope, file_id: str, versions: bool) -> int:
-    parts.store.datasets.delete(scope, file_id, versions=versions)
+    parts.store.datasets.delete(scope, file_id, versions=versions, clear=False)
     parts.revocation.end_transfers(file_id)
     return parts.store.feed.position()

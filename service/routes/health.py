@@ -4,17 +4,22 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from service.deps import PartsDep, shown
+from service.shapes import Health
 
 router = APIRouter(tags=["health"])
 
+_ANSWERS = shown({"status": "ok"})
+_ANSWERS[200] |= {"model": Health}
+_ANSWERS[503] = {"model": Health, "description": "It does not."}
 
-@router.get("/livez", responses=shown({"status": "ok"}))
+
+@router.get("/livez", responses=_ANSWERS)
 async def livez(parts: PartsDep) -> JSONResponse:
     """The process turns."""
     return JSONResponse({"status": "ok" if parts.alive else "stuck"}, 200 if parts.alive else 503)
 
 
-@router.get("/readyz", responses=shown({"status": "ok"}))
+@router.get("/readyz", responses=_ANSWERS)
 def readyz(parts: PartsDep) -> JSONResponse:
     """The process takes requests."""
     reason = parts.not_ready()

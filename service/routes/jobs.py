@@ -7,128 +7,30 @@ from typing import Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 
-from prefix_store.checkpoints import Checkpoint
 from prefix_store.errors import NotFound
 from prefix_store.evaluation import Evaluation
 from prefix_store.failpoints import failpoint
 from prefix_store.hyperparameters import Hyperparameters
-from prefix_store.job_rows import Job, JobEvent
 from prefix_store.names import parse_model, parse_owner
 from prefix_store.scope import Owner, Scope
 from service.deletion import reached_all
-from service.deps import After, IdempotencyKey, PartsDep, Trainer, page, resolve, shown
+from service.deps import After, IdempotencyKey, PartsDep, Trainer, listed, page, resolve, shown
+from service.erasing import clear
 from service.errors import ApiError
+from service.job_answers import CHECKPOINT, EVENT, EXAMPLE, checkpoint_json, event_json, job_json
 from service.parts import Parts
 from service.schemas import JobBody
+from service.shapes import CheckpointShown, EventShown, JobShown, Page
 
 router = APIRouter(tags=["fine-tuning"])
 
-EXAMPLE = {
-    "id": "ftjob-4uTnqvJ0Zq1rVbY7eXo2Ks",
-    "object": "fine_tuning.job",
-    "created_at": 1767225600,
-    "finished_at": 1767225690,
-    "model": "gpt2-mini",
-    "fine_tuned_model": "alice:brand-voice@1",
-    "status": "succeeded",
-    "training_file": "file-4uTnqvJ0Zq1rVbY7eXo2Ks",
-    "prefix": "alice:brand-voice",
-    "promoted": True,
-    "result": {"held_out_loss": 2.31, "base_loss": 4.23, "promoted": True},
-}
-EVENT = {
-    "id": "ftevent-4uTnqvJ0Zq1rVbY7eXo2Ks",
-    "object": "fine_tuning.job.event",
-    "created_at": 1767225601,
-    "level": "info",
-    "type": "message",
-    "message": "Fine-tuning job started",
-    "data": None,
-}
-CHECKPOINT = {
-    "id": "ckpt-4uTnqvJ0Zq1rVbY7eXo2Ks",
-    "object": "fine_tuning.job.checkpoint",
-    "created_at": 1767225640,
-    "fine_tuning_job_id": "ftjob-4uTnqvJ0Zq1rVbY7eXo2Ks",
-    "fine_tuned_model_checkpoint": "alice:brand-voice@ftjob-4uTnqvJ0Zq1rVbY7eXo2Ks",
-    "step_number": 60,
-    "metrics": {"step": 60, "valid_loss": 2.4},
-}
 MOST_BYTES = 4  # times the largest upload, for all files of a job together
-_AUTO = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 
-def job_json(job: Job) -> dict[str, Any]:
-    """A job as OpenAI's, with `prefix`, `evaluation`, `promoted`, `progress` and `result` of our own."""
-    wishes: dict[str, Any] = dict.fromkeys(_AUTO, "auto")
-    wishes |= (job.resolved or {}) | job.hyperparameters.to_json()
-    training = job.training_files[0] if len(job.training_files) == 1 else list(job.training_files)
-    error = job.error
-    return {
-        "id": job.id,
-        "object": "fine_tuning.job",
-        "created_at": int(job.created_at),
-        "finished_at": _seconds(job.finished_at),
-        "model": job.model,
-        "fine_tuned_model": job.fine_tuned_model,
-        "organization_id": job.owner.tenant_id,
-        "status": job.status,
-        "hyperparameters": wishes,
-        "training_file": training,
-        "validation_file": job.validation_file,
-        "result_files": list(job.result_files),
-        "trained_tokens": job.trained_tokens,
-        "seed": job.seed,
-        "error": None
-        if error is None
-        else {"code": error.code, "message": error.message, "param": error.param},
-        "estimated_finish": None,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": wishes}},
-        "metadata": job.metadata,
-        "integrations": [],
-        "evaluation": None if job.evaluation is None else job.evaluation.to_json(),
-        "user_provided_suffix": job.suffix,
-        "prefix": job.prefix,
-        "promoted": job.promoted,
-        "progress": job.progress,
-        "result": None if job.result is None else {**job.result, "promoted": job.promoted},
-    }
-
-
-def event_json(event: JobEvent) -> dict[str, Any]:
-    """An event as OpenAI's."""
-    return {
-        "id": event.id,
-        "object": "fine_tuning.job.event",
-        "created_at": int(event.created_at),
-        "level": event.level,
-        "type": event.type,
-        "message": event.message,
-        "data": event.data,
-    }
-
-
-def checkpoint_json(kept: Checkpoint) -> dict[str, Any]:
-    """A checkpoint as OpenAI's."""
-    return {
-        "id": kept.id,
-        "object": "fine_tuning.job.checkpoint",
-        "created_at": int(kept.created_at),
-        "fine_tuning_job_id": kept.job_id,
-        "fine_tuned_model_checkpoint": kept.name,
-        "step_number": kept.step,
-        "metrics": kept.metrics,
-    }
-
-
-def _seconds(moment: float | None) -> int | None:
-    return None if moment is None else int(moment)
-
-
-@router.post("/v1/fine_tuning/jobs", responses=shown(EXAMPLE))
+@router.post("/v1/fine_tuning/jobs", responses=shown(EXAMPLE, 404, 409, 422, 429))
 def create_job(
     request: Request, parts: PartsDep, scope: Trainer, body: JobBody, idempotency_key: IdempotencyKey = None
-) -> dict[str, Any]:
+) -> JobShown:
     """Queue the training of a prefix."""
     wishes = Hyperparameters.from_json(_merged(body))
     evaluation = None if body.evaluation is None else Evaluation.from_json(body.evaluation)
@@ -228,14 +130,14 @@ def _owner(parts: Parts, scope: Scope, label: str) -> Owner:
     return parts.store.owners.get(scope, label)
 
 
-@router.get("/v1/fine_tuning/jobs", responses=shown({"object": "list", "data": [EXAMPLE], "has_more": False}))
+@router.get("/v1/fine_tuning/jobs", responses=shown(listed(EXAMPLE), 404))
 def list_jobs(
     request: Request,
     parts: PartsDep,
     scope: Trainer,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-) -> dict[str, Any]:
+) -> Page[JobShown]:
     """Jobs, newest first; `metadata[key]=value` keeps those that bear it."""
     wanted = _metadata(request.query_params)
     found = parts.store.jobs.list(scope, after, limit + 1, wanted or None)
@@ -250,23 +152,26 @@ def _metadata(params: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-@router.get("/v1/fine_tuning/jobs/{job_id}", responses=shown(EXAMPLE))
-def get_job(parts: PartsDep, scope: Trainer, job_id: str) -> dict[str, Any]:
+@router.get("/v1/fine_tuning/jobs/{job_id}", responses=shown(EXAMPLE, 404))
+def get_job(parts: PartsDep, scope: Trainer, job_id: str) -> JobShown:
     """One job with its progress or result."""
     return job_json(parts.store.jobs.get(scope, job_id))
 
 
-@router.post("/v1/fine_tuning/jobs/{job_id}/cancel", responses=shown({**EXAMPLE, "status": "cancelled"}))
-async def cancel_job(parts: PartsDep, scope: Trainer, job_id: str) -> dict[str, Any]:
+@router.post(
+    "/v1/fine_tuning/jobs/{job_id}/cancel", responses=shown({**EXAMPLE, "status": "cancelled"}, 404, 409)
+)
+async def cancel_job(parts: PartsDep, scope: Trainer, job_id: str) -> JobShown:
     """End a job; nothing of it is published afterwards, and answers of its checkpoints end."""
-    job = await to_thread.run_sync(parts.store.jobs.cancel, scope, job_id)
+    job = await to_thread.run_sync(lambda: parts.store.jobs.cancel(scope, job_id, clear=False))
     await reached_all(parts, await to_thread.run_sync(parts.store.feed.position))
+    await clear(parts, scope)
     return job_json(job)
 
 
 @router.get(
     "/v1/fine_tuning/jobs/{job_id}/checkpoints",
-    responses=shown({"object": "list", "data": [CHECKPOINT], "has_more": False}),
+    responses=shown(listed(CHECKPOINT), 404),
 )
 def list_checkpoints(
     parts: PartsDep,
@@ -274,7 +179,7 @@ def list_checkpoints(
     job_id: str,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
-) -> dict[str, Any]:
+) -> Page[CheckpointShown]:
     """The last checkpoint of an open job; no earlier one is kept, and none when the job has ended."""
     found = list(parts.store.jobs.checkpoints(scope, job_id))
     if after is not None:
@@ -286,7 +191,7 @@ def list_checkpoints(
 
 @router.get(
     "/v1/fine_tuning/jobs/{job_id}/events",
-    responses=shown({"object": "list", "data": [EVENT], "has_more": False}),
+    responses=shown(listed(EVENT), 404),
 )
 def list_events(
     parts: PartsDep,
@@ -294,7 +199,7 @@ def list_events(
     job_id: str,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-) -> dict[str, Any]:
+) -> Page[EventShown]:
     """What happened to a job, newest first."""
     found = parts.store.jobs.events(scope, job_id, after, limit + 1)
     return page([event_json(event) for event in found], limit)

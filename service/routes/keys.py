@@ -1,11 +1,10 @@
 """`/v1/keys`: keys of a tenant and of its users."""
 
-from typing import Any
-
 from fastapi import APIRouter
 
-from service.deps import KeyAdmin, PartsDep, page, shown
+from service.deps import KeyAdmin, PartsDep, listed, page, shown
 from service.schemas import KeyBody
+from service.shapes import Deleted, KeyMade, KeyShown, Page
 
 router = APIRouter(tags=["keys"])
 
@@ -18,10 +17,12 @@ EXAMPLE = {
     "created_at": 1767225600,
     "last_used_day": "2026-01-01",
 }
+MADE = {name: EXAMPLE[name] for name in ("id", "object", "user", "scopes", "created_at")}
+MADE["api_key"] = "pfx_live_..."
 
 
-@router.post("/v1/keys", responses=shown({**EXAMPLE, "api_key": "pfx_live_..."}))
-def create_key(parts: PartsDep, scope: KeyAdmin, body: KeyBody) -> dict[str, Any]:
+@router.post("/v1/keys", responses=shown(MADE, 404))
+def create_key(parts: PartsDep, scope: KeyAdmin, body: KeyBody) -> KeyMade:
     """Make a key for the tenant or for a user; it is shown once."""
     grants = None if body.scopes is None else frozenset(body.scopes)
     key = parts.store.keys.issue(scope, body.user, grants)
@@ -35,10 +36,10 @@ def create_key(parts: PartsDep, scope: KeyAdmin, body: KeyBody) -> dict[str, Any
     }
 
 
-@router.get("/v1/keys", responses=shown({"object": "list", "data": [EXAMPLE], "has_more": False}))
-def list_keys(parts: PartsDep, scope: KeyAdmin) -> dict[str, Any]:
+@router.get("/v1/keys", responses=shown(listed(EXAMPLE)))
+def list_keys(parts: PartsDep, scope: KeyAdmin) -> Page[KeyShown]:
     """Live keys, without their secrets."""
-    found = [
+    found: list[KeyShown] = [
         {
             "id": key.id,
             "object": "key",
@@ -53,8 +54,10 @@ def list_keys(parts: PartsDep, scope: KeyAdmin) -> dict[str, Any]:
     return page(found, len(found))
 
 
-@router.delete("/v1/keys/{key_id}", responses=shown({"id": "4uTnqvJ0Zq1r", "object": "key", "deleted": True}))
-def revoke_key(parts: PartsDep, scope: KeyAdmin, key_id: str) -> dict[str, Any]:
+@router.delete(
+    "/v1/keys/{key_id}", responses=shown({"id": "4uTnqvJ0Zq1r", "object": "key", "deleted": True}, 404)
+)
+def revoke_key(parts: PartsDep, scope: KeyAdmin, key_id: str) -> Deleted:
     """End a key at once."""
     parts.store.keys.revoke(scope, key_id)
     return {"id": key_id, "object": "key", "deleted": True}

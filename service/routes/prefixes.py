@@ -1,13 +1,14 @@
 """`/v1/prefixes`: versions, and which of them is live."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from prefix_store.errors import NotFound
 from prefix_store.version_rows import PrefixView, Version
-from service.deps import After, IdempotencyKey, PartsDep, Reader, Writer, page, shown
+from service.deps import After, IdempotencyKey, PartsDep, Reader, Writer, listed, page, shown
 from service.schemas import PromoteBody
+from service.shapes import Page, PrefixShown, VersionShown
 
 router = APIRouter(tags=["prefixes"])
 
@@ -32,7 +33,7 @@ EXAMPLE = {
 }
 
 
-def version_json(version: Version) -> dict[str, Any]:
+def version_json(version: Version) -> VersionShown:
     """One version as it is shown."""
     return {
         "version": version.number,
@@ -47,7 +48,7 @@ def version_json(version: Version) -> dict[str, Any]:
     }
 
 
-def prefix_json(view: PrefixView) -> dict[str, Any]:
+def prefix_json(view: PrefixView) -> PrefixShown:
     """A prefix as it is shown."""
     return {
         "id": view.name,
@@ -59,10 +60,10 @@ def prefix_json(view: PrefixView) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/prefixes", responses=shown({"object": "list", "data": [EXAMPLE], "has_more": False}))
+@router.get("/v1/prefixes", responses=shown(listed(EXAMPLE), 404))
 def list_prefixes(
     parts: PartsDep, scope: Reader, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
-) -> dict[str, Any]:
+) -> Page[PrefixShown]:
     """Every prefix that the key reaches, also those without a live version."""
     views = list(parts.store.registry.list(scope))
     if after is not None:
@@ -73,23 +74,23 @@ def list_prefixes(
     return page([prefix_json(view) for view in views[: limit + 1]], limit)
 
 
-@router.get("/v1/prefixes/{name}", responses=shown(EXAMPLE))
-def get_prefix(parts: PartsDep, scope: Reader, name: str) -> dict[str, Any]:
+@router.get("/v1/prefixes/{name}", responses=shown(EXAMPLE, 404))
+def get_prefix(parts: PartsDep, scope: Reader, name: str) -> PrefixShown:
     """One prefix with its versions, newest first."""
     return prefix_json(parts.store.registry.get(scope, name))
 
 
-@router.post("/v1/prefixes/{name}/promote", responses=shown(EXAMPLE))
-def promote(parts: PartsDep, scope: Writer, name: str, body: PromoteBody) -> dict[str, Any]:
+@router.post("/v1/prefixes/{name}/promote", responses=shown(EXAMPLE, 404, 409))
+def promote(parts: PartsDep, scope: Writer, name: str, body: PromoteBody) -> PrefixShown:
     """Make a version the one that the bare name means."""
     parts.store.registry.promote(scope, name, body.version)
     return prefix_json(parts.store.registry.get(scope, name))
 
 
-@router.post("/v1/prefixes/{name}/rollback", responses=shown(EXAMPLE))
+@router.post("/v1/prefixes/{name}/rollback", responses=shown(EXAMPLE, 404, 409))
 def roll_back(
     parts: PartsDep, scope: Writer, name: str, idempotency_key: IdempotencyKey = None
-) -> dict[str, Any]:
+) -> PrefixShown:
     """Go back to the newest older version that was live before; sent again with its key, go back once."""
     parts.store.registry.rollback(scope, name, idempotency_key)
     return prefix_json(parts.store.registry.get(scope, name))

@@ -1,11 +1,12 @@
 """`/v1/usage`: requests and tokens by user and day."""
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from prefix_store.usage import UsageDay
 from service.deps import AnyScope, PartsDep, shown
+from service.shapes import Everything, UsageShown
 
 router = APIRouter(tags=["usage"])
 
@@ -20,15 +21,26 @@ EXAMPLE = {
 Day = Annotated[str | None, Query(pattern=r"^\d{4}-\d{2}-\d{2}$", description="YYYY-MM-DD, UTC, inclusive.")]
 
 
-@router.get("/v1/usage", responses=shown({"object": "list", "data": [EXAMPLE]}))
+def _shown(day: UsageDay) -> UsageShown:
+    return {
+        "day": day.day,
+        "user": day.user,
+        "task": day.task,
+        "requests": day.requests,
+        "prompt_tokens": day.prompt_tokens,
+        "completion_tokens": day.completion_tokens,
+    }
+
+
+@router.get("/v1/usage", responses=shown({"object": "list", "data": [EXAMPLE]}, 404))
 def usage(
     parts: PartsDep,
     scope: AnyScope,
     start: Day = None,
     end: Day = None,
     user: Annotated[str | None, Query(max_length=100)] = None,
-) -> dict[str, Any]:
+) -> Everything[UsageShown]:
     """Use by user and day, newest day first; a user's key sees its own."""
     parts.meter.flush()
     days = parts.store.usage.report(scope, start, end, user)
-    return {"object": "list", "data": [asdict(day) for day in days]}
+    return {"object": "list", "data": [_shown(day) for day in days]}

@@ -10,11 +10,13 @@ from production_making import REGION, bucket, damage, everything_kept, sealed
 from service_making import complete, error_of, serving
 from store_making import complete as publish_claimed
 from store_making import files_on_disk, publish, queue, upload
+from waiting import wait_until
 
 from prefix_store import StoreSettings, open_store
 from prefix_store.bucket_versions import address_of, make_bucket
 from prefix_store.crypto import Place
 from prefix_store.errors import Corrupt, StoreError, Unavailable
+from service import erasing
 
 PLACE = Place("ten-a", "own-b", "ver-c")
 
@@ -257,11 +259,42 @@ def test_a_service_answers_503_while_the_store_is_away_and_serves_afterwards(way
         assert service.upload(acme, user="alice").status_code == 200
         way.cut()
         assert complete(acme, "alice:voice").status_code == 200  # it is in memory
-        assert acme.delete("/v1/users/alice").status_code == 202
+        gone = acme.delete("/v1/users/alice")
+        assert gone.status_code == 200  # nobody is served it; but its bytes are there
+        assert (gone.json()["deleted"], gone.json()["purge"]) == (True, "pending")
+        assert gone.headers["location"] == f"/v1/erasures/{gone.json()['erasure']}"
         assert complete(acme, "alice:voice").status_code == 404
         way.open()
         give_up = time.monotonic() + 120
         while answers_again(service.store):
             assert time.monotonic() < give_up
             time.sleep(0.1)
+        assert everything_kept(service.store) == []
+        wait_until(lambda: acme.get(gone.headers["location"]).json()["deleted"])
+
+
+def test_a_store_that_hangs_holds_up_neither_the_answer_to_a_deletion_nor_the_count_of_use(
+    way, where, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(erasing, "PURGE_S", 0.5)
+    where |= {"blobs_timeout_seconds": 30.0}
+    with serving(tmp_path, store=where) as service:
+        acme = service.tenant()
+        service.user(acme, "alice")
+        file, other = (service.upload(acme, user="alice").json()["id"] for _ in range(2))
+        service.publish(acme.scope, "alice", "voice", files=[file])
+        way.mute()
+        for path in (f"/v1/files/{other}", "/v1/models/alice:voice", "/v1/users/alice"):
+            began = time.monotonic()
+            gone = acme.delete(path)
+            assert time.monotonic() - began < 10  # one request to the store may take three times as long
+            assert (gone.status_code, gone.json()["deleted"], gone.json()["purge"]) == (200, True, "pending")
+        time.sleep(2.5)  # by now the erasures are gone on with, and hang
+        assert complete(acme, "tiny").status_code == 200
+        began = time.monotonic()
+        wait_until(lambda: [day.requests for day in service.store.usage.report(acme.scope)] == [1])
+        assert time.monotonic() - began < 10
+        way.cut()  # what hangs ends
+        way.open()
+        wait_until(lambda: acme.get(gone.headers["location"]).json()["deleted"])
         assert everything_kept(service.store) == []

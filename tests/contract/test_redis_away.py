@@ -135,6 +135,53 @@ def test_what_is_removed_leaves_redis_and_is_never_put_back(store, second, serve
     assert list(cached(store)) == [left]
 
 
+def test_a_mark_that_redis_has_evicted_brings_nothing_back(store, second, server, tenant, alice, monkeypatch):
+    publish(store, tenant, alice, "voice")
+    resolved = store.registry.resolve(tenant, "alice:voice")
+    read = second.blobs.files.read
+
+    def slow(place):
+        """The file is read, and before the reader goes on it is erased and Redis loses the mark of that."""
+        data = read(place)
+        erasure = store.erasure.begin(tenant, "alice")
+        assert store.erasure.purge(erasure.id).state == "done"
+        marks = list(server.scan_iter(match="*:gone:*"))
+        assert marks
+        server.delete(*marks)
+        return data
+
+    monkeypatch.setattr(second.blobs.files, "read", slow)
+    second.registry.read(resolved)
+    assert cached(store) == {}
+    with pytest.raises(NotFound):
+        second.registry.read(resolved)
+
+
+def test_a_deletion_says_that_bytes_are_left_in_a_redis_that_is_away(way, where, tmp_path):
+    with serving(tmp_path, store=where) as service:
+        acme = service.tenant()
+        for user in ("alice", "bob"):
+            service.user(acme, user)
+            service.publish(acme.scope, user, "voice")
+            assert complete(acme, f"{user}:voice").status_code == 200
+        way.cut()
+        model = acme.delete("/v1/models/bob:voice").json()
+        assert (model["deleted"], model["purge"]) == (True, "pending")
+        answer = acme.delete("/v1/users/alice")
+        assert answer.status_code == 200
+        assert (answer.json()["deleted"], answer.json()["purge"]) == (True, "pending")
+        assert not acme.get(answer.headers["location"]).json()["deleted"]
+        way.open()
+        wait_until(lambda: acme.get(answer.headers["location"]).json()["deleted"])
+        assert cached(service.store) == {}
+        assert acme.delete("/v1/users/bob").json() == {
+            "id": "bob",
+            "object": "user",
+            "deleted": True,
+            "purge": "done",
+        }
+
+
 def tell_and_roll_back(store):
     with store._system.write() as connection:
         tell(connection, "changes")

@@ -107,7 +107,7 @@ def test_a_delete_under_32_streams_stops_every_token_of_the_user(own_service, ac
     answer = acme.delete("/v1/users/alice")
     acknowledged = time.monotonic()
     assert answer.status_code == 200
-    assert answer.json() == {"id": "alice", "object": "user", "deleted": True}
+    assert answer.json() == {"id": "alice", "object": "user", "deleted": True, "purge": "done"}
     for reader in own + others:
         reader.join(120)
     for reader in own:
@@ -224,7 +224,7 @@ def test_deleting_a_prefix_ends_its_rows_and_a_version_that_is_live_stays(own_se
         [Reader(service, acme.key, "alice:voice@1"), Reader(service, acme.key, "alice:voice")]
     )
     gone = acme.delete("/v1/models/alice:voice@1")
-    assert gone.json() == {"id": "alice:voice@1", "object": "model", "deleted": True}
+    assert gone.json() == {"id": "alice:voice@1", "object": "model", "deleted": True, "purge": "done"}
     old.join(120)
     assert old.errors
     live.join(120)

@@ -229,6 +229,21 @@ def test_a_deleted_version_is_not_made_again_by_its_job_that_a_backup_holds_open
             assert again.registry.resolve(tenant, "alice:voice").number == 1
 
 
+def test_an_entry_whose_deletion_was_not_committed_hides_no_later_one(store, tenant, alice, tmp_path):
+    """The file goes with the first entry; what learned from it must go with the second all the same."""
+    file = upload(store, tenant, alice)
+    publish(store, tenant, alice, "voice", files=[file.id])
+    store.backups.make(tmp_path / "backup")
+    store.ledger.append("dataset.deleted", tenant.tenant_id, file.id, 0.0)
+    store.datasets.delete(tenant, file.id, versions=True)
+    with empty_place(store, tmp_path / "again") as settings:
+        assert restored(settings, tmp_path / "backup", [store.settings.ledger_folder]).replayed == 2
+        with opened(settings) as again:
+            assert again.registry.list(tenant) == []
+            assert files_on_disk(again) == set()
+            assert again.fsck.look(deep=True, grace_seconds=0).sound
+
+
 def test_a_backup_fits_its_files_while_others_write_and_delete(store, tenant, alice, tmp_path):
     publish(store, tenant, alice, "voice", files=[upload(store, tenant, alice).id])
     end, turns = threading.Event(), []

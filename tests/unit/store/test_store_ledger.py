@@ -1,6 +1,7 @@
 """The ledger of deletions: whole entries alone count, in one chain, however many write."""
 
 import fcntl
+import os
 import threading
 
 import pytest
@@ -27,6 +28,18 @@ def test_entries_come_back_in_their_order_and_nobody_else_may_read_them(ledger):
     assert [entry.number for entry in ledger.entries()] == [1, 2, 3]
     assert (ledger.folder / OWN).stat().st_mode & 0o077 == 0
     assert Ledger(ledger.folder.parent / "nowhere", PEPPER).entries() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_root_writes_first_belongs_to_the_datas_owner(tmp_path):
+    """A backup that root takes before anything was deleted must not shut the service out of the ledger."""
+    data = tmp_path / "data"
+    data.mkdir()
+    os.chown(data, 65534, 65533)
+    ledger = Ledger(tmp_path / "ledger", PEPPER, data)
+    fill(ledger)
+    for path in (ledger.folder, ledger.folder / OWN):
+        assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65533)
 
 
 def test_half_an_entry_of_a_killed_process_is_passed_over_and_written_over(ledger):
