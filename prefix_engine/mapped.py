@@ -72,19 +72,21 @@ def map_parameters(model: Any, place: str) -> Mapping | None:
         The mapping; None where the model keeps its own memory: the checkpoint is of several files, or the copy
         cannot be written or is not what was loaded. The log says why.
     """
-    from transformers.utils import cached_file  # noqa: PLC0415 - slow, and only needed here
+    from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow, and only needed here
 
     parameters = dict(model.named_parameters())
+    why = ""
     try:
-        source = Path(cached_file(place, "model.safetensors"))
-        for path in (lambda: source, lambda: _unpacked(source, parameters)):
-            mapping = Mapping(path())
+        source = Path(cached_file(place, "model.safetensors") or "")
+        for file_of in (_as_it_lies, _unpacked):
+            path = file_of(source, parameters)
+            mapping = Mapping(path)
             tensors = {name: _found(mapping, name) for name in parameters}
             if all(_equal(tensors[name], parameter) for name, parameter in parameters.items()):
                 for name, parameter in parameters.items():
                     parameter.data = tensors[name]
                 return mapping
-        why = f"{path()} holds other weights"
+            why = f"{path} holds other weights"
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # no home, room, or right to write
         why = str(error)
     log.warning("base.not_shared why=%s", why)
@@ -99,6 +101,10 @@ def _found(mapping: Mapping, name: str) -> Tensor | None:
 
 def _equal(found: Tensor | None, loaded: Tensor) -> bool:
     return found is not None and torch.equal(found, loaded)
+
+
+def _as_it_lies(source: Path, _: dict[str, Tensor]) -> Path:
+    return source
 
 
 def _unpacked(source: Path, parameters: dict[str, Tensor]) -> Path:
