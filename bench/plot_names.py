@@ -9,4 +9,5 @@ PLOTS = {
     "prefixes": "cost against the number of prefixes",
     "throughput": "throughput of the service against load",
     "latency": "latency of the service against load",
+    "to_loss": "held-out loss against the time of training, beside PEFT's",
 }

@@ -122,12 +122,35 @@ def contest(contest: Raw) -> Figure:
     return _finished(figure, "W1: 32 requests at once, 64 + 32 tokens")
 
 
+def losses(datasets: Raw) -> Figure:
+    """Held-out loss against the time of training; every round a line, who is ours comes first."""
+    figure, panels = _figure(len(datasets), height=4.2)
+    for axes, (dataset, found) in zip(panels, datasets.items(), strict=True):
+        ways = ((OURS, "-"), (FAINT, "--"), (PEER, "-"))
+        for (name, curves), (color, style) in zip(found["curves"].items(), ways, strict=True):
+            for number, curve in enumerate(curves):
+                _, seconds, _, nats = zip(*curve, strict=True)
+                label = "_" if number else name
+                axes.plot(seconds, nats, color=color, linestyle=style, marker="", linewidth=1, label=label)
+        plain = found["base_loss"]
+        axes.axhline(plain, color="black", linestyle=":", marker="", linewidth=1, label="the base alone")
+        lowest = min(point[3] for curves in found["curves"].values() for curve in curves for point in curve)
+        room = max(plain - lowest, 0.1)
+        axes.set(title=dataset, xlabel="seconds of training", ylim=(lowest - room / 8, plain + room))
+        axes.set_xscale("symlog", linthresh=10)  # one trains many times as long as another
+        axes.xaxis.set_major_formatter(PLAIN)
+    panels[0].set_ylabel("held-out loss, nats a token")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return _finished(figure, "Held-out loss against the time of training")
+
+
 WAYS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "throughput": (throughput, ("service-sweep",)),
     "latency": (latency, ("service-sweep",)),
     "prefixes": (prefixes, ("mixing", "service-registry")),
     "length": (length, ("mixing",)),
     "contest": (contest, ("contest",)),
+    "to_loss": (losses, ("training-to-loss",)),
 }
 
 

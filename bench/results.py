@@ -18,10 +18,11 @@ from bench.whole import whole
 
 ENGINE = ("contest", "mixing", "steps", "streams", "memory")
 SERVICE = ("sweep", "fair", "cold", "beside", "registry")
+TRAINING = {"steps": "training", "to-loss": "training-to-loss"}  # rows of bench.training, and their files
 COMMANDS = (
     {name: f"python -m bench --rows {name}" for name in ENGINE}
     | {f"service-{name}": f"python -m bench.service --rows {name}" for name in SERVICE}
-    | {"training": "python -m bench.training"}
+    | {section: f"python -m bench.training --rows {name}" for name, section in TRAINING.items()}
 )
 
 

@@ -99,9 +99,14 @@ class Running:
         """Start a worker beside it, with the same settings; it ends with the service."""
         self._children.start("worker", "trainer_worker")
 
+    @property
+    def pid(self) -> int:
+        """Of the service."""
+        return self._child.process.pid
+
     def cpu_seconds(self) -> float:
         """Processor time that the service used until now."""
-        return cpu_seconds(self._child.process.pid)
+        return cpu_seconds(self.pid)
 
 
 def own_cpu_seconds() -> float:

@@ -1,6 +1,6 @@
-"""Training: one step beside PEFT's, and many jobs in one pass beside the same jobs one after another.
+"""Training: one step beside PEFT's, many jobs in one pass beside one after another, and the time to the same loss.
 
-Run: python -m bench.training [--quick] [--rounds 5]
+Run: python -m bench.training [--quick] [--rows steps,to-loss] [--rounds 5] [--datasets a,b --examples 400]
 """
 
 import argparse
@@ -9,13 +9,15 @@ import time
 from functools import partial
 from typing import Any
 
+from bench import to_loss
 from bench.process import Process
-from bench.results import folder, keep
+from bench.results import TRAINING, choose_rows, folder, keep
 from bench.run import MAIN, Run
 from bench.table import HEAD, Row, paired
 
 ROWS, TOKENS = 8, 128
 COUNTS = (1, 2, 4, 8, 16, 32)
+ROUNDS = {"steps": 5, "to-loss": 3}  # if not told
 # What each job has in an update: the name, its rows, their tokens.
 WORK = (
     ("one row of 32 tokens", 1, 32),
@@ -26,22 +28,37 @@ WORK = (
 
 def main() -> None:
     """Measure, keep, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="a tiny shape, one round: shows that it works")
-    args = parser.parse_args()
-    run = Run(args.quick, 1 if args.quick else args.rounds)
-    start = time.perf_counter()
-    rows, raw = measure(run)
-    print(
-        "\n".join([HEAD, *keep(folder(quick=args.quick), "training", rows, raw, time.perf_counter() - start)])
-    )
+    args = arguments()
+    lines = [HEAD]
+    for name in args.rows:
+        run = Run(args.quick, 1 if args.quick else args.rounds or ROUNDS[name])
+        run.say(f"== {name}")
+        start = time.perf_counter()
+        if name == "steps":
+            rows, raw = measure(run)
+        else:
+            rows, raw = to_loss.measure(run, args.datasets.split(","), args.examples)
+        seconds = time.perf_counter() - start
+        lines += keep(folder(quick=args.quick), TRAINING[name], rows, raw, seconds)
+        run.say(f"== {name}: {seconds:.0f} s")
+    print("\n".join(lines))
     if args.quick:
         print("--quick shows that the bench works; its figures mean nothing")
 
 
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    choose_rows(parser, tuple(TRAINING))
+    parser.add_argument("--rounds", type=int, help="timed rounds; 5 of steps and 3 of to-loss if not given")
+    parser.add_argument("--datasets", default=",".join(to_loss.DATASETS), help="of to-loss")
+    parser.add_argument("--examples", type=int, default=to_loss.EXAMPLES, help="rows of each, of to-loss")
+    parser.add_argument("--quick", action="store_true", help="a tiny shape, one round: shows that it works")
+    return parser.parse_args()
+
+
 def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
-    """Both."""
+    """A step, and many jobs."""
     with run.start("training", MAIN, "train_own") as own:
         with run.start("PEFT training", MAIN, "train_peft") as peft:
             rows, raw = _step(run, own, peft)

@@ -1,7 +1,7 @@
 """The frozen base: any GPT-2 checkpoint, its tokenizer and the fingerprint of both.
 
-Loaded by transformers from safetensors only, once; nothing here trains or generates. The checkpoint's
-config decides layers, heads, head_dim and positions.
+Loaded by transformers from safetensors only, once; nothing here trains or generates. On a CPU the weights lie
+in a file that all processes map (`mapped`). The checkpoint's config decides layers, heads, head_dim and positions.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from prefix_engine.mapped import Mapping, map_parameters
 from prefix_engine.tokenizer import Tokenizer
 
 CARRIED = Path(__file__).parent / "bases"
@@ -79,7 +80,11 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Base:
-    """One frozen GPT-2 with its tokenizer; `fingerprint` is a SHA-256 in hex of both."""
+    """One frozen GPT-2 with its tokenizer; `fingerprint` is a SHA-256 in hex of both.
+
+    Attributes:
+        mapping: the file that the weights are views of, read-only; None if they are this process's own.
+    """
 
     name: str
     config: BaseConfig
@@ -87,10 +92,16 @@ class Base:
     tokenizer: Tokenizer
     fingerprint: str
     device: torch.device
+    mapping: Mapping | None = None
 
     def emptied(self) -> "Base":
         """The same base without its blocks, for who only asks what it is: a packed copy computes."""
         return replace(self, weights=replace(self.weights, layers=()))
+
+    def release(self) -> None:
+        """Give back what this process has touched of the mapped file, for who has packed it."""
+        if self.mapping is not None:
+            self.mapping.release()
 
 
 def checkpoint_of(name: str) -> str:
@@ -120,21 +131,36 @@ def load_base(name: str = DEFAULT_BASE, device: str | None = None) -> Base:
         tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # absent, or damaged in some way
         raise BaseError(f"no GPT-2 checkpoint in safetensors at {name!r}: {error}") from error
-    return from_transformers(name.rstrip("/").rsplit("/", 1)[-1], model, tokenizer, device)
+    mapping = map_parameters(model, place) if _device_of(device).type == "cpu" else None
+    return from_transformers(name.rstrip("/").rsplit("/", 1)[-1], model, tokenizer, device, mapping)
 
 
-def from_transformers(name: str, model: Any, tokenizer: Any, device: str | None = None) -> Base:
+def from_transformers(
+    name: str, model: Any, tokenizer: Any, device: str | None = None, mapping: Mapping | None = None
+) -> Base:
     """Take the weights of a transformers `GPT2LMHeadModel` and its fast tokenizer over, frozen.
+
+    Args:
+        name: of the base.
+        model: whose weights lie in `mapping`, if there is one.
+        tokenizer: of transformers.
+        device: torch device; as for `load_base`.
+        mapping: see `map_parameters`.
 
     Raises:
         BaseError: the model's config asks for arithmetic that is not GPT-2's.
     """
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = _device_of(device)
     config = _config_of(model.config)
     weights = _weights_of(model)
     own = Tokenizer(tokenizer.backend_tokenizer, config.end_id)
     fingerprint = _fingerprint(config, weights, own)
-    return Base(name, config, _moved(weights, target), own, fingerprint, target)
+    placed = _moved(weights, target, mapped=mapping is not None)
+    return Base(name, config, placed, own, fingerprint, target, mapping)
+
+
+def _device_of(device: str | None) -> torch.device:
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _config_of(config: Any) -> BaseConfig:
@@ -184,16 +210,17 @@ def _weights_of(model: Any) -> Weights:
     return Weights(body.wte.weight, body.wpe.weight, layers, body.ln_f.weight, body.ln_f.bias)
 
 
-def _moved(weights: Weights, device: torch.device) -> Weights:
-    """On the device. Only the blocks' matrices may stay views of the file, which transformers maps into memory:
-    whoever packs and drops them keeps the rest, and one small view would keep the whole file resident.
+def _moved(weights: Weights, device: torch.device, *, mapped: bool) -> Weights:
+    """On the device. What lies in a mapping of ours stays there. Else only the blocks' matrices may stay views of the
+    file, which transformers maps into memory: whoever packs and drops them keeps the rest, and one small view would
+    keep the whole file resident.
     """
 
     def move(tensor: Tensor) -> Tensor:
         return tensor.detach().to(device).contiguous()
 
     def own(tensor: Tensor) -> Tensor:
-        return tensor.detach().to(device, copy=True).contiguous()
+        return tensor.detach().to(device, copy=not mapped).contiguous()
 
     layers = tuple(
         LayerWeights(

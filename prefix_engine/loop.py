@@ -69,6 +69,7 @@ class Loop:
         self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache)
         self.pool = PrefixPool(self._base, self.memory, loader, config.load_threads, deliver)
         network = network_of(base, kernels.linear(config.weights), kernels.norm())
+        base.release()
         self._runner = runner_for(network, kernels, self.memory, config.rows, sampler)
         self._rows: dict[int, Row] = {}
         self.steps = self.generated_tokens = self.prefill_tokens = self.decoded_rows = 0

@@ -1,14 +1,13 @@
 """One run of the study of defaults (`bench.defaults`): the product's trainer, scored on the evaluation file."""
 
-import gzip
-import random
 import time
 from dataclasses import replace
 from typing import Any
 
 from bench.contestant import serve
+from bench.contestants.carried_rows import drawn
 from bench.defaults.trials import FOREIGN, Settings
-from bench.losses import DATA, Silent, evaluation
+from bench.losses import Silent, evaluation
 from prefix_engine import load_base
 from prefix_store.hyperparameters import Hyperparameters
 from trainer_worker.evaluate import score
@@ -65,7 +64,7 @@ class Trials:
         wishes = Hyperparameters() if settings is None else _wishes(Settings(**settings), dataset)
         if self._quick:
             examples, wishes = 30, replace(wishes, max_steps=4)
-        training = _drawn(dataset, examples or MOST_EXAMPLES, seed)
+        training = drawn(dataset, examples or MOST_EXAMPLES, seed)
         report, began = Telling(), time.process_time()
         try:
             trained = Training(self._base, Order(wishes, seed, [("training", training)]), report).train()
@@ -91,12 +90,6 @@ class Trials:
             rows = evaluation(self._base, dataset, most=20 if self._quick else MOST_SCORED)
             self._asked[dataset] = rows, at_once(score(self._base, rows, None, 0)).loss
         return self._asked[dataset]
-
-
-def _drawn(dataset: str, examples: int, seed: int) -> bytes:
-    """So many lines of the training file, all if it has fewer, in an order that the seed decides."""
-    lines = gzip.decompress((DATA / f"{dataset}_train.jsonl.gz").read_bytes()).splitlines(keepends=True)
-    return b"".join(random.Random(seed).sample(lines, min(examples, len(lines))))
 
 
 def _wishes(settings: Settings, dataset: str) -> Hyperparameters:

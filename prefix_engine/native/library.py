@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from prefix_engine.cache_folder import cache_folder
 from prefix_engine.kernels import KernelError
 
 _HERE = Path(__file__).parent
@@ -58,7 +59,7 @@ _ARGUMENTS = {
 def load() -> ctypes.CDLL:
     """Compile if need be, and load.
 
-    The folder is `prefixserve` in `$XDG_CACHE_HOME`, else in `~/.cache`.
+    The folder is `cache_folder`'s.
 
     Raises:
         KernelError: there is no C compiler, it fails, or the folder cannot be written.
@@ -67,7 +68,7 @@ def load() -> ctypes.CDLL:
     if not shutil.which(compiler[0]):
         raise KernelError("there is no C compiler (cc, or what $CC names)")
     try:
-        path = _folder() / f"kernels-{_digest(compiler)}.so"
+        path = cache_folder() / f"kernels-{_digest(compiler)}.so"
         if not path.is_file():
             _compile(compiler, path)
         library = ctypes.CDLL(str(path))
@@ -82,16 +83,6 @@ def load() -> ctypes.CDLL:
     library.forward.restype = _INT
     library.panel_width.argtypes, library.panel_width.restype = (), _LONG
     return library
-
-
-def _folder() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefixserve"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        # Whoever may write there could have us run his code.
-        raise KernelError(f"{folder} must belong to this user and be writable for nobody else")
-    return folder
 
 
 def _digest(compiler: list[str]) -> str:

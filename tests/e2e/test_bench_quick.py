@@ -64,6 +64,7 @@ TRAINING_ROWS = [
     r"training step, \d+ rows of \d+ tokens, MLP, against PEFT's",
     r"highest memory above the base, \d+ rows of \d+ tokens, MLP, against PEFT's",
     r"jobs trained together against one after another, one row of 32 tokens",
+    r"wall time to the same held-out loss, \w+, against PEFT's",
 ]
 
 
@@ -101,7 +102,8 @@ PARTS = [
     ("bench", "steps,streams,memory"),
     ("bench.service", "sweep,fair"),
     ("bench.service", "cold,beside,registry"),
-    ("bench.training", ""),
+    ("bench.training", "steps"),
+    ("bench.training", "to-loss"),
 ]
 
 

@@ -9,6 +9,7 @@ from bench.service_engine import between
 from bench.service_run import capacity
 from bench.service_sweep import _promised
 from bench.table import Row
+from bench.to_loss import both_reach
 from bench.workload import SHAPES
 from prefix_engine.testing import tiny_base
 from service.cli.bench_load import Ask, Outcome
@@ -119,3 +120,19 @@ def test_a_row_against_a_contestant_with_other_texts_says_so():
     )
     assert against.endswith("1 DIFFER")
     assert "DIFFER" not in beside
+
+
+falling = st.lists(st.floats(0, 9), min_size=1, max_size=30).map(
+    lambda losses: [(5 * i, 2.0 * i, 3.0 * i, loss) for i, loss in enumerate(losses)]
+)
+
+
+@given(falling, falling)
+def test_the_loss_that_both_reach_is_the_worse_of_the_two_bests(ours, theirs):
+    met = both_reach(ours, theirs)
+    assert met.loss in {point[3] for point in (*ours, *theirs)}
+    for curve, (seconds, processor) in ((ours, met.ours), (theirs, met.theirs)):
+        assert processor == seconds * 3 / 2
+        assert min(point[3] for point in curve) <= met.loss
+        assert next(point[1] for point in curve if point[3] <= met.loss) == seconds
+    assert met.loss in {min(point[3] for point in curve) for curve in (ours, theirs)}

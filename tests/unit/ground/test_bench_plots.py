@@ -32,8 +32,11 @@ MIXING = {
 }
 REGISTRY = {"milliseconds": {"100": {"p50": [1.0], "p99": [2.0]}, "100000": {"p50": [1.1], "p99": [2.1]}}}
 CONTEST = {"W1": {"tokens_s": {"engine fp32": [311.0, 313.0], "PEFT one by one": [38.0], "vLLM fp32": []}}}
+CURVE = [[0, 0.5, 0.9, 4.0], [5, 2.0, 3.9, 2.5], [10, 30.0, 60.0, 2.4]]
+TO_LOSS = {"quiz": {"curves": {"ours": [CURVE], "PEFT, short": [CURVE], "PEFT": [CURVE]}, "base_loss": 3.0}}
 MEASURED = {
-    "contest": CONTEST, "mixing": MIXING, "service-sweep": SWEEP, "service-registry": REGISTRY
+    "contest": CONTEST, "mixing": MIXING, "service-sweep": SWEEP, "service-registry": REGISTRY,
+    "training-to-loss": TO_LOSS,
 }  # fmt: skip
 
 
@@ -69,6 +72,7 @@ def test_the_same_figures_give_the_same_bytes(drawn, tmp_path):
         ("length", {"m, positions of each row's prefix", "ms per token of a row", "lower bound of this machine"}),
         ("prefixes", {"distinct prefixes in it", "prefixes registered", "100,000", "resolve and admit, p99"}),
         ("throughput", {"load, multiples of capacity", "tokens/s, of whole answers", "bare engine, the same requests"}),
+        ("to_loss", {"quiz", "seconds of training", "held-out loss, nats a token", "ours", "PEFT", "the base alone"}),
         ("latency", {"time to first token", "time between tokens", "ms", "p50", "p95"}),
     ],
 )  # fmt: skip
