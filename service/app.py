@@ -13,7 +13,7 @@ from service.routes import completions, files, health, jobs, keys, models, prefi
 
 _ROUTES = (completions, models, prefixes, files, jobs, tenants, users, keys, usage, health)
 _GATE = (400, 413)  # what the gate may answer to everybody
-_ALL = (*_GATE, 401, 403, 500, 503)
+_ALL = (*_GATE, 401, 403, 500, 503, 507)
 _ABOUT = "Generate with personal prefixes of one frozen GPT-2, train them, erase them. OpenAI's clients work."
 
 

@@ -21,6 +21,7 @@ _WHEN: Final = {
     429: "A limit or quota is used up, or too much is under way.",
     500: "Stored bytes are damaged, or a fault of the service.",
     503: "Overloaded, draining, or what it needs is away; try again.",
+    507: "The server's disk is full, and nothing was stored.",
 }
 _ID: Final = "$response.body#/id"
 _NAME: Final = "$response.body#/prefix"

@@ -66,6 +66,7 @@ class Client:
         """This thread's own, for a client of httpx is asked by one thread at a time."""
         if not hasattr(self._own, "client"):
             self._own.client = httpx2.Client(timeout=30, trust_env=False)
+            self.site.at_exit(self._own.client.close)
         return self._own.client
 
 

@@ -72,7 +72,7 @@ class Site:
         self.processes, self.ports = {}, {}
         self.settings = SMALL | {f"PREFIX_{name.upper()}": str(value) for name, value in settings.items()}
         self._described = {process.name: process for process in topology.processes()}
-        self._store = None
+        self._store, self._at_exit = None, []
 
     def __enter__(self):
         try:
@@ -92,6 +92,8 @@ class Site:
         return self
 
     def __exit__(self, *_):
+        for act in self._at_exit:
+            act()
         if self._store is not None:
             self._store.close()
         for process in self.processes.values():
@@ -119,6 +121,10 @@ class Site:
 
     def url(self, name):
         return f"http://127.0.0.1:{self.ports[name]}"
+
+    def at_exit(self, act):
+        """Do this when the site ends."""
+        self._at_exit.append(act)
 
     def store(self):
         """A store of the harness's own, past every way, with every role."""
