@@ -18,7 +18,7 @@ from prefix_engine.kv import PagedMemory
 from prefix_engine.pool import Loaded, Loader, PrefixPool
 from prefix_engine.prompt_cache import PromptCache
 from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason, TokenInfo
-from prefix_engine.runner import StepResult, runner_for
+from prefix_engine.runner import Scored, StepResult, runner_for
 from prefix_engine.sampling import Pick, Sampler, Score
 from prefix_engine.scheduler import Plan, Readiness, Scheduler
 from prefix_engine.sequence import Sequence
@@ -193,11 +193,7 @@ class Loop:
 
     def _deliver(self, plan: Plan, result: StepResult) -> None:
         for scored in result.scored:
-            row = self._rows[scored.sequence.number]
-            if scored.scores is None:
-                self._fail(row, "non_finite", _NON_FINITE)
-            else:
-                row.prompt_scores += scored.scores
+            self._guarded(scored.sequence, partial(self._take_scores, scored=scored))
         for chunk in plan.chunks:
             if chunk.ends_prompt:
                 self._guarded(chunk.sequence, self._end_prompt)
@@ -215,6 +211,14 @@ class Loop:
             log.exception("row.failed error=%s", type(error).__name__)
             self._fail(row, "internal", "the engine failed on this request")
 
+    def _take_scores(self, row: Row, scored: Scored) -> None:
+        if scored.error is not None:
+            raise scored.error
+        if scored.scores is None:
+            self._fail(row, "non_finite", _NON_FINITE)
+        else:
+            row.prompt_scores += scored.scores
+
     def _end_prompt(self, row: Row) -> None:
         request = row.sequence.request
         if request.echo:
@@ -228,6 +232,8 @@ class Loop:
 
     def _advance(self, row: Row, pick: Pick) -> None:
         sequence, request = row.sequence, row.sequence.request
+        if pick.error is not None:
+            raise pick.error  # this row's alone, see `_guarded`
         if pick.token is None:
             self._fail(row, "non_finite", _NON_FINITE)
             return
