@@ -65,12 +65,13 @@ class Loop:
             config.rows,
             torch.bfloat16 if config.kv == "bf16" else torch.float32,
         )
-        self.cache = PromptCache(self.memory.row_pages, config.page, self.memory.zero, config.prompt_cache_s)
+        self._rows: dict[int, Row] = {}
+        pages, zero = self.memory.row_pages, self.memory.zero
+        self.cache = PromptCache(pages, config.page, zero, config.prompt_cache_s, self._callers)
         self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache)
         self.pool = PrefixPool(self._base, self.memory, loader, config.load_threads, deliver)
         network = network_of(base, kernels.linear(config.weights), kernels.norm())
         self._runner = runner_for(network, kernels, self.memory, config.rows, sampler)
-        self._rows: dict[int, Row] = {}
         self.steps = self.generated_tokens = self.prefill_tokens = self.decoded_rows = 0
 
     def add(self, sequence: Sequence, sink: Sink) -> None:
@@ -289,9 +290,10 @@ class Loop:
         top = tuple((i, token_text(tokenizer, i), logprob) for i, logprob in score.top)
         return TokenInfo(token, token_text(tokenizer, token), score.logprob, top)
 
+    def _callers(self) -> set[str]:
+        return {one for row in self._rows.values() for one in row.sequence.request.reuse or ()}
+
     def _too_long(self, offset: int, sequence: Sequence) -> str:
         prompt, most = len(sequence.request.prompt), sequence.request.max_tokens
-        return (
-            f"{offset} prefix positions + {prompt} prompt tokens + {most} max_tokens are more than "
-            f"the base's {self._base.config.positions} positions"
-        )
+        needed = f"{offset} prefix positions + {prompt} prompt tokens + {most} max_tokens"
+        return f"{needed} are more than the base's {self._base.config.positions} positions"
