@@ -48,7 +48,7 @@ bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefix
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.service
 	$(BIN)/python -m bench.training
-	$(BIN)/python -m bench.losses
+	$(BIN)/python -m bench.losses --forms direct
 	$(BIN)/python -m bench.report
 	$(BIN)/python -m bench.plots
 

@@ -21,8 +21,8 @@ ALL = tuple(COMMANDS)
 
 
 def table(place: Path, sections: Sequence[str] = ALL) -> str:
-    """The table of these sections, and below it where and how they were measured."""
-    lines, machines = [HEAD], {}
+    """The table of these sections, and below it on which machine and of which commit they were measured."""
+    lines, ran = [HEAD], {}
     for name in sections:
         found = read(place, name)
         if found is None:
@@ -31,8 +31,8 @@ def table(place: Path, sections: Sequence[str] = ALL) -> str:
             )
         else:
             lines += found.rows
-            machines.setdefault(found.machine, []).append(name)
-    lines += [f"\n{machine}: {', '.join(measured)}." for machine, measured in machines.items()]
+            ran.setdefault(f"{found.machine}, {found.commit}", []).append(name)
+    lines += [f"\n{where}: {', '.join(measured)}." for where, measured in ran.items()]
     return "\n".join(lines) + "\n"
 
 

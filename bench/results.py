@@ -6,13 +6,14 @@ Plain Python: whoever only reads results loads no torch.
 import itertools
 import json
 import os
+import subprocess
 from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from bench.process import BUILD
+from bench.process import BUILD, ROOT
 from bench.table import Row
 from bench.whole import whole
 
@@ -35,16 +36,19 @@ class Section:
         raw: all that was measured; what is in it is the section's own affair.
         seconds: that it took.
         machine: on which it ran, and with how many threads.
+        commit: of the code that ran; see `commit`.
     """
 
     rows: list[str]
     raw: dict[str, Any]
     seconds: float
     machine: str
+    commit: str
 
 
 def folder(*, quick: bool) -> Path:
     """Where the results of a run lie; those of a quick one never among the others."""
+    commit()  # of the code as it is when the run begins
     place = BUILD / ("quick" if quick else "results")
     place.mkdir(parents=True, exist_ok=True)
     return place
@@ -53,7 +57,7 @@ def folder(*, quick: bool) -> Path:
 def keep(place: Path, name: str, rows: list[Row], raw: dict[str, Any], seconds: float) -> list[str]:
     """Write a section's file, whole or not at all; the lines of its rows."""
     lines = [row.markdown() for row in rows]
-    found = {"rows": lines, "seconds": seconds, "machine": machine(), "raw": raw}
+    found = {"rows": lines, "seconds": seconds, "machine": machine(), "commit": commit(), "raw": raw}
     with whole(place / f"{name}.json") as making:
         making.write_text(json.dumps(found, indent=1))
     return lines
@@ -65,7 +69,26 @@ def read(place: Path, name: str) -> Section | None:
     if not path.exists():
         return None
     found = json.loads(path.read_text())
-    return Section(found["rows"], found["raw"], found["seconds"], found.get("machine", "machine not noted"))
+    noted = {name: found.get(name, f"{name} not noted") for name in ("machine", "commit")}
+    return Section(found["rows"], found["raw"], found["seconds"], **noted)
+
+
+@cache
+def commit() -> str:
+    """The commit of this code, and whether files differ from it; `commit not noted` without git or its folder."""
+    try:
+        top, name = _git("rev-parse", "--show-toplevel", "HEAD").split()
+        changed = _git("status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return "commit not noted"
+    if Path(top).resolve() != ROOT:  # the code lies in somebody else's repository
+        return "commit not noted"
+    return f"commit {name[:12]}{' with changes' if changed else ''}"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def machine() -> str:

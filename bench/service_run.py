@@ -47,8 +47,8 @@ class Sizes:
     under_way: int = 48
     saturated_s: float = 18.0
     rounds: int = 3
-    loads: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.2, 2.0, 3.0)
-    load_s: float = 22.0
+    loads: tuple[float, ...] = (0.1, 0.4, 0.7, 1.0, 1.5, 3.0)
+    load_s: float = 18.0
     long_load_s: float = 75.0
     deadline_s: float = 20.0
     fair_s: float = 30.0
@@ -57,8 +57,8 @@ class Sizes:
     cold: int = 40
     crowd: int = 50
     window_s: float = 1.5
-    beside_s: float = 30.0
-    beside_rounds: int = 3
+    beside_s: float = 20.0
+    beside_rounds: int = 2
     registered: tuple[int, ...] = (100, 1000, 10_000, 100_000)
     resolves: int = 1000
 

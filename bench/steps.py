@@ -39,11 +39,13 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
         answers = run.referee.alternate(turns, 1 if run.quick else 3)
         parts = {"fp32": _parts(run, engine, (sizes[-2], sizes[0]))}
         parts |= {name: _parts(run, other, sizes[-2:-1]) for name, other in others.items()}
+        sampled = _parts(run, engine, sizes[-2:-1], sampled=True)[str(sizes[-2])]
     machines.append(machine.measure(quick=run.quick))
     found = machine.best_of(machines)
     steps = {name: _against_bound(run, found, name, given) for name, given in answers.items()}
     raw = {"machine": {"read": found.read, "peak": found.peak}, "steps": steps, "parts": parts}
-    return _rows(steps, found) + _part_rows(parts, sizes), raw
+    rows = [*_rows(steps, found), *_part_rows(parts, sizes), _sampled_row(sampled, sizes[-2])]
+    return rows, raw | {"sampled": sampled}
 
 
 def _workload(rows: int) -> Workload:
@@ -94,11 +96,13 @@ def _rows(steps: dict[str, dict[str, float]], found: bound.Machine) -> list[Row]
     return rows
 
 
-def _parts(run: Run, engine: Process, sizes: Iterable[int]) -> dict[str, dict[str, float]]:
+def _parts(
+    run: Run, engine: Process, sizes: Iterable[int], *, sampled: bool = False
+) -> dict[str, dict[str, float]]:
     """Seconds of a step by part; the engine is asked with its clock in."""
     parts = {}
     for rows in dict.fromkeys(sizes):
-        turn = partial(engine.ask, "parts", workload=_workload(rows))
+        turn = partial(engine.ask, "parts", workload=_workload(rows), sampled=sampled)
         turn()
         found = [run.referee.undisturbed(turn) for _ in range(1 if run.quick else 3)]
         parts[str(rows)] = {name: statistics.median(answer[name] for answer in found) for name in found[0]}
@@ -139,3 +143,14 @@ def _part_rows(kinds: dict[str, dict[str, dict[str, float]]], sizes: tuple[int, 
         ),
         *rows,
     ]
+
+
+def _sampled_row(found: dict[str, float], size: int) -> Row:
+    """The same where tokens are drawn; random weights make the vocabulary flat, which is the dearest case."""
+    return Row(
+        f"scheduler, sampling at temperature 1 and top_p 0.9, Python: share of a fp32 step, batch {size}",
+        f"{found['beside'] * 1e3:.2f} ms",
+        f"step {found['step'] * 1e3:.1f} ms",
+        100 * found["beside"] / found["step"],
+        unit="%",
+    )

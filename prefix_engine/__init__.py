@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from prefix_engine.config import EngineConfig
     from prefix_engine.engine import Engine
     from prefix_engine.generation import Generation
+    from prefix_engine.gone import Gone
     from prefix_engine.prefix import Prefix, PrefixError
     from prefix_engine.request import (
         Delta,
@@ -35,6 +36,7 @@ _HOMES = {
     "Failed": "request",
     "Finished": "request",
     "Generation": "generation",
+    "Gone": "gone",
     "Prefix": "prefix",
     "PrefixError": "prefix",
     "QueueFullError": "request",
@@ -55,6 +57,7 @@ __all__ = [
     "Failed",
     "Finished",
     "Generation",
+    "Gone",
     "Prefix",
     "PrefixError",
     "QueueFullError",

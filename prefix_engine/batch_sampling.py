@@ -19,53 +19,60 @@ _DRAWN_AT_ONCE = 64  # rows whose sorted vocabularies lie in memory together
 
 @dataclass(slots=True)
 class BatchSampler(RowSampler):
-    """See `sampling.Sampler`. Rows are adjusted one by one, the rest is done for all together."""
+    """See `sampling.Sampler`. What rows wish is read and adjusted one by one, the rest is done for all together."""
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
         """See `Sampler`. Scores are of the raw logits, before penalties, bias and temperature."""
         finite = logits.sum(dim=1).isfinite()
         asked = [i for i, s in enumerate(sequences) if s.request.logprobs is not None]
         raw = torch.log_softmax(logits[_numbers(asked, logits.device)], 1) if asked else None
+        wishes: dict[int, list[float]] = {}
+        errors: dict[int, Exception] = {}
         for i, sequence in enumerate(sequences):
-            if sequence.request.sampling.adjusts:
-                adjust(logits[i], sequence)
+            try:
+                if sequence.request.sampling.adjusts:
+                    adjust(logits[i], sequence)
+                if sequence.request.sampling.temperature > 0:
+                    wishes[i] = self._wishes(sequence, logits.shape[1])
+            except Exception as error:  # noqa: BLE001 - told in the pick: the other rows go on
+                errors[i] = error
         tokens = logits.argmax(dim=1)
-        drawing = [i for i, s in enumerate(sequences) if s.request.sampling.temperature > 0]
+        drawing = list(wishes)
         for at in range(0, len(drawing), _DRAWN_AT_ONCE):
             some = drawing[at : at + _DRAWN_AT_ONCE]
             where = _numbers(some, logits.device)
-            tokens[where] = self._draw(logits[where], [sequences[i] for i in some])
+            tokens[where] = _draw(logits[where], [wishes[i] for i in some])
         most = max((sequences[i].request.logprobs or 0 for i in asked), default=0)
         scored = [] if raw is None else _scores(raw, tokens[_numbers(asked, logits.device)], most)
         # Everything as one list of float64, which holds float32 and every token id exactly.
         parts = [finite, tokens, *scored]
         told = torch.cat([part.double().flatten() for part in parts]).tolist()
-        return _picks(told, sequences, asked, min(most, logits.shape[1]))
+        picks = _picks(told, sequences, asked, min(most, logits.shape[1]))
+        return [Pick(None, error=errors[i]) if i in errors else pick for i, pick in enumerate(picks)]
 
-    def _draw(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
-        """Draw a token of each row of `[n, vocab]` as `sampling.draw` does."""
-        samplings = [sequence.request.sampling for sequence in sequences]
-        vocab = logits.shape[1]
-        points = [torch.rand((), generator=self._generator(s), dtype=torch.float64).item() for s in sequences]
-        settings = [
-            points,
-            [sampling.temperature for sampling in samplings],
-            [float(min(sampling.top_k, vocab)) for sampling in samplings],
-            [sampling.top_p if sampling.top_p < 1 else torch.inf for sampling in samplings],
-        ]
-        uploaded = sent(torch.tensor(settings, dtype=torch.float64), logits.device)
-        point, temperature, top_k, top_p = uploaded.unsqueeze(2).unbind(0)
-        scaled = (logits - logits.amax(1, keepdim=True)).double() / temperature
-        ids = None
-        if any(sampling.top_k or sampling.top_p < 1 for sampling in samplings):
-            scaled, ids = _kept(scaled, top_k, top_p)
-        edges = torch.softmax(scaled, 1).cumsum(1)
-        last = edges[:, -1:]
-        # The product may round up to the last edge, behind which only tokens of probability 0 lie.
-        point = torch.minimum(point * last, torch.nextafter(last, torch.zeros_like(last)))
-        # A row that is not finite finds no place; it fails later, and must not reach beyond the vocabulary.
-        place = torch.searchsorted(edges, point, right=True).clamp_(max=vocab - 1)
-        return (place if ids is None else ids.gather(1, place)).squeeze(1)
+    def _wishes(self, sequence: Sequence, vocab: int) -> list[float]:
+        """The number that one row draws, its temperature, top_k (0 for all) and top_p (infinite for all)."""
+        sampling = sequence.request.sampling
+        point = torch.rand((), generator=self._generator(sequence), dtype=torch.float64).item()
+        top_p = float(sampling.top_p) if sampling.top_p < 1 else torch.inf
+        return [point, float(sampling.temperature), float(min(sampling.top_k, vocab)), top_p]
+
+
+def _draw(logits: Tensor, wishes: list[list[float]]) -> Tensor:
+    """Draw a token of each row of `[n, vocab]` as `sampling.draw` does; `wishes` of each row."""
+    uploaded = sent(torch.tensor(wishes, dtype=torch.float64).T.contiguous(), logits.device)
+    point, temperature, top_k, top_p = uploaded.unsqueeze(2).unbind(0)
+    scaled = (logits - logits.amax(1, keepdim=True)).double() / temperature
+    ids = None
+    if any(k or p < 1 for _, _, k, p in wishes):
+        scaled, ids = _kept(scaled, top_k, top_p)
+    edges = torch.softmax(scaled, 1).cumsum(1)
+    last = edges[:, -1:]
+    # The product may round up to the last edge, behind which only tokens of probability 0 lie.
+    point = torch.minimum(point * last, torch.nextafter(last, torch.zeros_like(last)))
+    # A row that is not finite finds no place; it fails later, and must not reach beyond the vocabulary.
+    place = torch.searchsorted(edges, point, right=True).clamp_(max=logits.shape[1] - 1)
+    return (place if ids is None else ids.gather(1, place)).squeeze(1)
 
 
 def _kept(scaled: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:

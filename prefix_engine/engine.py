@@ -114,7 +114,8 @@ class Engine:
         """Stop every use of these prefixes, for good.
 
         Blocks until no row and no load of them is left and their tensors are zeroed, with all texts that
-        stood behind them; their requests failed with `revoked` before it returns. Later requests that name them fail with `revoked` too.
+        stood behind them; their requests failed with `revoked` before it returns. Later requests that name them fail with `revoked` too;
+        after an hour it is the loader that refuses them (`gone.Gone`).
         Not to be called from a sink.
         """
         revocation = _Revocation(set(prefix_ids), threading.Event())

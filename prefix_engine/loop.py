@@ -18,7 +18,7 @@ from prefix_engine.kv import PagedMemory
 from prefix_engine.pool import Loaded, Loader, PrefixPool
 from prefix_engine.prompt_cache import PromptCache
 from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason, TokenInfo
-from prefix_engine.runner import StepResult, runner_for
+from prefix_engine.runner import Scored, StepResult, runner_for
 from prefix_engine.sampling import Pick, Sampler, Score
 from prefix_engine.scheduler import Plan, Readiness, Scheduler
 from prefix_engine.sequence import Sequence
@@ -65,13 +65,14 @@ class Loop:
             config.rows,
             torch.bfloat16 if config.kv == "bf16" else torch.float32,
         )
-        self.cache = PromptCache(self.memory.row_pages, config.page, self.memory.zero, config.prompt_cache_s)
+        self._rows: dict[int, Row] = {}
+        pages, zero = self.memory.row_pages, self.memory.zero
+        self.cache = PromptCache(pages, config.page, zero, config.prompt_cache_s, self._callers)
         self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache)
         self.pool = PrefixPool(self._base, self.memory, loader, config.load_threads, deliver)
         network = network_of(base, kernels.linear(config.weights), kernels.norm())
         base.release()
         self._runner = runner_for(network, kernels, self.memory, config.rows, sampler)
-        self._rows: dict[int, Row] = {}
         self.steps = self.generated_tokens = self.prefill_tokens = self.decoded_rows = 0
 
     def add(self, sequence: Sequence, sink: Sink) -> None:
@@ -194,11 +195,7 @@ class Loop:
 
     def _deliver(self, plan: Plan, result: StepResult) -> None:
         for scored in result.scored:
-            row = self._rows[scored.sequence.number]
-            if scored.scores is None:
-                self._fail(row, "non_finite", _NON_FINITE)
-            else:
-                row.prompt_scores += scored.scores
+            self._guarded(scored.sequence, partial(self._take_scores, scored=scored))
         for chunk in plan.chunks:
             if chunk.ends_prompt:
                 self._guarded(chunk.sequence, self._end_prompt)
@@ -216,6 +213,14 @@ class Loop:
             log.exception("row.failed error=%s", type(error).__name__)
             self._fail(row, "internal", "the engine failed on this request")
 
+    def _take_scores(self, row: Row, scored: Scored) -> None:
+        if scored.error is not None:
+            raise scored.error
+        if scored.scores is None:
+            self._fail(row, "non_finite", _NON_FINITE)
+        else:
+            row.prompt_scores += scored.scores
+
     def _end_prompt(self, row: Row) -> None:
         request = row.sequence.request
         if request.echo:
@@ -229,6 +234,8 @@ class Loop:
 
     def _advance(self, row: Row, pick: Pick) -> None:
         sequence, request = row.sequence, row.sequence.request
+        if pick.error is not None:
+            raise pick.error  # this row's alone, see `_guarded`
         if pick.token is None:
             self._fail(row, "non_finite", _NON_FINITE)
             return
@@ -284,9 +291,10 @@ class Loop:
         top = tuple((i, token_text(tokenizer, i), logprob) for i, logprob in score.top)
         return TokenInfo(token, token_text(tokenizer, token), score.logprob, top)
 
+    def _callers(self) -> set[str]:
+        return {one for row in self._rows.values() for one in row.sequence.request.reuse or ()}
+
     def _too_long(self, offset: int, sequence: Sequence) -> str:
         prompt, most = len(sequence.request.prompt), sequence.request.max_tokens
-        return (
-            f"{offset} prefix positions + {prompt} prompt tokens + {most} max_tokens are more than "
-            f"the base's {self._base.config.positions} positions"
-        )
+        needed = f"{offset} prefix positions + {prompt} prompt tokens + {most} max_tokens"
+        return f"{needed} are more than the base's {self._base.config.positions} positions"

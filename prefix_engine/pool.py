@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from prefix_engine.base import Base
+from prefix_engine.gone import Gone
 from prefix_engine.kv import PagedMemory
 from prefix_engine.pages import pages_for
 from prefix_engine.prefix import Prefix
@@ -67,7 +68,7 @@ class PrefixPool:
         self._residents: OrderedDict[str, Resident] = OrderedDict()
         self._loading: set[str] = set()
         self._held: dict[str, Prefix] = {}  # loaded, waiting for pages
-        self._revoked: set[str] = set()
+        self._revoked = Gone(lambda: self._loading)
         self._orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._most_loads = 2 * threads
         self._threads = [
@@ -112,7 +113,7 @@ class PrefixPool:
         return prefix_id in self._loading or prefix_id in self._held or prefix_id in self._residents
 
     def is_revoked(self, prefix_id: str) -> bool:
-        """Whether this id is refused for good."""
+        """Whether this id is refused, see `refuse`."""
         return prefix_id in self._revoked
 
     def ensure(self, prefix_id: str, protected: Container[str]) -> Readiness:
@@ -163,8 +164,8 @@ class PrefixPool:
             del self._held[prefix_id]
 
     def refuse(self, prefix_ids: Iterable[str]) -> None:
-        """From now on never load these ids."""
-        self._revoked.update(prefix_ids)
+        """From now on never load these ids; in an hour's time (`Gone`) it is the loader that has none of them."""
+        self._revoked.add(prefix_ids)
 
     def erase(self, prefix_ids: Iterable[str]) -> None:
         """Zero and free what is resident of these ids.

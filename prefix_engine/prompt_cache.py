@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
 from prefix_engine.beginnings import Beginnings
+from prefix_engine.gone import Gone
 from prefix_engine.pages import PageAllocator, pages_for
 from prefix_engine.request import Request
 from prefix_engine.sequence import Sequence
@@ -42,10 +43,16 @@ class PromptCache:
         page: positions of each.
         zero: erases the content of pages; called before they become free.
         keep_s: seconds that a page is kept after its last reader; 0 keeps none.
+        named: ids that requests under way have in `Request.reuse`.
     """
 
     def __init__(
-        self, pages: PageAllocator, page: int, zero: Callable[[Collection[int]], None], keep_s: float
+        self,
+        pages: PageAllocator,
+        page: int,
+        zero: Callable[[Collection[int]], None],
+        keep_s: float,
+        named: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._pages, self._page, self._zero, self._keep_s = pages, page, zero, keep_s
         self._now = 0.0
@@ -55,7 +62,7 @@ class PromptCache:
         # Every page behind one of these, if it is kept, stands before it: its readers read this one too.
         self._idle: OrderedDict[_Kept, None] = OrderedDict()
         self._beginnings = Beginnings(page)
-        self._gone: set[str] = set()
+        self._gone = Gone(named)
         self.hits = self.tokens_saved = 0
 
     @property
@@ -135,8 +142,8 @@ class PromptCache:
 
     def forget(self, ids: Collection[str]) -> None:
         """Zero what is kept for one of these ids of `Request.reuse`, and keep nothing for it any more."""
-        self._gone.update(ids)
-        self._drop([key for key in self._roots if not self._gone.isdisjoint(key[0])])
+        self._gone.add(ids)
+        self._drop([key for key in self._roots if self._gone.any_of(key[0])])
 
     def clear(self) -> None:
         """Zero everything that no row reads, the rest when its rows end."""
@@ -144,7 +151,7 @@ class PromptCache:
 
     def _keeps(self, request: Request) -> bool:
         """Whether others may read what this request computes, once it has a token."""
-        kept = request.reuse is not None and self._gone.isdisjoint(request.reuse)
+        kept = request.reuse is not None and not self._gone.any_of(request.reuse)
         return kept and self._keep_s > 0 and request.max_tokens > 0
 
     def _found(self, request: Request) -> list[_Kept]:

@@ -31,10 +31,11 @@ class Picked:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of the prompt tokens `chunk.start + 1 .. chunk.stop`; None if one was not finite."""
+    """Scores of the prompt tokens `chunk.start + 1 .. chunk.stop`; None if one was not finite or scoring raised `error`."""
 
     sequence: Sequence
     scores: tuple[Score, ...] | None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,11 @@ class Runner:
         for chunk, places in scored:
             request = chunk.sequence.request
             targets = request.prompt[chunk.start + 1 : chunk.start + 1 + len(places)]
-            scores = self._scores(hidden[at : at + len(places)], targets, request.logprobs or 0)
-            found.append(Scored(chunk.sequence, scores))
+            try:
+                scores = self._scores(hidden[at : at + len(places)], targets, request.logprobs or 0)
+                found.append(Scored(chunk.sequence, scores))
+            except Exception as error:  # noqa: BLE001 - told beside its row: the others go on
+                found.append(Scored(chunk.sequence, None, error))
             at += len(places)
         return tuple(found)
 

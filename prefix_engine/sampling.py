@@ -1,5 +1,6 @@
 """The choice of the next token, row by row: a row's choice depends on its own logits and generator alone."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,10 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from prefix_engine import nucleus
 from prefix_engine.request import Sampling
 from prefix_engine.sequence import Sequence
 
-_HEAD = 256  # best tokens that are looked at first for top_p; the whole vocabulary only if too few
+_HEAD = 256  # best tokens that are sorted; where they are too few, see `nucleus`
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +26,24 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """The next token of a row; None if its logits were not finite. `score` if it was asked for."""
+    """The next token of a row; None if its logits were not finite, or choosing raised `error`.
+
+    `score` if it was asked for.
+    """
 
     token: int | None
     score: Score | None = None
+    error: Exception | None = None
 
 
 class Sampler(Protocol):
     """Chooses tokens for the rows of one step."""
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
-        """Logits `[n, vocab]`, which may be overwritten, to one pick for each of n sequences."""
+        """Logits `[n, vocab]`, which may be overwritten, to one pick for each of n sequences.
+
+        What goes wrong with one row alone is told in its pick; what is raised ends the engine.
+        """
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what is kept for a row that ended."""
@@ -60,7 +69,13 @@ class RowSampler:
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
         """See `Sampler`. Scores are of the raw logits, before penalties, bias and temperature."""
         best = self.best(logits)
-        return [self._pick(logits[i], sequence, *best[i]) for i, sequence in enumerate(sequences)]
+        picks = []
+        for i, sequence in enumerate(sequences):
+            try:
+                picks.append(self._pick(logits[i], sequence, *best[i]))
+            except Exception as error:  # noqa: BLE001 - told in the pick: the other rows go on
+                picks.append(Pick(None, error=error))
+        return picks
 
     def _pick(self, logits: Tensor, sequence: Sequence, token: int, finite: bool) -> Pick:
         """One row's pick; `token` is the best of its raw logits."""
@@ -110,15 +125,25 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     batch of another size may cause, moves the choice with a probability of that size only.
     """
     # In float64 no positive temperature rounds to 0, and the best token stays at 0 / temperature = 0.
-    scaled = (logits - logits.max()).double() / sampling.temperature
+    scaled = (logits - logits.max()).double() / float(sampling.temperature)
+    point = float(torch.rand((), generator=generator, dtype=torch.float64))
+    vocab = len(scaled)
+    top_k = min(sampling.top_k or vocab, vocab)
     ids: Tensor | None = None
-    if sampling.top_k or sampling.top_p < 1:
-        scaled, ids = _kept(scaled, sampling.top_k or len(scaled), sampling.top_p)
-    edges = torch.softmax(scaled, 0).cumsum(0)
-    point = torch.rand((), generator=generator, dtype=torch.float64).to(edges.device) * edges[-1]
+    if not sampling.top_k and sampling.top_p >= 1:
+        edges = torch.softmax(scaled, 0).cumsum(0)
+    elif top_k <= _HEAD:
+        values, ids = scaled.topk(top_k)
+        edges = _left(torch.softmax(values, 0), sampling.top_p).cumsum(0)
+    else:
+        shares, ids = torch.softmax(scaled, 0), scaled.topk(_HEAD).indices
+        few = _left(shares[ids], sampling.top_p)
+        if top_k < vocab or len(few) == _HEAD:
+            return nucleus.drawn(scaled, shares, top_k, sampling.top_p, point)
+        edges = few.cumsum(0)
     # The product may round up to the last edge, behind which only tokens of probability 0 lie.
-    below = torch.nextafter(edges[-1], torch.zeros_like(edges[-1]))
-    place = int(torch.searchsorted(edges, torch.minimum(point, below), right=True))
+    at = min(point * float(edges[-1]), math.nextafter(float(edges[-1]), 0.0))
+    place = int(torch.searchsorted(edges, at, right=True))
     return place if ids is None else int(ids[place])
 
 
@@ -128,22 +153,9 @@ def score_of(logprobs: Tensor, token: int, top: int) -> Score:
     return Score(float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
 
 
-def _kept(scaled: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """Logits and ids of the tokens that top_k and top_p leave, best first."""
-    limit = min(top_k, len(scaled))
-    # The mass of what top_k leaves is known without sorting unless top_k cuts.
-    size = min(limit, _HEAD) if top_p < 1 and limit == len(scaled) else limit
-    while True:
-        values, ids = scaled.topk(size)
-        if top_p >= 1:
-            return values, ids
-        whole = scaled if limit == len(scaled) else values
-        share = (values - whole.logsumexp(0)).exp()
-        before = share.cumsum(0) - share
-        kept = int((before < top_p).sum())
-        if kept < size or size == limit:
-            return values[:kept], ids[:kept]
-        size = min(limit, size * 16)
+def _left(shares: Tensor, top_p: float) -> Tensor:
+    """Of shares, best first, those that top_p leaves."""
+    return shares[: int((shares.cumsum(0) - shares < top_p).sum())] if top_p < 1 else shares
 
 
 def _add(logits: Tensor, ids: Iterable[int], amounts: Iterable[float]) -> None:

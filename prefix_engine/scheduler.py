@@ -17,6 +17,7 @@ from enum import Enum
 
 from prefix_engine.prompt_cache import PromptCache
 from prefix_engine.sequence import Sequence
+from prefix_engine.served import Served
 from prefix_engine.waiting import Waiting, cost
 
 _SPARE = 2  # rows for one spare seat
@@ -25,7 +26,6 @@ _LEFT_OVER = 2  # of them that such a key may fill
 _A_LOT = 4  # who has no more than this part of the rows is not over its share
 _MOST_PASSED_OVER = 4  # steps in a row without a token for a row that decodes
 _MOST_UNREAD = 32  # steps in a row without a chunk, after which a prompt's turn comes
-_REMEMBERED = 1024  # counters of absent keys that are kept without a look at whether they matter
 
 
 class Readiness(Enum):
@@ -73,8 +73,7 @@ class Scheduler:
         self._chunk_tokens = chunk_tokens
         self._pages = pages
         self._queue = Waiting()
-        self._served: dict[str, float] = {}
-        self._active: Counter[str] = Counter()
+        self._served = Served()
         self._turn = 0
         self.running: dict[int, Sequence] = {}
         self.running_tokens = 0  # text positions that the running rows may use
@@ -86,10 +85,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a request behind those of its key."""
-        key = sequence.request.share
-        if key not in self._active:
-            self._lift(key)
-        self._active[key] += 1
+        self._served.come(sequence.request.share)
         self._queue.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -98,13 +94,10 @@ class Scheduler:
         if sequence.number in self.running:
             del self.running[sequence.number]
             self.running_tokens -= sequence.request.positions
+            self._queue.rank(key)
         else:
             self._queue.remove(sequence)
-        self._active[key] -= 1
-        if not self._active[key]:
-            del self._active[key]
-        if not self._active:
-            self._served.clear()
+        self._served.leave(key)
         self._pages.release(sequence)
 
     def wake(self, prefix_id: str) -> None:
@@ -158,12 +151,12 @@ class Scheduler:
         """How many rows and seats each key has."""
         return Counter(s.request.share for s in self.running.values())
 
-    def _due(self) -> dict[str, float]:
-        """What each key was served, and what has rows but is still to be computed."""
-        due = {key: self._served[key] for key in self._active}
+    def _due(self) -> Callable[[str], float]:
+        """What a key was served, and what of it has rows but is still to be computed."""
+        owed: Counter[str] = Counter()
         for sequence in self.running.values():
-            due[sequence.request.share] += cost(sequence)
-        return due
+            owed[sequence.request.share] += cost(sequence)
+        return lambda key: self._served[key] + owed[key]
 
     def _start(self, sequence: Sequence) -> bool:
         """Give a row and its pages; False if there are not enough pages."""
@@ -236,19 +229,12 @@ class Scheduler:
         for sequence in plan.decode:
             sequence.computed += 1
             sequence.turn = self._turn
-            self._served[sequence.request.share] += 1
+            self._charge(sequence.request.share, 1)
         for chunk in plan.chunks:
             chunk.sequence.computed = chunk.stop
             chunk.sequence.turn = self._turn
-            self._served[chunk.sequence.request.share] += chunk.stop - chunk.start
+            self._charge(chunk.sequence.request.share, chunk.stop - chunk.start)
 
-    def _lift(self, key: str) -> None:
-        """Let a key that comes back start level with the least served active one."""
-        floor = min((self._served[other] for other in self._active), default=0.0)
-        if len(self._served) > _REMEMBERED + 2 * len(self._active):
-            self._forget(floor)
-        self._served[key] = max(self._served.get(key, 0.0), floor)
-
-    def _forget(self, floor: float) -> None:
-        """Drop the counters of absent keys that a lift would raise anyway."""
-        self._served = {k: v for k, v in self._served.items() if v > floor or k in self._active}
+    def _charge(self, key: str, tokens: int) -> None:
+        self._served.charge(key, tokens)
+        self._queue.rank(key)

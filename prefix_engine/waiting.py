@@ -2,17 +2,23 @@
 
 Looking at thousands of requests whose prefixes are not there would cost every step milliseconds. So a
 request whose prefix loads is not looked at until the load ends, and one whose load has not begun only while
-a load can begin. What a walk passes is then what it admits, sets aside, or looks ahead at.
+a load can begin. What a walk passes is then what it admits, sets aside, or looks ahead at. Nor does a step look
+at thousands of keys: those that something happened to are put where they belong, and a walk takes up a
+key when its turn comes.
 """
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Items
 from itertools import count
 
 from prefix_engine.sequence import Sequence
 
 _Place = tuple[int, Sequence]  # order of arrival, unique, so that no two sequences are compared
+_Rank = tuple[
+    float, int, str
+]  # what a key is due, its first arrival among those that may be walked, and the key
 
 
 class _Line:
@@ -26,6 +32,11 @@ class _Line:
         self.cold: list[_Place] = []
         self.size = 0  # with those that stand in no list because their prefix loads
 
+    @property
+    def lists(self) -> tuple[list[_Place], list[_Place], list[_Place]]:
+        """In the order in which a walk closes them, the last first."""
+        return self.base, self.known, self.cold
+
 
 class Waiting:
     """All waiting requests of one scheduler."""
@@ -35,6 +46,13 @@ class Waiting:
         self._arrivals = count()
         self._places: dict[int, tuple[_Place, list[_Place] | None]] = {}  # by number: place, and its list
         self._aside: dict[str, dict[int, Sequence]] = {}  # by prefix: cold ones, and those that load
+        self._ranked: tuple[list[_Rank], ...] = (
+            [],
+            [],
+            [],
+        )  # for each of a line's lists, keys with some in it
+        self._ranks: dict[str, _Rank] = {}  # what each key stands there as
+        self._stirred: set[str] = set()  # keys whose rank may be another by now
 
     def __len__(self) -> int:
         return len(self._places)
@@ -57,6 +75,7 @@ class Waiting:
         line.size -= 1
         if not line.size:
             del self._lines[sequence.request.share]
+        self.rank(sequence.request.share)
 
     def set_aside(self, sequence: Sequence, *, cold: bool) -> None:
         """Look no more at a request before `wake`; at a cold one still in walks that may begin loads."""
@@ -77,6 +96,7 @@ class Waiting:
         if where is not None:
             insort(where, place)
         self._places[place[1].number] = (place, where)
+        self.rank(place[1].request.share)
 
     def _leave(self, sequence: Sequence) -> _Place:
         place, where = self._places[sequence.number]
@@ -92,9 +112,36 @@ class Waiting:
         if not aside:
             self._aside.pop(prefix_id, None)
 
-    def walk(self, served: Mapping[str, float]) -> "Walk":
-        """Pass the requests in the order in which they would be admitted, were all of them ready."""
-        return Walk(self._lines, served)
+    def rank(self, key: str) -> None:
+        """Ask what a key is due again at the next walk; in between it is held to be due what it was."""
+        if key in self._lines or key in self._ranks:
+            self._stirred.add(key)
+
+    def walk(self, due: Callable[[str], float]) -> "Walk":
+        """Pass the requests in the order in which they would be admitted, were all of them ready.
+
+        Args:
+            due: what a key that has waiting requests is served, or owes.
+        """
+        for key in self._stirred:
+            self._place(key, due)
+        self._stirred.clear()
+        return Walk(self._lines, self._ranked)
+
+    def _place(self, key: str, due: Callable[[str], float]) -> None:
+        """Put a key where it belongs among the ranked."""
+        old, line = self._ranks.pop(key, None), self._lines.get(key)
+        if old is not None:
+            for ranked in self._ranked:
+                at = bisect_left(ranked, old)
+                if ranked[at : at + 1] == [old]:
+                    del ranked[at]
+        firsts = [places[0][0] for places in line.lists if places] if line else []
+        if line and firsts:
+            self._ranks[key] = rank = (due(key), min(firsts), key)
+            for ranked, places in zip(self._ranked, line.lists, strict=True):
+                if places:
+                    insort(ranked, rank)
 
 
 class Walk:
@@ -105,11 +152,12 @@ class Walk:
         prefixes: whether to pass requests with a prefix at all.
     """
 
-    def __init__(self, lines: Mapping[str, _Line], served: Mapping[str, float]) -> None:
+    def __init__(self, lines: Mapping[str, _Line], ranked: Items[Items[_Rank]]) -> None:
         self.loads = self.prefixes = True
-        self._queues = {key: self._of(line) for key, line in lines.items()}
-        self._heap = [(served[key], _first(line), key) for key, line in lines.items()]
-        heapq.heapify(self._heap)
+        self._lines, self._ranked = lines, ranked
+        self._reached = [0] * len(ranked)
+        self._queues: dict[str, Iterator[Sequence]] = {}
+        self._heap: list[_Rank] = []
 
     def pass_over(self, key: str) -> None:
         """Pass no more requests of a key."""
@@ -117,31 +165,43 @@ class Walk:
 
     def __iter__(self) -> Iterator[Sequence]:
         heap = self._heap
-        while heap:
-            served, first, key = heap[0]
+        while self._reach():
+            due, first, key = heap[0]
             sequence = next(self._queues[key], None)
             if sequence is None:
                 heapq.heappop(heap)
                 continue
-            heapq.heapreplace(heap, (served + cost(sequence), first, key))
+            heapq.heapreplace(heap, (due + cost(sequence), first, key))
             yield sequence
+
+    def _reach(self) -> bool:
+        """Take up keys whose turn is before that of all taken up so far; whether there is any now."""
+        for i, is_open in enumerate(self._open()):
+            ranked = self._ranked[i]
+            while is_open and self._reached[i] < len(ranked):
+                rank = ranked[self._reached[i]]
+                if self._heap and rank > self._heap[0]:
+                    break
+                self._reached[i] += 1
+                if rank[2] not in self._queues:  # it may stand in several lists
+                    self._queues[rank[2]] = self._of(self._lines[rank[2]])
+                    heapq.heappush(self._heap, rank)
+        return bool(self._heap)
+
+    def _open(self) -> tuple[bool, bool, bool]:
+        return True, self.prefixes, self.prefixes and self.loads
 
     def _of(self, line: _Line) -> Iterator[Sequence]:
         """One key's requests by arrival, of the lists that are open at each moment."""
-        lists, at = (line.base, line.known, line.cold), [0, 0, 0]
+        lists, at = line.lists, [0, 0, 0]
         while True:
-            is_open = (True, self.prefixes, self.prefixes and self.loads)
+            is_open = self._open()
             heads = [(lists[i][at[i]], i) for i in range(len(lists)) if is_open[i] and at[i] < len(lists[i])]
             if not heads:
                 return
             (_, sequence), i = min(heads)
             at[i] += 1
             yield sequence
-
-
-def _first(line: _Line) -> int:
-    heads = [places[0][0] for places in (line.base, line.known, line.cold) if places]
-    return min(heads, default=0)
 
 
 def cost(sequence: Sequence) -> int:

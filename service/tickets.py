@@ -2,7 +2,7 @@
 
 A ticket is opened before the engine hears of its request and ended when the last byte of its answer has
 left; an owner that was erased or a version that is gone can open none. Ids of owners and versions are
-never given twice, so what is gone stays gone.
+never given twice, so what is gone stays gone; it is remembered until all have ended that had found it before.
 """
 
 import threading
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prefix_engine import Failed, Generation
+from prefix_engine import Failed, Generation, Gone
 from prefix_store.errors import NotFound
 from prefix_store.scope import Owner
 from prefix_store.version_rows import Resolved
@@ -74,10 +74,11 @@ class Ticket:
     fail: Callable[[Failed], None] | None = None
 
     @property
-    def ids(self) -> set[str | None]:
+    def ids(self) -> set[str]:
         """Whose end is its end: tenant, owner, version, job, file."""
         owner = None if self.owner is None else self.owner.owner_id
-        return {self.tenant_id, owner, self.version_id, self.job_id, self.file_id} - {None}
+        ids = (self.tenant_id, owner, self.version_id, self.job_id, self.file_id)
+        return {one for one in ids if one is not None}
 
     def cancel(self) -> None:
         """Free its rows by the next step."""
@@ -98,7 +99,7 @@ class Tickets:
         self.rows, self.tokens, self.pace = Shares(most_rows), Shares(most_tokens), Pace()
         self._open: set[Ticket] = set()
         self._asked: Counter[str] = Counter()
-        self._gone: set[str] = set()
+        self._gone = Gone()
         self._lock = threading.Lock()
 
     def open(
@@ -130,7 +131,7 @@ class Tickets:
 
     def _opened(self, ticket: Ticket, gone: NotFound) -> Ticket:
         with self._lock:
-            if ticket.ids & self._gone:
+            if self._gone.any_of(ticket.ids):
                 raise gone
             if ticket.file_id is not None and self._transfers(ticket.tenant_id) >= MOST_TRANSFERS:
                 raise TransfersFull
@@ -245,7 +246,7 @@ class Tickets:
         """Shut out tenants, owners, versions or jobs, by their ids, for good; the tickets that must end."""
         gone = set(ids)
         with self._lock:
-            self._gone |= gone
+            self._gone.add(gone)
             found = [ticket for ticket in self._open if ticket.ids & gone]
             for ticket in found:
                 ticket.revoked = True

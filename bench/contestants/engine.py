@@ -11,7 +11,7 @@ from bench.contestant import Missing, Stopwatch, serve
 from bench.contestants.engine_clock import ModelClock, at_once, read_apart
 from bench.contestants.tensors import prefix_tensor
 from bench.workload import Workload, uniform
-from prefix_engine import Engine, EngineConfig, Failed, Prefix, Request, load_base
+from prefix_engine import Engine, EngineConfig, Failed, Prefix, Request, Sampling, load_base
 from prefix_engine.testing import Collected
 
 
@@ -57,9 +57,14 @@ class Contestant:
         tops = [[info.top for info in sink.collected.infos] for sink in sinks]
         return {"margins": [[best[2] - second[2] for best, second in text] for text in tops]}
 
-    def parts(self, workload: Workload) -> dict[str, Any]:
-        """Median seconds of a decode step by part; see `ModelClock.stop`."""
+    def parts(self, workload: Workload, *, sampled: bool = False) -> dict[str, Any]:
+        """Median seconds of a decode step by part; see `ModelClock.stop`. Greedy, or of temperature 1 and top_p 0.9."""
         requests = self._requests(workload)
+        if sampled:
+            wishes = (Sampling(temperature=1.0, top_p=0.9, seed=number) for number in range(len(requests)))
+            requests = [
+                replace(request, sampling=wish) for request, wish in zip(requests, wishes, strict=True)
+            ]
         watch = Stopwatch()
         sinks = self._submit_all(requests, watch)
         self._clock.start()

@@ -40,6 +40,7 @@ ENGINE_ROWS = [
     r"step against the lower bound, int8, KV bf16, batch \d+, stretch",
     r"scheduler, sampling without argmax, Python: share of a fp32 step, batch \d+",
     r"scheduler, sampling without argmax, Python: of a fp32 step, batch \d+",
+    r"scheduler, sampling at temperature 1 and top_p 0\.9, Python: share of a fp32 step, batch \d+",
     r"where a decode step's time goes, (fp32|int8|int8, KV bf16), batch \d+",
     r"prompts of \d+ to \d+ tokens against \d+ of the mean, whole run",
     r"prompts of \d+ to \d+ tokens against \d+ of the mean, decode steps",

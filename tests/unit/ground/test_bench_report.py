@@ -1,5 +1,7 @@
 """The bench's report: rows keep their verdicts, what was not measured says so, documents get their tables."""
 
+import os
+import subprocess
 from argparse import ArgumentTypeError
 
 import pytest
@@ -46,9 +48,58 @@ def test_a_section_measured_again_replaces_its_rows_and_no_others(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["contest.json", "memory.json"]
 
 
-def test_a_table_says_on_which_machine_its_sections_ran(tmp_path):
+def test_a_table_says_on_which_machine_and_of_which_commit_its_sections_ran(tmp_path):
     kept(tmp_path, contest=[FAST], memory=[SLOW])
-    assert f"{results.machine()}: contest, memory." in report.table(tmp_path, ("contest", "memory"))
+    (tmp_path / "steps.json").write_text('{"rows": [], "raw": {}, "seconds": 1.0}')
+    text = report.table(tmp_path, ("contest", "memory", "steps"))
+    assert f"{results.machine()}, {results.commit()}: contest, memory." in text
+    assert "machine not noted, commit not noted: steps." in text
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository of one file, as if the bench lay in it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    someone = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+    def git(*arguments):
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=tmp_path,
+            env=kept | someone,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    (tmp_path / "code.py").write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one", "--no-gpg-sign")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    results.commit.cache_clear()
+    yield git
+    results.commit.cache_clear()
+
+
+def test_results_name_the_commit_and_say_whether_files_differ_from_it(repository, tmp_path):
+    name = repository("rev-parse", "HEAD")[:12]
+    assert results.commit() == f"commit {name}"
+    (tmp_path / "more.py").write_text("2")
+    assert results.commit() == f"commit {name}", "it is that of the code when the run began"
+    results.commit.cache_clear()
+    assert results.commit() == f"commit {name} with changes"
+
+
+def test_results_do_without_a_commit(repository, tmp_path, monkeypatch):
+    (tmp_path / "unpacked").mkdir()
+    monkeypatch.setattr(results, "ROOT", tmp_path / "unpacked")
+    assert results.commit() == "commit not noted", "the repository around it is another's"
+    results.commit.cache_clear()
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "unpacked"))
+    assert results.commit() == "commit not noted"
 
 
 def test_documents_get_their_tables_where_they_ask_for_them_and_stay_as_they_are_elsewhere(tmp_path):

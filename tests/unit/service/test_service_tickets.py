@@ -107,3 +107,17 @@ def test_a_tenants_queue_never_exceeds_its_bound_and_empties(steps):
     assert (
         tickets.rows.total == tickets.rows.holders() == tickets.tokens.total == tickets.tokens.holders() == 0
     )
+
+
+def test_what_is_gone_takes_no_memory_for_ever_and_is_refused_while_anything_may_name_it(monkeypatch):
+    now = [0.0]
+    tickets = Tickets()
+    monkeypatch.setattr(tickets._gone, "_clock", lambda: now[0])
+    for second in range(5000):
+        now[0] = 2.0 * second
+        tickets.revoke([f"ver-own-a-{second}"])
+        with pytest.raises(NotFound):
+            tickets.open("ten-1", None, version(second))
+        with pytest.raises(NotFound):
+            tickets.open("ten-1", None, version(max(0, second - 1700)))
+    assert len(tickets._gone) <= 1801

@@ -1,0 +1,111 @@
+"""What raises for one row fails that row; the others get what they get without it."""
+
+import pytest
+import torch
+
+from prefix_engine import Engine, EngineConfig, Request, Sampling, runner
+from prefix_engine.batch_sampling import BatchSampler
+from prefix_engine.sampling import RowSampler
+from prefix_engine.sequence import Sequence
+from prefix_engine.testing import Collected, tiny_base
+
+BASE = tiny_base(positions=512)
+SAMPLERS = pytest.mark.parametrize("sampler", [RowSampler, BatchSampler])
+NEIGHBOURS = [
+    Sampling(),
+    Sampling(temperature=1.0, seed=5),
+    Sampling(temperature=1.3, top_p=0.8, seed=6, frequency_penalty=0.5),
+    Sampling(temperature=0.7, top_k=20, seed=7, logit_bias={4: 1.0}),
+]
+
+
+@pytest.fixture
+def engine():
+    """Makes started engines and closes them."""
+    made = []
+
+    def make(sampler):
+        one = Engine(
+            BASE, EngineConfig(rows=8, kv_bytes=16 << 20, pool_bytes=1 << 20), None, sampler=sampler()
+        )
+        one.start()
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def submitted(engine, sampling, on_event=None, **settings):
+    sink = Collected(on_event)
+    engine.submit(Request((1, 2, 3), 40, None, sampling=sampling, logprobs=2, **settings), sink)
+    return sink
+
+
+def no_token():
+    """A bias that its owner changes after he was believed: the base has no such token."""
+    return {4: 1.0, 10**6: 1.0}
+
+
+@SAMPLERS
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_whose_choice_raises_says_so_and_the_others_are_chosen_as_without_it(sampler, temperature):
+    logits = torch.randn(5, BASE.config.vocab, generator=torch.Generator().manual_seed(0))
+
+    def pick(bias):
+        wishes = [*NEIGHBOURS[:2], Sampling(temperature=temperature, logit_bias=bias), *NEIGHBOURS[2:]]
+        rows = [
+            Sequence(i, Request((1,), 9, None, sampling=s, logprobs=3), i, generated=[4])
+            for i, s in enumerate(wishes)
+        ]
+        one = sampler()
+        return [one.pick(logits.clone(), rows) for _ in range(3)]
+
+    for calm, beside in zip(pick({4: 1.0}), pick(no_token()), strict=True):
+        assert isinstance(beside[2].error, IndexError)
+        assert beside[2].token is None
+        assert beside[:2] + beside[3:] == calm[:2] + calm[3:]
+
+
+@SAMPLERS
+def test_a_row_whose_choice_raises_while_it_runs_fails_alone(engine, sampler):
+    expected = [submitted(engine(sampler), sampling) for sampling in NEIGHBOURS]
+    for sink in expected:
+        sink.wait()
+    one, bias = engine(sampler), {4: 1.0}
+    spoilt = submitted(one, Sampling(logit_bias=bias), lambda _: bias.update(no_token()))
+    sinks = [submitted(one, sampling) for sampling in NEIGHBOURS]
+    assert spoilt.wait().code == "internal"
+    assert spoilt.tokens
+    for sink, calm in zip(sinks, expected, strict=True):
+        assert sink.wait() == calm.wait()
+        assert sink.tokens == calm.tokens
+    assert submitted(one, Sampling()).wait().reason == "length"
+    assert one.stats().pages_used == 0
+
+
+def test_a_prompt_whose_scoring_raises_fails_alone(engine, monkeypatch):
+    score_of = runner.score_of
+
+    def scarce(logprobs, token, top):
+        if token == 99:
+            raise MemoryError
+        return score_of(logprobs, token, top)
+
+    one = engine(RowSampler)
+    calm = submitted(one, NEIGHBOURS[1], echo=True)
+    calm.wait()
+    monkeypatch.setattr(runner, "score_of", scarce)
+    failed, beside = Collected(), submitted(one, NEIGHBOURS[1], echo=True)
+    one.submit(Request((1, 99), 4, None, echo=True, logprobs=1), failed)
+    assert failed.wait().code == "internal"
+    assert beside.wait() == calm.wait()
+    assert beside.tokens == calm.tokens
+
+
+@SAMPLERS
+def test_a_temperature_that_is_a_whole_number_is_one_however_large(sampler):
+    row = Sequence(1, Request((1,), 9, None, sampling=Sampling(temperature=10**25, top_p=0.5)), 3)
+    (pick,) = sampler().pick(torch.randn(1, 50, generator=torch.Generator().manual_seed(0)), [row])
+    assert pick.token is not None
