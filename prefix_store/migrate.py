@@ -25,7 +25,7 @@ from prefix_store.db import Database, SystemDatabase
 from prefix_store.engines import open_engine
 from prefix_store.errors import NotMigrated, StoreError, Unavailable
 from prefix_store.reach import NOWHERE
-from prefix_store.roles import check_role, grant
+from prefix_store.roles import check_role, grant, warn_without_vacuum
 from prefix_store.settings import StoreSettings
 from prefix_store.tables import compatibility, counters
 
@@ -89,6 +89,7 @@ def check_migrated(settings: StoreSettings, database: Database, system: SystemDa
         if settings.two_roles:
             with _told_why(), system.read() as connection:
                 check_role(connection, settings.url)
+                warn_without_vacuum(connection)
     except ProgrammingError as error:  # no such table, or none that the role may read
         raise NotMigrated(
             "the database's role may not read its schema, or there is none; run `prefixserve migrate`"

@@ -5,6 +5,7 @@ granted only what looking keys up, claiming, following changes and finding unfin
 can read no dataset's row, no prefix's name and nothing of what a job was asked.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from sqlalchemy.engine import make_url
 
 from prefix_store.errors import NotMigrated, UnsafeRole
 from prefix_store.tables import api_keys, metadata
+
+log = logging.getLogger(__name__)
 
 _SCHEMA = ("alembic_version", "compatibility")
 _KEY = ", ".join(column.name for column in api_keys.c if column.name != "digest")
@@ -86,6 +89,14 @@ def check_role(connection: Connection, other_url: str | None) -> None:
         raise UnsafeRole(
             f"row-level security does not bind the database's role {role!r}: it is the tables' owner, the other of the"
             " two roles, a superuser or has BYPASSRLS, or is a member of one; name a role that is none of these"
+        )
+
+
+def warn_without_vacuum(connection: Connection) -> None:
+    """Two roles own no table and so may not vacuum it; where the server does not either, dead rows stay."""
+    if connection.exec_driver_sql("SHOW autovacuum").scalar_one() == "off":
+        log.warning(
+            "the database server's autovacuum is off: dead rows of what is deleted stay until the owner runs VACUUM"
         )
 
 

@@ -75,6 +75,7 @@ class Way:
         self._listener = None
         self._pairs = []
         self.asked = 0  # connections that came
+        self.swallowed = 0  # pieces that were let through to nobody
         self.port = free_port()
         self.open()
 
@@ -124,6 +125,7 @@ class Way:
                         if not data:
                             return
                         if self._mute:
+                            self.swallowed += 1
                             continue
                         (far if side is near else near).sendall(data)
             finally:

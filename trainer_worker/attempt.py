@@ -5,6 +5,7 @@ Only here do frames of the training process become rows. Who else is trained the
 
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -229,13 +230,14 @@ class Attempt:
         if time.monotonic() > self._beaten + self._lease:
             raise LeaseLost("the store did not answer for a whole lease")
 
-    def settle(self, end: Frame) -> None:
+    def settle(self, end: Frame, may_wait: Callable[[], bool] = lambda: True) -> None:
         """Make the end of the run the end of the job.
 
-        While the database is away it holds on to the result, as long as the lease may still be ours.
+        While database or files are away it holds on to the result, as long as the lease and `may_wait` let it.
 
         Raises:
             LeaseLost: the job is no longer ours.
+            Unavailable: they are away, and there is no more time to wait for them.
         """
         while True:
             try:
@@ -244,6 +246,8 @@ class Attempt:
                 failpoint("worker.after_settle")
                 break
             except Unavailable:
+                if not may_wait():
+                    raise
                 self.log.warning("job.settled_again")
                 time.sleep(_AGAIN_SECONDS)
                 self.beat(at_once=True)

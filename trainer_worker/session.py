@@ -58,7 +58,7 @@ class Session:
         self._looked = self._glanced = time.monotonic()
         self._share = self._wanted = 1.0
         self._stop_by: float | None = None
-        self._stopped = False
+        self._asked = self._stopped = False
         # A leaving job's lease is no longer kept, and an erasure waits for its end at most: by then the process has
         # let go of the job or is gone.
         self._leave_seconds = 5 / 6 * store.settings.lease_seconds
@@ -89,7 +89,7 @@ class Session:
     def _left(self, attempt: Attempt) -> None:
         """A job that was in the process when it ended: given back if the worker stops, else it crashed."""
         if self._stopped:
-            attempt.settle(Frame("stopped"))
+            attempt.settle(Frame("stopped"), self._may_wait)
         else:
             attempt.crashed()
 
@@ -131,7 +131,7 @@ class Session:
     def _end(self, attempt: Attempt, frame: Frame) -> None:
         if frame.kind == "no_base":
             self._full = True  # nobody fares better here; the next process may
-        attempt.settle(frame)
+        attempt.settle(frame, self._may_wait)
         del self._seats[attempt.claim.job_id]
 
     def _for_seat(self, child: Child, attempt: Attempt, act: Callable[[], None]) -> None:
@@ -169,10 +169,18 @@ class Session:
         return bool(silent) or any(now > since + self._leave_seconds for since, _ in self._leaving.values())
 
     def _out_of_time(self, child: Child) -> bool:
+        if not self._asked:
+            self._asked = True
+            child.ask_to_stop()
+        return not self._may_wait()
+
+    def _may_wait(self) -> bool:
+        """Whether the worker is to go on, or has some of the time left that it has for its end."""
+        if not self._stopping():
+            return True
         if self._stop_by is None:
             self._stop_by = time.monotonic() + self._settings.worker_stop_seconds
-            child.ask_to_stop()
-        return time.monotonic() > self._stop_by
+        return time.monotonic() <= self._stop_by
 
     def _let_by(self, child: Child) -> None:
         if self._wanted != self._share:

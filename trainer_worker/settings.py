@@ -19,7 +19,8 @@ class WorkerSettings(BaseSettings):
             1 lets nobody by. It is also behind every other process of the machine for the processor's time.
         worker_poll_seconds: how often an idle worker looks for a job.
         worker_checkpoint_seconds: how often a run's state is kept.
-        worker_stop_seconds: how long a run may take to save its state when the worker is told to stop.
+        worker_stop_seconds: how long a run may take to save its state, or wait for a storage that is away, when the
+            worker is told to stop; 10 s later it leaves whatever hangs.
         worker_silence_seconds: a training process that tells nothing for so long is stuck and killed.
         log_format: `json`, one object a line, or `text`.
         log_level: of our own events; `debug`, `info`, `warning` or `error`.

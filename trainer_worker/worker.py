@@ -24,6 +24,7 @@ _ERASE_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
 _FAULT_SECONDS = 5.0
 _GLANCE_SECONDS = 0.1
+_JOIN_SECONDS = 5.0
 
 
 class Worker:
@@ -55,7 +56,7 @@ class Worker:
             if claim is not None:
                 session = Session(self._store, self._settings, self.name, self._stop.is_set, self._tracing)
                 self._guarded("session", partial(session.run, claim))
-        upkeep.join()
+        upkeep.join(_JOIN_SECONDS)  # a storage that hangs must not hold up the end
         log.info("worker.stopped", worker=self.name)
 
     def _keep_up(self) -> None:

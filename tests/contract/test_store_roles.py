@@ -38,6 +38,26 @@ def alone(settings, url):
 
 
 @on_postgresql
+def test_the_server_vacuums_after_every_deletion_where_no_process_may(settings, caplog):
+    """Two roles own no table, so dead rows of what was erased wait for autovacuum, which must not wait for many."""
+    store = open_store(settings)
+    store.migrate()
+    with everything(store) as connection:
+        asked = text(
+            "SELECT relname, reloptions FROM pg_class WHERE relkind = 'r' AND relrowsecurity"
+            " AND relnamespace = current_schema()::regnamespace"
+        )
+        found = {row.relname: row.reloptions for row in connection.execute(asked)}
+        works = connection.execute(text("SHOW autovacuum")).scalar_one() == "on"
+    assert set(found) >= {"owners", "datasets", "versions", "litter", "audit"}
+    for options in found.values():
+        assert {"autovacuum_vacuum_threshold=0", "autovacuum_vacuum_scale_factor=0"} <= set(options)
+    store.check_migrated()
+    assert ("autovacuum is off" in caplog.text) != works
+    store.close()
+
+
+@on_postgresql
 @pytest.mark.parametrize("role", ["owner", "superuser"])
 def test_one_role_alone_does_everything(settings, role):
     url = settings.owner_url if role == "owner" else superuser(settings)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from database_making import everything
+from outside_servers import Way
 from production_making import environment as inherited
 from sqlalchemy import select
 from store_making import upload
@@ -23,7 +25,7 @@ from prefix_store.tables import checkpoints
 def start(settings, folder, tmp_path):
     started = []
 
-    def start(**more):
+    def start(also=None, **more):
         environment = {
             "PATH": os.environ["PATH"],
             "OMP_NUM_THREADS": "1",
@@ -35,7 +37,7 @@ def start(settings, folder, tmp_path):
             "PREFIX_WORKER_CHECKPOINT_SECONDS": "0.2",
         }
         environment |= {f"PREFIX_WORKER_{name.upper()}": str(value) for name, value in more.items()}
-        environment |= inherited(settings)
+        environment |= inherited(settings) | (also or {})
         with (tmp_path / "worker.log").open("ab") as log:
             process = subprocess.Popen([sys.executable, "-m", "trainer_worker"], env=environment, stderr=log)
         started.append(process)
@@ -142,6 +144,30 @@ def test_a_worker_told_to_stop_gives_its_job_back_and_leaves_no_process(
     claim = store.jobs.claim("test")
     assert claim.attempt == 2
     assert store.jobs.load_checkpoint(claim) is not None
+
+
+@pytest.mark.parametrize("how", ["cut", "mute"])
+def test_a_worker_that_cannot_publish_leaves_when_told_to_and_another_does(
+    store, settings, tenant, alice, folder, start, how, tmp_path
+):
+    """A storage that refuses has the job given back; one that hangs has the worker leave and its lease run out."""
+    if settings.blobs_url is None:
+        pytest.skip("a folder is not away")
+    job = queued(store, tenant, alice, folder, steps=40)
+    with Way(urlsplit(settings.blobs_endpoint).port) as way:
+        through = {"PREFIX_BLOBS_ENDPOINT": f"http://127.0.0.1:{way.port}"}
+        through["PREFIX_BLOBS_TIMEOUT_SECONDS"] = "600"
+        worker = start(through, stop_seconds=1, checkpoint_seconds=600)
+        wait_until(lambda: (store.jobs.get(tenant, job.id).progress or {}).get("update"))
+        getattr(way, how)()
+        log = tmp_path / "worker.log"
+        wait_until(lambda: way.swallowed or "job.settled_again" in log.read_text(), 120)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == (0 if how == "cut" else 1)
+    assert store.jobs.get(tenant, job.id).status in {"queued", "running"}
+    start()
+    done = ended(store, tenant, job)
+    assert (done.status, done.attempt) == ("succeeded", 2)
 
 
 def test_an_idle_worker_stops_when_told_to(store, start, tmp_path):
