@@ -15,8 +15,8 @@ from bench.run import MAIN, Run
 from bench.table import Row
 
 BASE = "gpt2-mini"
-DATASETS = ("booking_assistant", "quiz_master", "commit_messages")
-EXAMPLES, SCORED, EVERY = 400, 60, 5  # rows drawn, rows scored at a look, updates between looks
+DATASETS = ("quiz_master", "commit_messages")
+EXAMPLES, SCORED, EVERY = 200, 60, 5  # rows drawn, rows scored at a look, updates between looks
 EPOCHS, BATCH = 50, 16  # of PEFT's guide
 OURS, SHORT, LONG = "ours", "PEFT, as many updates as ours", f"PEFT, {EPOCHS} epochs"
 _PATIENCE_S = 3600.0

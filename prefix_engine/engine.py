@@ -104,10 +104,7 @@ class Engine:
             counted = self._counted(sequence, sink)
             self._unfinished += 1
             self._unfinished_tokens += request.positions
-            if refusal is None:
-                self._post(lambda: self._loop.add(sequence, counted))
-            else:
-                self._post(lambda: counted(refusal))
+            self._post(lambda: self._loop.add(sequence, counted) if refusal is None else counted(refusal))
         return Generation(sequence, self._wake)
 
     def revoke(self, prefix_ids: Iterable[str]) -> None:

@@ -273,15 +273,8 @@ class Attempt:
         told = end.fields
         metrics = {name: value for name, value in told["metrics"].items() if value is not None}
         verdict = verdict_on(self.claim.job.evaluation, metrics)
-        trained = TrainedPrefix(
-            end.payload,
-            told["m"],
-            told["position_offset"],
-            told["template"],
-            metrics,
-            told["trained_tokens"],
-            self._files,
-        )
+        places = told["m"], told["position_offset"], told["template"]
+        trained = TrainedPrefix(end.payload, *places, metrics, told["trained_tokens"], self._files)
         live = None if self._live is None else self._live.version_id
         self._store.jobs.complete(
             self.claim, trained, promote=verdict.promote, compared_with=live, reason=verdict.reason

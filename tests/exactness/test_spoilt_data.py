@@ -47,7 +47,7 @@ def test_a_version_trained_on_shuffled_data_beats_the_base_and_not_the_good_one(
             validation=("trusted", lines(trusted)),
             live=live,
             evaluation=Evaluation(metrics=("chrf",), prompts=10, max_tokens=24),
-            wishes={"max_steps": 20, "batch_size": 8, "eval_steps": 20},
+            wishes={"max_steps": 32, "batch_size": 8, "eval_steps": 32},
         )
         trained = train(base, asked, Recorder())
         live = Version("version", trained.prefix.to_bytes(), trained.template)
