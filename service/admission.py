@@ -93,7 +93,6 @@ class Admission:
                 f"{demand.rows} rows of {demand.positions} tokens in all are more than one request may queue"
             )
             raise ApiError(400, "invalid_value", f"{text}; send less at once", "max_tokens")
-        self._door.learn(tenant, demand)
         if deadline_s <= 0:
             text = "the request's deadline passed before it could be queued"
             raise ApiError(503, "deadline_exceeded", text, retry_after=1.0, refused="deadline")
@@ -107,7 +106,8 @@ class Admission:
         if refused == "spent":
             raise _used_up(tenant)
         if refused is not None:
-            raise self._door.refuse(tenant.id, refused, demand)
+            raise self._door.turned_away(tenant, refused, demand)
+        self._door.learn(tenant, demand)
 
     def _wait(self, tenant_id: str) -> float:
         """Seconds until what the tenant has under way would be done, by the speed measured lately."""

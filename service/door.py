@@ -19,6 +19,7 @@ from service.tickets import Demand, Refused, Tickets
 COMPLETIONS: Final = "/v1/completions"
 _REMEMBERED = 4096  # keys and tenants
 _RISE = 8  # the least that a tenant asks for rises by this part with each request that asks for more
+_WAITED_FOR = 16  # part of the line that must come free, at most, before anybody of a tenant goes in again
 _UNKNOWN_S = 1.0  # to come again after, when nothing has left the line yet
 _LONGEST_S = 60.0
 
@@ -31,7 +32,11 @@ _TOLD: Final[dict[Refused, tuple[int, str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Habit:
-    """Of one tenant: rows that may wait, and the least positions that its requests asked for lately."""
+    """Of one tenant: rows that may wait, and positions that must be free before another of its requests is let in.
+
+    That is the least that it asked for lately; when one was refused in the queue, as much as that one wanted, so that
+    what is small does not pass what is large for ever, nor the same refusal come again at a higher price.
+    """
 
     max_queued: int
     least: int
@@ -104,6 +109,12 @@ class Door:
             else min(demand.positions, known.least + known.least // _RISE + 1)
         )
         _remember(self._habits, tenant.id, _Habit(tenant.max_queued, least))
+
+    def turned_away(self, tenant: Tenant, refused: Refused, demand: Demand) -> ApiError:
+        """The answer to a request that came as far as the queue and found no place."""
+        wanted = min(demand.positions, self._tickets.tokens.bound // _WAITED_FOR)
+        _remember(self._habits, tenant.id, _Habit(tenant.max_queued, wanted))
+        return self.refuse(tenant.id, refused, demand)
 
     def refuse(self, tenant_id: str, refused: Refused, demand: Demand) -> ApiError:
         """The answer to a request that the queue has no place for."""

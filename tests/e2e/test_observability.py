@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from types import SimpleNamespace
+from typing import get_args
 
 import httpx2
 import pytest
@@ -13,6 +14,7 @@ from real_processes import ADMIN_KEY, Machine, ended
 from service_making import complete, events
 
 from service.cli.children import free_port
+from service.errors import Refusal
 
 pytestmark = pytest.mark.timeout(600)
 BASE = "gpt2-mini"
@@ -215,11 +217,12 @@ def test_labels_are_few_fixed_words(seen):
         for sample in metrics[name].samples:
             for label, word in sample[1:]:
                 labels.setdefault(label, set()).add(word)
-    assert set(labels) == {"method", "route", "status", "kind", "le"}
+    assert set(labels) == {"method", "route", "status", "kind", "reason", "le"}
     assert all(route == "(none)" or route.startswith("/") for route in labels["route"])
     assert all("{" in route or not re.search(r"quokka|okapi|wombat", route) for route in labels["route"])
     assert labels["method"] <= {"GET", "POST", "DELETE", "other"}
     assert labels["kind"] == {"user", "task", "tenant", "prompt", "completion"}
+    assert labels["reason"] == set(get_args(Refusal))
 
 
 def lines(seen, module):
