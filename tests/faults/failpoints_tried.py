@@ -123,13 +123,16 @@ def passings(forks, form):
         return _result(home)["passed"]
 
 
-def try_all(say, form, acts=ACTS, points=None, together=1):
-    """Each point with each act at its first passing, so many points in one story; counts."""
+def try_all(say, form, acts=ACTS, points=("",), together=1):
+    """Each point of a form that begins with one of `points`, with each act at its first passing; counts.
+
+    `together` is how many points are armed in one story.
+    """
     tried = Tried()
     with Forks() as forks, form() as place:
-        points = points or place.points
-        stories = -(-len(points) // together)
-        for group in (points[start::stories] for start in range(stories)):
+        chosen = [point for point in place.points if point.startswith(tuple(points))]
+        stories = -(-len(chosen) // together)
+        for group in (chosen[start::stories] for start in range(stories)):
             for act in acts:
                 wrong = try_points(forks, place, tried, group, act)
                 if wrong:
@@ -180,6 +183,5 @@ if __name__ == "__main__":
         if asked == ["every"]:
             print(json.dumps(try_every_passing(print, one, points=tuple(names) or EVERYWHERE), indent=1))
         else:
-            wanted = [point for point in one.points if not names or point.startswith(tuple(names))]
-            print(json.dumps(try_all(print, one, tuple(asked) or ACTS, wanted), indent=1))
+            print(json.dumps(try_all(print, one, tuple(asked) or ACTS, tuple(names) or ("",)), indent=1))
     print(round(time.monotonic() - start, 1), "s")
