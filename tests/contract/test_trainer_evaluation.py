@@ -17,6 +17,9 @@ from trainer_worker.worker import Worker
 
 QUICK = Evaluation(metrics=METRICS, prompts=6, max_tokens=8)
 
+# What is trained and how it is judged is no matter of the database, so once is enough.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def queue(store, tenant, alice, base):

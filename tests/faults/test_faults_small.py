@@ -10,12 +10,12 @@ from faults import SCENARIOS
 from faults.site import missing
 
 SMALL = {
-    "jobs": {"jobs": 12, "kills": 4, "restarts": 1, "pauses": 1},
-    "requests": {"requests": 400, "tenants": 6, "faults": 6},
-    "deletes": {"deletes": 12, "pauses": 1},
-    "corruptions": {"corruptions": 200},
+    "jobs": {"jobs": 8, "kills": 2, "restarts": 1, "pauses": 1},
+    "requests": {"requests": 300, "tenants": 6, "faults": 4},
+    "deletes": {"deletes": 8, "pauses": 1},
+    "corruptions": {"corruptions": 80},
     "disk": {"fillings": 2},
-    "restarts": {"restarts": 4},
+    "restarts": {"restarts": 2},
 }
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
