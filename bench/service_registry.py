@@ -159,7 +159,7 @@ def _admitted(parts: Any, scope: Any, name: str) -> tuple[Any, Any]:
     ready = plan(parts.base, body, resolved, scope.tenant_id, reuse, time.monotonic() + 60)
     parts.residency.note(resolved)
     ticket = parts.tickets.open(scope.tenant_id, None, resolved, name)
-    parts.admission.queue(tenant, ticket, Demand(1, 1), 60, used)
+    parts.admission.queue(tenant, ticket, Demand(1, 1, 2), 60, used)
     return ticket, ready
 
 

@@ -34,7 +34,7 @@ def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, A
             both = partial(_round, run, service, engine, asks)
             found = run.referee.undisturbed(both) if turn else both()
             run.say(f"  turn {turn or 'warm-up'}: {', '.join(f'{k} {v:.2f}' for k, v in found.items())}")
-            run.capacity = found.pop("capacity")
+            run.capacity = max(found.pop("capacity"), 1e-3)  # a busy machine may have answered nothing
             count = max(sizes.under_way, int(run.capacity * sizes.saturated_s))
             for name, value in found.items() if turn else ():
                 every[name].append(value)

@@ -145,7 +145,9 @@ def test_a_step_of_fixed_shape_equals_the_ordinary_one_and_writes_nothing_else(l
         places = torch.tensor([row.position_offset + row.computed for row in attend.order])
         ordinary = network.head(hidden_states(network, tokens, places, attend))
     where = [attend.order.index(row) for row in rows]
-    torch.testing.assert_close(logits, ordinary[where], rtol=1e-5, atol=1e-5)
+    # A difference in the last bit of float32 can round a new key or value to the other side in bfloat16.
+    near = 1e-5 if dtype == torch.float32 else 2e-3
+    torch.testing.assert_close(logits, ordinary[where], rtol=near, atol=near)
     # Both computed the new keys and values, so these are equal within rounding; all others to the bit.
     torch.testing.assert_close(
         memory.content[: memory.scrap], same.content[: memory.scrap], rtol=1e-2, atol=1e-5
