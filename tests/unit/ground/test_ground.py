@@ -213,7 +213,8 @@ def test_compose_and_image_name_only_settings_that_exist():
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_name_only_settings_that_exist(document):
-    clients = {"PREFIX_URL", "PREFIX_API_KEY", "PREFIX_TEST_POSTGRES_URL", "PREFIX_TEST_REDIS_URL"}
+    tests = {"PREFIX_TEST_POSTGRES_URL", "PREFIX_TEST_REDIS_URL", "PREFIX_TEST_SCENARIOS"}
+    clients = {"PREFIX_URL", "PREFIX_API_KEY", *tests}
     named = set(re.findall(r"\bPREFIX_[A-Z_]*[A-Z]\b", document.read_text()))
     assert named <= settings_names() | clients
 
