@@ -157,10 +157,11 @@ def test_a_worker_that_cannot_publish_leaves_when_told_to_and_another_does(
     with Way(urlsplit(settings.blobs_endpoint).port) as way:
         through = {"PREFIX_BLOBS_ENDPOINT": f"http://127.0.0.1:{way.port}"}
         through["PREFIX_BLOBS_TIMEOUT_SECONDS"] = "600"
+        through["PREFIX_FAILPOINTS"] = "worker.before_settle=sleep(5)"  # trained, and not yet published
         worker = start(through, stop_seconds=1, checkpoint_seconds=600)
-        wait_until(lambda: (store.jobs.get(tenant, job.id).progress or {}).get("update"))
-        getattr(way, how)()
         log = tmp_path / "worker.log"
+        wait_until(lambda: "failpoint worker.before_settle" in log.read_text(), 120)
+        getattr(way, how)()
         wait_until(lambda: way.swallowed or "job.settled_again" in log.read_text(), 120)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == (0 if how == "cut" else 1)
