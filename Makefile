@@ -45,12 +45,8 @@ lint: $(STAMP) ## style, types, import rules, unused dependencies and code
 	$(BIN)/vulture
 
 bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefixes gain on the carried datasets
-	$(BIN)/python -m bench
-	$(BIN)/python -m bench.service
-	$(BIN)/python -m bench.training
-	$(BIN)/python -m bench.losses --forms direct
-	$(BIN)/python -m bench.report
-	$(BIN)/python -m bench.plots
+	@failed=0; for part in bench bench.service bench.training "bench.losses --forms direct" bench.report bench.plots; do \
+		echo "$(BIN)/python -m $$part"; $(BIN)/python -m $$part || failed=1; done; exit $$failed
 
 bench-peers: $(PEERS) ## what bench compares with and setup does not bring, each in a venv of its own
 

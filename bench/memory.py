@@ -29,7 +29,8 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
 
 def _one(run: Run, name: str, weights: str, kv: str) -> dict[str, float]:
     with Process(f"memory {name}", MAIN, "engine", run.threads) as engine:
-        before = engine.ask("memory")["resident"]
+        found = engine.ask("memory")
+        before, files = found["resident"], found["files"]
         engine.ask("load", folder=run.folder, rows=32, weights=weights, kv=kv)
         loaded = engine.ask("memory")
         workload = uniform(4, 16, 4, m=3) if run.quick else W1
@@ -42,9 +43,9 @@ def _one(run: Run, name: str, weights: str, kv: str) -> dict[str, float]:
     return {
         "above": after["resident"] - before,
         "loaded": loaded["resident"] - before,
-        "peak": after["peak"] - before,
+        "peak": loaded["peak"] - before,
         "packed": matrix_weights(shape) * WEIGHT_BYTES[weights],
-        "embedding": table,
+        "embedding": after["files"] - files if after["mapped"] else table,
         "kv": used["most_pages"] * used["page"] * kv_byte,
         "prefixes": used["prefix_bytes"],
         "head": shape["vocab"] * shape["width"] * WEIGHT_BYTES[weights],
@@ -55,8 +56,8 @@ def _row(what: str, found: dict[str, float]) -> Row:
     total = sum(found[part] for part in ("packed", "embedding", "kv", "prefixes"))
     mb = {name: value / 1e6 for name, value in found.items()}
     parts = (
-        f"{total / 1e6:.0f} MB = packed {mb['packed']:.0f} + embeddings {mb['embedding']:.0f} + KV {mb['kv']:.0f} "
-        f"+ prefixes {mb['prefixes']:.0f}; packing costs a second copy of the embedding as the head, {mb['head']:.0f}, "
+        f"{total / 1e6:.0f} MB = packed {mb['packed']:.0f} + of the file of the weights {mb['embedding']:.0f} + KV {mb['kv']:.0f} "
+        f"+ prefixes {mb['prefixes']:.0f}; packing costs a copy of all of it that is the process's own, the head's {mb['head']:.0f} among it, "
         f"and while loading a peak of {mb['peak']:.0f}"
     )
     return Row(what, f"{mb['above']:.0f} MB", parts, found["above"] / total, at_most=1.1)

@@ -122,6 +122,10 @@ def _shared_reads(run: Run, apart: Process, stack: ExitStack, pool: int) -> tupl
         )
     except (Missing, ContestantError) as error:
         return [Row(what, "-", str(error))], {}
+    if together.ask("kernels")["kernels"] != "native":
+        return [
+            Row(what, "-", "not built: only the compiled kernels read a prefix once for all of its rows")
+        ], {}
     turns = {
         "apart": partial(apart.ask, "run", workload=workload),
         "together": partial(together.ask, "run", workload=workload),

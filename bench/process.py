@@ -4,6 +4,7 @@ import json
 import os
 import select
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -68,7 +69,7 @@ class Process:
             print(json.dumps({"do": do, **arguments}), file=self._child.stdin, flush=True)
             ready, _, _ = select.select([self._child.stdout], [], [], timeout_s)
             line = self._child.stdout.readline() if ready else ""
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # it has gone, or was closed when it did not answer in time
             line = ""
         if not line:
             self.close()
@@ -88,7 +89,8 @@ class Process:
     def close(self) -> None:
         """End it."""
         if self._child.poll() is None:
-            self._child.stdin.close()
+            with suppress(BrokenPipeError):
+                self._child.stdin.close()
             try:
                 self._child.wait(5)
             except subprocess.TimeoutExpired:

@@ -31,7 +31,8 @@ def table(place: Path, sections: Sequence[str] = ALL) -> str:
             )
         else:
             lines += found.rows
-            ran.setdefault(f"{found.machine}, {found.commit}", []).append(name)
+            kept = f" ({found.kept_disturbed} turns kept though disturbed)" if found.kept_disturbed else ""
+            ran.setdefault(f"{found.machine}, {found.commit}", []).append(name + kept)
     lines += [f"\n{where}: {', '.join(measured)}." for where, measured in ran.items()]
     return "\n".join(lines) + "\n"
 

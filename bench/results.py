@@ -37,6 +37,7 @@ class Section:
         seconds: that it took.
         machine: on which it ran, and with how many threads.
         commit: of the code that ran; see `commit`.
+        kept_disturbed: turns that are in the figures though the machine was disturbed.
     """
 
     rows: list[str]
@@ -44,6 +45,7 @@ class Section:
     seconds: float
     machine: str
     commit: str
+    kept_disturbed: int = 0
 
 
 def folder(*, quick: bool) -> Path:
@@ -54,10 +56,16 @@ def folder(*, quick: bool) -> Path:
     return place
 
 
-def keep(place: Path, name: str, rows: list[Row], raw: dict[str, Any], seconds: float) -> list[str]:
-    """Write a section's file, whole or not at all; the lines of its rows."""
+def keep(
+    place: Path, name: str, rows: list[Row], raw: dict[str, Any], seconds: float, kept_disturbed: int = 0
+) -> list[str]:
+    """Write a section's file, whole or not at all; the lines of its rows.
+
+    `kept_disturbed`: turns that its figures hold though the machine was disturbed.
+    """
     lines = [row.markdown() for row in rows]
     found = {"rows": lines, "seconds": seconds, "machine": machine(), "commit": commit(), "raw": raw}
+    found["kept_disturbed"] = kept_disturbed
     with whole(place / f"{name}.json") as making:
         making.write_text(json.dumps(found, indent=1))
     return lines
@@ -70,7 +78,8 @@ def read(place: Path, name: str) -> Section | None:
         return None
     found = json.loads(path.read_text())
     noted = {name: found.get(name, f"{name} not noted") for name in ("machine", "commit")}
-    return Section(found["rows"], found["raw"], found["seconds"], **noted)
+    kept = found.get("kept_disturbed", 0)
+    return Section(found["rows"], found["raw"], found["seconds"], **noted, kept_disturbed=kept)
 
 
 @cache

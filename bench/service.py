@@ -6,8 +6,10 @@ Run: python -m bench.service [--quick] [--rows sweep,fair,cold,beside,registry] 
 import argparse
 import math
 import os
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,7 @@ def main() -> None:
     base_model = args.base or str(model_folder("tiny" if args.quick else "124m"))
     out = folder(quick=args.quick)
     began = time.perf_counter()
-    lines = [HEAD]
+    lines, failed = [HEAD], []
     with tempfile.TemporaryDirectory(prefix="prefixserve-bench-") as data:
         base = load_base(base_model, "cpu")
         each = sizes.prefixes // 8
@@ -68,10 +70,15 @@ def main() -> None:
         run.say(f"== {sizes.prefixes} prefixes published: {time.perf_counter() - began:.0f} s")
         for name in args.rows:
             run.say(f"== {name}")
-            start = time.perf_counter()
-            rows, raw = SECTIONS[name](run)
+            start, kept = time.perf_counter(), referee.kept_disturbed
+            try:
+                rows, raw = SECTIONS[name](run)
+            except Exception:  # noqa: BLE001 - the other sections are measured all the same
+                traceback.print_exc()
+                failed.append(name)
+                continue
             seconds = time.perf_counter() - start
-            lines += keep(out, f"service-{name}", rows, raw, seconds)
+            lines += keep(out, f"service-{name}", rows, raw, seconds, referee.kept_disturbed - kept)
             run.say(f"== {name}: {seconds:.0f} s")
     print("\n".join(lines))
     print(
@@ -80,6 +87,8 @@ def main() -> None:
     )
     if args.quick:
         print("--quick shows that the bench works; its figures mean nothing")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def arguments() -> argparse.Namespace:

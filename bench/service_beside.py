@@ -47,22 +47,20 @@ def beside(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
 def _row(name: str, found: dict[str, Any]) -> Row:
     gaps = {who: [turn["gap"] for turn in found[who]] for who in ("without", "with")}
     ratio = statistics.median(a / b for a, b in zip(gaps["with"], gaps["without"], strict=True))
-    trained = {who: statistics.median(turn["trained"] for turn in found[who]) for who in ("with", "alone")}
+    trained = {who: _median([turn["trained"] for turn in found[who]]) for who in ("with", "alone")}
     tokens = {who: statistics.median(turn["tokens"] for turn in found[who]) for who in ("with", "without")}
     return Row(
         f"p95 time between tokens of {_STREAMS} streams with training beside them, worker: {name}",
         f"{1000 * statistics.median(gaps['with']):.0f} ms, {tokens['with']:.0f} tokens/s; training "
-        f"{trained['with']:.2f} rows/s",
+        f"{trained['with']}",
         f"{1000 * statistics.median(gaps['without']):.0f} ms, {tokens['without']:.0f} tokens/s without; training "
-        f"{trained['alone']:.2f} rows/s without streams",
+        f"{trained['alone']} without streams",
         ratio,
     )
 
 
-def _compared(
-    run: ServiceRun, store: Store, service: Running, name: str
-) -> dict[str, list[dict[str, float]]]:
-    found: dict[str, list[dict[str, float]]] = {"without": [], "with": [], "alone": []}
+def _compared(run: ServiceRun, store: Store, service: Running, name: str) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {"without": [], "with": [], "alone": []}
     tenant = run.tenants[0]
     for turn in range(run.sizes.beside_rounds):
         found["without"].append(_streams(run, service, turn))
@@ -123,12 +121,20 @@ def _until(condition: Any) -> None:
         time.sleep(_LOOK_S)
 
 
-def _rate(store: Store, scope: Scope, job: Job, act: Any) -> float:
-    """Rows a second that a job trains on meanwhile: from the last update told before it to the last told within."""
+def _median(rates: list[float | None]) -> str:
+    known = [rate for rate in rates if rate is not None]
+    return f"{statistics.median(known):.2f} rows/s" if known else "too little to be told"
+
+
+def _rate(store: Store, scope: Scope, job: Job, act: Any) -> float | None:
+    """Rows a second that a job trains on meanwhile: from the last update told before it to the last told within.
+
+    None if none was told.
+    """
     before = _at(store, scope, job)
     act()
     after = _at(store, scope, job)
-    return _BATCH * (after[0] - before[0]) / (after[1] - before[1]) if after > before else 0.0
+    return _BATCH * (after[0] - before[0]) / (after[1] - before[1]) if after > before else None
 
 
 def _at(store: Store, scope: Scope, job: Job) -> tuple[int, float]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.service_run import LIGHT, M, ServiceRun
+from bench.service_run import LIGHT, M, ServiceRun, require_all
 from bench.service_site import Running
 from bench.table import Row
 from service.cli import bench_load
@@ -43,6 +43,7 @@ def _first_use(
     for i, (key, name) in enumerate(names):
         asks += [_ask(key, name, 2 * i + turn, _PROMPT, 1) for turn in (0, 1)]
     outcomes, _ = bench_load.run(service.url, iter(asks), concurrency=1)
+    require_all(outcomes)
     times = [1000 * outcome.first for outcome in outcomes[5:]]
     added = [cold_ms - warm_ms for cold_ms, warm_ms in zip(times[::2], times[1::2], strict=True)]
     row = Row(
@@ -63,8 +64,8 @@ def _beside(
     gaps: dict[str, list[float]] = {"quiet": [], "cold": [], "warm": []}
     for number, crowd in enumerate(crowds):
         streams, windows = asyncio.run(_crowded(run, service.url, crowd, number))
-        for name, start in windows.items():
-            found = _gaps_within(streams, start, start + run.sizes.window_s)
+        for name, (start, stop) in windows.items():
+            found = _gaps_within(streams, start, stop)
             gaps[name].append(statistics.fmean(found))
             run.say(
                 f"  crowd {number + 1} {name}: {statistics.fmean(found) * 1000:.1f} ms between others' tokens"
@@ -83,8 +84,8 @@ def _beside(
 
 async def _crowded(
     run: ServiceRun, url: str, crowd: Sequence[tuple[str, str]], number: int
-) -> tuple[list[Outcome], dict[str, float]]:
-    """Outcomes of the streams, and when on their clock each crowd was sent; "quiet" is before them."""
+) -> tuple[list[Outcome], dict[str, tuple[float, float]]]:
+    """Outcomes of the streams, and from when to when on their clock each crowd was under way; "quiet" is before them."""
     warm = run.tenants[-LIGHT - 1 : -1][:_STREAMS]
     asks = [_ask(tenant.key, tenant.prefixes[0], i, 20, _LONGEST) for i, tenant in enumerate(warm)]
     outcomes: list[Outcome] = []
@@ -92,13 +93,15 @@ async def _crowded(
     streams = asyncio.create_task(bench_load.load(url, iter(asks), begun=outcomes.append))
     while not _decode(outcomes):  # noqa: ASYNC110 - pieces come without an event
         await asyncio.sleep(0.05)
-    windows = {"quiet": time.perf_counter() - began}
+    start = time.perf_counter() - began
     await asyncio.sleep(run.sizes.window_s)
+    windows = {"quiet": (start, time.perf_counter() - began)}
     for turn, name in enumerate(("cold", "warm")):
-        windows[name] = time.perf_counter() - began
+        start = time.perf_counter() - began
         short = (_ask(key, prefix, 7 * number + turn, 1, 1) for key, prefix in crowd)
-        await bench_load.load(url, short)
-        await asyncio.sleep(max(0.0, began + windows[name] + run.sizes.window_s - time.perf_counter()))
+        require_all(await bench_load.load(url, short))
+        windows[name] = (start, time.perf_counter() - began)
+        await asyncio.sleep(run.sizes.window_s)
     streams.cancel()
     await asyncio.gather(streams, return_exceptions=True)
     return outcomes, windows

@@ -46,7 +46,7 @@ def _row(run: ServiceRun, got: dict[str, Any], name: str, title: str) -> Row:
         f"fair share: light tenants' p95 {title} beside {run.sizes.heavy} streams of one tenant",
         f"{loose * 1000:.0f} ms; {loose / solo:.1f}x a tenant alone ({solo * 1000:.0f} ms)",
         f"{held * 1000:.0f} ms with the heavy tenant at a light one's load; {LIGHT} light tenants, "
-        f"together {LOAD:g} of capacity, {got['loose']['answers']} of {asked} requests answered",
+        f"together {LOAD * LIGHT / (LIGHT + 1):.2f} of capacity, {got['loose']['answers']} of {asked} requests answered",
         loose / held,
         at_most=2,
     )
@@ -62,10 +62,17 @@ async def _turn(run: ServiceRun, url: str, rate: float, turn: int, *, loose: boo
     flood = None
     if loose:
         endless = run.stream(heavy, None, seed=1000 * turn + 901)
-        flood = asyncio.create_task(bench_load.load(url, endless, concurrency=run.sizes.heavy))
+        ended: list[Outcome] = []
+        flood = asyncio.create_task(
+            bench_load.load(url, endless, concurrency=run.sizes.heavy, told=ended.append)
+        )
         await asyncio.sleep(_RAMP_S)
     outcomes = await bench_load.load(url, asks, seconds=run.sizes.fair_s)
     if flood is not None:
+        if flood.done():
+            raise RuntimeError("the heavy tenant's streams had ended") from flood.exception()
+        refused = sum(outcome.error is not None for outcome in ended)
+        run.say(f"  the heavy tenant: {len(ended) - refused} answers, {refused} refusals")
         flood.cancel()
         await asyncio.gather(flood, return_exceptions=True)
     return [outcome for outcome in outcomes if outcome.ask.label != heavy.name]

@@ -19,7 +19,7 @@ from bench.table import Row, paired
 from service.cli.bench_report import percentile
 
 _TENANTS = 10
-_FILES = 200
+_FILES = 100  # prefixes that are loaded again and again; not more than the smallest registry has
 _RESIDENT = 32  # prefixes that the pool has room for
 _ROUNDS = 5
 _SLICES = 20  # of a round
@@ -44,12 +44,15 @@ def registry(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
             turn = _turn(children, run.sizes.resolves)
             for count in counts:
                 times[count].append(turn[count])
-        memory = {count: children[count].ask("generate", 2 * _FILES) for count in (few, many)}
+        files = min(_FILES, few)
+        used = {count: children[count].ask("generate", files) for count in (few, many)}
+        memory = {count: found["memory"] for count, found in used.items()}
+        run.say(f"  {used}")
     points = {
         count: {f"p{point}": [1000 * percentile(turn, point) for turn in turns] for point in (50, 99)}
         for count, turns in times.items()
     }
-    return _rows(run, points, memory), {"milliseconds": points, "memory": memory}
+    return _rows(run, points, memory, used[many]), {"milliseconds": points, "used": used}
 
 
 def _turn(children: dict[int, Child], resolves: int) -> dict[int, list[float]]:
@@ -61,7 +64,9 @@ def _turn(children: dict[int, Child], resolves: int) -> dict[int, list[float]]:
     return times
 
 
-def _rows(run: ServiceRun, points: dict[int, dict[str, list[float]]], memory: dict[int, int]) -> list[Row]:
+def _rows(
+    run: ServiceRun, points: dict[int, dict[str, list[float]]], memory: dict[int, int], used: dict[str, int]
+) -> list[Row]:
     few, many = run.sizes.registered[0], run.sizes.registered[-1]
     p99 = {count: found["p99"] for count, found in points.items()}
     each = ", ".join(f"{count:,}: {statistics.median(turns):.2f} ms" for count, turns in p99.items())
@@ -75,8 +80,8 @@ def _rows(run: ServiceRun, points: dict[int, dict[str, list[float]]], memory: di
         ),
         Row(
             f"memory of the process, {many:,} registered prefixes against {few:,}",
-            f"{memory[many] / 1e6:.0f} MB after {_ROUNDS + 1} x {run.sizes.resolves} names and {2 * _FILES} "
-            f"generations with a pool of {_RESIDENT}",
+            f"{memory[many] / 1e6:.0f} MB after {_ROUNDS + 1} x {run.sizes.resolves} names and {used['generations']} "
+            f"generations, {used['resident']} prefixes in a pool of {_RESIDENT}, {used['evictions']} evicted",
             f"{memory[few] / 1e6:.0f} MB",
             memory[many] / memory[few],
             at_most=1.05,
@@ -84,10 +89,16 @@ def _rows(run: ServiceRun, points: dict[int, dict[str, list[float]]], memory: di
     ]
 
 
+def _base() -> Any:
+    """Wide enough that the smallest pool that may be set holds no more than `_RESIDENT` prefixes."""
+    from prefix_engine.testing import tiny_base  # noqa: PLC0415 - in the children alone
+
+    return tiny_base(width=128)
+
+
 def _maker(pipe: Connection) -> None:
     """The process that fills stores."""
-    from prefix_engine.testing import tiny_base  # noqa: PLC0415 - in the child alone
-    from prefix_store import StoreSettings, open_store  # noqa: PLC0415
+    from prefix_store import StoreSettings, open_store  # noqa: PLC0415 - in the child alone
     from prefix_store.scope import Admin  # noqa: PLC0415
 
     def register(folder: Path, count: int) -> list[str]:
@@ -95,7 +106,7 @@ def _maker(pipe: Connection) -> None:
         store = open_store(StoreSettings(data_dir=folder))
         store.migrate()
         keys = [store.tenants.create(Admin(), f"t{i}")[1] for i in range(_TENANTS)]
-        _insert(store, [store.keys.verify(key) for key in keys], tiny_base(), count)
+        _insert(store, [store.keys.verify(key) for key in keys], _base(), count)
         store.close()
         return keys
 
@@ -104,16 +115,14 @@ def _maker(pipe: Connection) -> None:
 
 def _registry(pipe: Connection, folder: Path, count: int, keys: Sequence[str]) -> None:
     """The process that is measured."""
-    from prefix_engine.testing import tiny_base  # noqa: PLC0415 - in the child alone
-    from prefix_store import StoreSettings, open_store  # noqa: PLC0415
+    from prefix_store import StoreSettings, open_store  # noqa: PLC0415 - in the child alone
     from service.parts import Parts  # noqa: PLC0415
     from service.settings import ServiceSettings  # noqa: PLC0415
 
-    base = tiny_base()
+    base = _base()
     store = open_store(StoreSettings(data_dir=folder))
-    page_bytes = 16 * 2 * base.config.layers * base.config.width * 4
-    pool_bytes = max(1 << 20, _RESIDENT * page_bytes)
-    settings = ServiceSettings(metrics_port=0, kv_bytes=1 << 20, pool_bytes=pool_bytes)
+    page_bytes = 16 * 2 * base.config.layers * base.config.width * 4  # one holds a prefix
+    settings = ServiceSettings(metrics_port=0, kv_bytes=1 << 20, pool_bytes=_RESIDENT * page_bytes)
     parts = Parts.build(settings, store, base)
     parts.start()
     scopes = [store.keys.verify(key) for key in keys]
@@ -130,15 +139,21 @@ def _registry(pipe: Connection, folder: Path, count: int, keys: Sequence[str]) -
             parts.tickets.end(ticket)
         return times
 
-    def generate(calls: int) -> int:
-        """Load and use prefixes that have files; the resident memory afterwards, bytes."""
-        for call in range(calls):
-            place = call % min(_FILES, count)
+    def generate(files: int) -> dict[str, int]:
+        """Load and use this many prefixes in turn, four times each; the resident memory afterwards, bytes."""
+        for call in range(4 * files):
+            place = call % files
             ticket, ready = _admitted(parts, scopes[place % _TENANTS], f"u{place // _TENANTS}:p")
             _generated(parts, ready)
             parts.tickets.end(ticket)
         status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+        stats = parts.engine.stats()
+        return {
+            "memory": int(status.partition("VmRSS:")[2].split()[0]) * 1024,
+            "generations": 4 * files,
+            "resident": stats.resident_prefixes,
+            "evictions": stats.evictions,
+        }
 
     serve(pipe, {"resolve": resolve, "generate": generate})
     parts.stop()

@@ -4,6 +4,7 @@ import heapq
 import itertools
 import random
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Sizes:
         heavy: streams of the heavy tenant.
         cold: prefixes of which the first use is compared with the next, one at a time.
         crowd: cold prefixes that are asked for at once.
-        window_s: after a crowd was sent, in which the others' tokens are looked at.
+        window_s: without a crowd, in which the others' tokens are looked at.
         beside_s: seconds of each turn of streams beside which somebody trains or not.
         beside_rounds: of both kinds of turn.
         registered: prefixes of the registries, the fewest first.
@@ -160,3 +161,10 @@ def capacity(outcomes: Sequence[Outcome], seconds: float) -> float:
         return len(outcomes) / seconds
     came = sum(start <= o.began + piece <= stop for o in outcomes for piece in o.pieces[:-1])
     return came / (stop - start) / statistics.fmean(len(o.pieces) - 1 for o in outcomes)
+
+
+def require_all(outcomes: Sequence[Outcome]) -> None:
+    """RuntimeError if one was refused or broken."""
+    wrong = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
+    if wrong:
+        raise RuntimeError(f"the service refused what it should have served: {dict(wrong)}")

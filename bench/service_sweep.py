@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.service_child import Child, Neighbour
 from bench.service_engine import bare_engine, between, said
-from bench.service_run import M, ServiceRun, capacity
+from bench.service_run import M, ServiceRun, capacity, require_all
 from bench.service_site import Running, own_cpu_seconds
 from bench.table import Row
 from service.cli import bench_load
@@ -27,6 +27,7 @@ def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, A
     sizes = run.sizes
     every: dict[str, list[float]] = {name: [] for name in _TAKEN}
     lengths = list(range(*sizes.prompt, max(1, sizes.prompt[1] // 8)))
+    capacities: list[float] = []
     count = sizes.under_way  # of the first turn, which warms up and tells how many fill the others
     with bare_engine(run.base_model, M) as engine:
         for turn in range(sizes.rounds + 1):
@@ -34,11 +35,13 @@ def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, A
             both = partial(_round, run, service, engine, asks)
             found = run.referee.undisturbed(both) if turn else both()
             run.say(f"  turn {turn or 'warm-up'}: {', '.join(f'{k} {v:.2f}' for k, v in found.items())}")
-            run.capacity = max(found.pop("capacity"), 1e-3)  # a busy machine may have answered nothing
-            count = max(sizes.under_way, int(run.capacity * sizes.saturated_s))
+            answered = max(found.pop("capacity"), 1e-3)  # a busy machine may have answered nothing
+            capacities += [answered] if turn else []
+            count = max(sizes.under_way, int(answered * sizes.saturated_s))
             for name, value in found.items() if turn else ():
                 every[name].append(value)
         prefills = engine.ask("prefills", lengths, 3)
+    run.capacity = statistics.median(capacities)
     ratios = [a / b for a, b in zip(every["service"], every["engine"], strict=True)]
     row = Row(
         "W3 saturated: service over HTTP against the bare engine",
@@ -67,9 +70,7 @@ def _turn(run: ServiceRun, service: Running, asks: list[Ask]) -> dict[str, float
     """Tokens and requests a second of the saturated service, and the processor time that both sides took."""
     own, theirs = own_cpu_seconds(), service.cpu_seconds()
     outcomes, seconds = bench_load.run(service.url, iter(asks), concurrency=run.sizes.under_way)
-    wrong = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
-    if wrong:
-        raise RuntimeError(f"the service refused what it should have served: {dict(wrong)}")
+    require_all(outcomes)
     return {
         "service": sum(outcome.tokens for outcome in outcomes) / seconds,
         "client_cores": (own_cpu_seconds() - own) / seconds,
@@ -112,11 +113,14 @@ def _point(load: float, outcomes: list[Outcome], seconds: float) -> dict[str, An
 
 
 def _promised(outcomes: list[Outcome], prefills: dict[int, float]) -> Row:
-    asked = [o for o in outcomes if len(o.ask.prompt) >= LONG] or outcomes
+    what = f"p95 time to first token at {PROMISED} load, prompts of {LONG} tokens and more"
+    asked = [o for o in outcomes if len(o.ask.prompt) >= LONG]
     long = [o for o in asked if o.error is None]
+    if not long:
+        return Row(what, "-", f"none of {len(asked)} such requests was answered", at_most=4)
     ratios = [o.first / between(prefills, len(o.ask.prompt)) for o in long]
     return Row(
-        f"p95 time to first token at {PROMISED} load, prompts of {LONG} tokens and more",
+        what,
         f"p50 {statistics.median(ratios):.1f}, p95 {percentile(ratios, 95):.1f} prefills; "
         f"{percentile([o.first for o in long], 95) * 1000:.0f} ms, {len(long)} of {len(asked)} requests answered",
         f"one prefill of that length alone on the bare engine, {between(prefills, 300) * 1000:.0f} ms at 300 tokens",

@@ -36,15 +36,16 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
                 continue
             others[name] = other
             turns[f"{sizes[-2]} {name}"] = partial(other.ask, "run", workload=_workload(sizes[-2]))
+        turns["the machine itself"] = partial(machine.measure, quick=run.quick)
         answers = run.referee.alternate(turns, 1 if run.quick else 3)
-        parts = {"fp32": _parts(run, engine, (sizes[-2], sizes[0]))}
-        parts |= {name: _parts(run, other, sizes[-2:-1]) for name, other in others.items()}
-        sampled = _parts(run, engine, sizes[-2:-1], sampled=True)[str(sizes[-2])]
+        machines += answers.pop("the machine itself")
+        parts, sampled, why = _all_parts(run, engine, others, sizes)
     machines.append(machine.measure(quick=run.quick))
     found = machine.best_of(machines)
     steps = {name: _against_bound(run, found, name, given) for name, given in answers.items()}
     raw = {"machine": {"read": found.read, "peak": found.peak}, "steps": steps, "parts": parts}
-    rows = [*_rows(steps, found), *_part_rows(parts, sizes), _sampled_row(sampled, sizes[-2])]
+    rows = _rows(steps, found, broken=_broken(steps, parts))
+    rows += [*_part_rows(parts, sizes), _sampled_row(sampled, sizes[-2])] if sampled else [_no_parts(why)]
     return rows, raw | {"sampled": sampled}
 
 
@@ -76,8 +77,21 @@ def _against_bound(
     }
 
 
-def _rows(steps: dict[str, dict[str, float]], found: bound.Machine) -> list[Row]:
+def _broken(steps: dict[str, dict[str, float]], parts: dict[str, dict[str, dict[str, float]]]) -> bool:
+    """Whether a step of this section was faster than its bound: then the machine was measured in a slower hour."""
+    timed = {
+        size if kind == "fp32" else f"{size} {kind}": found["step"]
+        for kind, by_size in parts.items()
+        for size, found in by_size.items()
+    }
+    return any(
+        min(step["seconds"], timed.get(name, step["seconds"])) < step["bound"] for name, step in steps.items()
+    )
+
+
+def _rows(steps: dict[str, dict[str, float]], found: bound.Machine, *, broken: bool) -> list[Row]:
     rows = []
+    said = "; but a step of this run was faster than its bound: bandwidth was disturbed while it was measured"
     for name, step in steps.items():
         size, _, formats = name.partition(" ")
         at_least = 60 if formats == "int8, KV bf16" else TARGETS.get(step["rows"])
@@ -87,13 +101,32 @@ def _rows(steps: dict[str, dict[str, float]], found: bound.Machine) -> list[Row]
                 f"step against the lower bound,{kind}, batch {size}" + (", stretch" if formats else ""),
                 f"{step['seconds'] * 1e3:.1f} ms",
                 f"bound {step['bound'] * 1e3:.1f} ms ({found.read / 1e9:.0f} GB/s, "
-                f"{found.peak['int8' if formats else 'fp32'] / 1e9:.0f} G{'OP' if formats else 'FLOP'}/s)",
-                100 * step["share"],
+                f"{found.peak['int8' if formats else 'fp32'] / 1e9:.0f} G{'OP' if formats else 'FLOP'}/s)"
+                + (said if broken else ""),
+                None if broken else 100 * step["share"],
                 at_least=None if formats == "int8" else at_least,
                 unit="%",
             )
         )
     return rows
+
+
+def _all_parts(
+    run: Run, engine: Process, others: dict[str, Process], sizes: tuple[int, ...]
+) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, float] | None, str]:
+    """By format and size, and of a step that draws its tokens; nothing and why, where the kernels do not tell."""
+    try:
+        parts = {"fp32": _parts(run, engine, (sizes[-2], sizes[0]))}
+        parts |= {name: _parts(run, other, sizes[-2:-1]) for name, other in others.items()}
+        return parts, _parts(run, engine, sizes[-2:-1], sampled=True)[str(sizes[-2])], ""
+    except (Missing, ContestantError) as error:
+        return {}, None, str(error)
+
+
+def _no_parts(why: str) -> Row:
+    return Row(
+        "where a decode step's time goes, and what of it is not the model's", "-", why, at_most=5, unit="%"
+    )
 
 
 def _parts(

@@ -118,15 +118,7 @@ class Cluster:
     def _start(self, process: topology.Process) -> Child:
         api, metrics = self._ports.get(process.name, (0, 0))
         shown = topology.show(process, self.secrets, self.home / "shown")
-        places = {
-            "PREFIX_DATA_DIR": str(self.home / "data"),
-            "PREFIX_SECRET_FILES": str(shown),
-            "PREFIX_BLOBS_ENDPOINT": f"http://127.0.0.1:{self._storage}",
-            "AWS_SHARED_CREDENTIALS_FILE": str(shown / "s3_credentials"),
-            "PREFIX_HOST": "127.0.0.1",
-            "PREFIX_PORT": str(api),
-            "PREFIX_METRICS_PORT": str(metrics),
-        }
+        places = topology.places(shown, self.home, self._storage, api, metrics)
         environment = topology.environment(process, places) | dict(self.settings)
         return self.children.launch(process.name, process.argv(), environment)
 

@@ -86,6 +86,27 @@ def environment(process: Process, places: Mapping[str, str]) -> dict[str, str]:
     return kept | own | {"PYTHONUNBUFFERED": "1"}
 
 
+def places(shown: Path, home: Path, storage: int, api: int, metrics: int) -> dict[str, str]:
+    """What stands for each of `PLACES` where everything is on this machine.
+
+    Args:
+        shown: the folder that `show` made.
+        home: where its data folder is.
+        storage: port of the object storage.
+        api: port that it serves on; 0 is any.
+        metrics: port of its metrics; 0 is any.
+    """
+    return {
+        "PREFIX_DATA_DIR": str(home / "data"),
+        "PREFIX_SECRET_FILES": str(shown),
+        "PREFIX_BLOBS_ENDPOINT": f"http://127.0.0.1:{storage}",
+        "AWS_SHARED_CREDENTIALS_FILE": str(shown / "s3_credentials"),
+        "PREFIX_HOST": "127.0.0.1",
+        "PREFIX_PORT": str(api),
+        "PREFIX_METRICS_PORT": str(metrics),
+    }
+
+
 def show(process: Process, secrets: Path, folder: Path) -> Path:
     """A folder in which a process finds the secrets that are its own, and no other."""
     own = folder / process.name

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from prefix_engine.base import Base
 from prefix_engine.config import EngineConfig
@@ -75,8 +76,10 @@ class Engine:
         return self._loop.kernels
 
     def start(self) -> None:
-        """Start the thread of the loop and the loader threads."""
+        """Start the thread of the loop and the loader threads; RuntimeError if it was closed."""
         with self._wakeup:
+            if self._stopped:
+                raise RuntimeError("the engine was closed; make another")
             self._loop.pool.start()
             self._owned = True
             self._thread.start()
@@ -181,8 +184,6 @@ class Engine:
             return math.inf if self._broken else 0.0
         return time.monotonic() - self._beat
 
-    # ---- called from any thread
-
     def _waiting(self) -> int:
         return max(0, self._unfinished - len(self._loop.scheduler.running))
 
@@ -237,9 +238,8 @@ class Engine:
 
         return counting
 
-    # ---- on the loop's thread
-
     def _run(self) -> None:
+        """The loop's thread; what follows is done on it."""
         try:
             while not self._closing:
                 self._take_in()
@@ -248,7 +248,7 @@ class Engine:
                     self._beat = time.monotonic()
                 if not stepped:
                     self._rest()
-        except Exception:
+        except BaseException:  # a panic of a library in Rust is no Exception
             self._broken = True
             log.exception("engine.stopped")
         with self._wakeup:
@@ -275,8 +275,8 @@ class Engine:
         self._end_revocations()
 
     def _begin_revocation(self, revocation: _Revocation) -> None:
+        self._revocations.append(revocation)  # first: if this raises, its caller is told when all ends
         self._loop.revoke(revocation.prefix_ids)
-        self._revocations.append(revocation)
         self._end_revocations()
 
     def _end_revocations(self) -> None:
@@ -291,8 +291,10 @@ class Engine:
         self._stopped = True
         self._owned = False
         self._loop.pool.stop()
-        actions = list(self._inbox)
-        self._inbox.clear()
-        for action in actions:
-            action()
-        self._loop.abandon("engine_stopped", "the engine has stopped")
+        self._inbox.append(partial(self._loop.abandon, "engine_stopped", "the engine has stopped"))
+        while self._inbox:
+            try:
+                self._inbox.popleft()()
+            except Exception:
+                log.exception("engine.left_undone")
+        self._end_revocations()

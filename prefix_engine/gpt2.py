@@ -48,7 +48,7 @@ class PlainLinear:
         """See `Linear`."""
         y = x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
         y = functional.gelu(y, approximate="tanh") if gelu else y
-        return y if add is None else y + add
+        return y if add is None else y.add_(add)  # no gradient needs y as it was
 
 
 @dataclass(frozen=True, slots=True)

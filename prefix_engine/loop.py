@@ -5,6 +5,7 @@ All methods belong to one thread; the engine sees to that.
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,12 +18,12 @@ from prefix_engine.kernels import kernels_for
 from prefix_engine.kv import PagedMemory
 from prefix_engine.pool import Loaded, Loader, PrefixPool
 from prefix_engine.prompt_cache import PromptCache
-from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason, TokenInfo
+from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason
 from prefix_engine.runner import Scored, StepResult, runner_for
 from prefix_engine.sampling import Pick, Sampler, Score
 from prefix_engine.scheduler import Plan, Readiness, Scheduler
 from prefix_engine.sequence import Sequence
-from prefix_engine.text import TextStream, token_text
+from prefix_engine.text import TextStream, token_info
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +120,6 @@ class Loop:
                 self._fail(row, code, message)
             except Exception:
                 log.exception("row.abandoned")
-                self._rows.pop(row.sequence.number, None)
-                self._emit(row, Failed(code, message))
         self.cache.clear()
         self.pool.erase_all()
 
@@ -130,17 +129,17 @@ class Loop:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def turn(self, now: float) -> bool:
-        """Expire, admit, and run one step; returns whether there was one.
+        """Expire, admit, and run one step; returns whether there was one, or reason to turn again at once.
 
         Args:
             now: on the scale of the requests' deadlines.
         """
         self.cache.expire(now)
         self._expire(now)
-        self._admit(now)
+        again = self._admit(now)
         plan = self.scheduler.plan()
         if not plan.tokens:
-            return False
+            return again
         with torch.inference_mode():
             result = self._runner.step(plan)
         self.scheduler.advance(plan)
@@ -158,10 +157,10 @@ class Loop:
             elif deadline is not None and deadline <= now:
                 self._fail(row, "deadline", "the request's deadline passed")
 
-    def _admit(self, now: float) -> None:
+    def _admit(self, now: float) -> bool:
+        """Seat who can be; whether somebody made room on the way whom the walk had still counted."""
         if not self.scheduler.waiting:
-            self.pool.drop_held(())
-            return
+            return bool(self.pool.drop_held(()))
         wanted: set[str] = set()
         refused: list[tuple[Sequence, int]] = []
 
@@ -184,7 +183,7 @@ class Loop:
             sequence.times.seated = now
         for sequence, offset in refused:
             self._fail(self._rows[sequence.number], "context", self._too_long(offset, sequence))
-        self.pool.drop_held(wanted)
+        return bool(self.pool.drop_held(wanted) or refused)
 
     def _seat(self, sequence: Sequence) -> None:
         prefix_id = sequence.request.prefix_id
@@ -192,6 +191,11 @@ class Loop:
             resident = self.pool.pin(prefix_id)
             sequence.m, sequence.position_offset = resident.m, resident.position_offset
             sequence.prefix_pages = resident.pages
+
+    def _unseat(self, sequence: Sequence) -> None:
+        if sequence.prefix_pages and sequence.request.prefix_id is not None:
+            sequence.prefix_pages = ()
+            self.pool.unpin(sequence.request.prefix_id)
 
     def _deliver(self, plan: Plan, result: StepResult) -> None:
         for scored in result.scored:
@@ -211,7 +215,8 @@ class Loop:
             act(row)
         except Exception as error:
             log.exception("row.failed error=%s", type(error).__name__)
-            self._fail(row, "internal", "the engine failed on this request")
+            if sequence.number in self._rows:  # else it was told already
+                self._fail(row, "internal", "the engine failed on this request")
 
     def _take_scores(self, row: Row, scored: Scored) -> None:
         if scored.error is not None:
@@ -227,7 +232,7 @@ class Loop:
             text = "".join(row.stream.prime(token) for token in request.prompt)
             scores: list[Score | None] = [None, *row.prompt_scores]
             scores += [None] * (len(request.prompt) - len(scores))
-            tokens = tuple(map(self._info, request.prompt, scores))
+            tokens = tuple(map(partial(token_info, self._base.tokenizer), request.prompt, scores))
             self._emit(row, Delta(text, tokens))
         if not request.max_tokens:
             self._finish(row, "length")
@@ -246,7 +251,8 @@ class Loop:
         if pick.token == request.end_id:
             self._finish(row, "stop", None if pick.score is None else pick.score.logprob)
             return
-        text, tokens, stopped = row.stream.push(self._info(pick.token, pick.score), accept=sequence.may_stop)
+        info = token_info(self._base.tokenizer, pick.token, pick.score)
+        text, tokens, stopped = row.stream.push(info, accept=sequence.may_stop)
         if text or tokens:
             self._emit(row, Delta(text, tokens))
         if stopped:
@@ -265,17 +271,18 @@ class Loop:
         self._end(row, Failed(code, message))
 
     def _end(self, row: Row, event: Finished | Failed) -> None:
-        """Free everything the row holds, then say so, so that who hears it finds it free."""
+        """Free everything the row holds, then say so, so that who hears it finds it free; say so whatever happens."""
         sequence = row.sequence
         del self._rows[sequence.number]
-        if isinstance(event, Finished) and sequence.generated:
-            self.cache.keep(sequence)
-        self.scheduler.remove(sequence)
-        self._runner.forget(sequence)
-        if sequence.prefix_pages and sequence.request.prefix_id is not None:
-            sequence.prefix_pages = ()
-            self.pool.unpin(sequence.request.prefix_id)
-        self._emit(row, event)
+        if sequence.cancelled and isinstance(event, Finished):  # its sink lost a piece
+            event = Failed("cancelled", "the request was cancelled")
+        with ExitStack() as then:
+            then.callback(self._emit, row, event)
+            then.callback(self._unseat, sequence)
+            then.callback(self._runner.forget, sequence)
+            then.callback(self.scheduler.remove, sequence)
+            if isinstance(event, Finished) and sequence.generated:
+                self.cache.keep(sequence)
 
     def _emit(self, row: Row, event: Event) -> None:
         try:
@@ -283,13 +290,6 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - a stranger's callback: it loses its row, nobody else does
             log.warning("sink.failed error=%s", type(error).__name__)
             row.sequence.cancelled = True
-
-    def _info(self, token: int, score: Score | None) -> TokenInfo:
-        tokenizer = self._base.tokenizer
-        if score is None:
-            return TokenInfo(token, token_text(tokenizer, token))
-        top = tuple((i, token_text(tokenizer, i), logprob) for i, logprob in score.top)
-        return TokenInfo(token, token_text(tokenizer, token), score.logprob, top)
 
     def _callers(self) -> set[str]:
         return {one for row in self._rows.values() for one in row.sequence.request.reuse or ()}

@@ -5,14 +5,11 @@ for the machine, into a file of `cache_folder` that is named by the checkpoint's
 mapping: a process that tried would end, and no other would see a changed base.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import math
 import mmap
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prefix_engine.cache_folder import cache_folder
+from prefix_engine.cache_folder import cache_folder, making
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +73,24 @@ def map_parameters(model: Any, place: str) -> Mapping | None:
 
     parameters = dict(model.named_parameters())
     why = ""
-    try:
-        source = Path(cached_file(place, "model.safetensors") or "")
-        for file_of in (_as_it_lies, _unpacked):
-            path = file_of(source, parameters)
+    for file_of in (_as_it_lies, _unpacked, _unpacked_anew):
+        try:
+            path = file_of(Path(cached_file(place, "model.safetensors") or ""), parameters)
             mapping = Mapping(path)
             tensors = {name: _found(mapping, name) for name in parameters}
-            if all(_equal(tensors[name], parameter) for name, parameter in parameters.items()):
-                for name, parameter in parameters.items():
-                    parameter.data = tensors[name]
-                return mapping
-            why = f"{path} holds other weights"
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # no home, room, or right to write
-        why = str(error)
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # no room, no right to write, half a file
+            why = str(error)
+            continue
+        if all(_equal(tensors[name], parameter) for name, parameter in parameters.items()):
+            for name, parameter in parameters.items():
+                parameter.data = tensors[name]
+            return mapping
+        why = f"{path} holds other weights"
     log.warning("base.not_shared why=%s", why)
     return None
 
@@ -109,16 +111,25 @@ def _as_it_lies(source: Path, _: dict[str, Tensor]) -> Path:
 
 def _unpacked(source: Path, parameters: dict[str, Tensor]) -> Path:
     """The unpacked copy of a checkpoint; made if it is not there, whole or not at all."""
+    path = _copy_of(source)
+    if not path.is_file():
+        _make(path, parameters)
+    return path
+
+
+def _unpacked_anew(source: Path, parameters: dict[str, Tensor]) -> Path:
+    """The same where the copy that is there was damaged; who maps that one reads it on."""
+    path = _copy_of(source)
+    _make(path, parameters)
+    return path
+
+
+def _copy_of(source: Path) -> Path:
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    path = cache_folder() / f"base-{digest[:32]}.safetensors"
-    if not path.is_file():
-        handle, making = tempfile.mkstemp(dir=path.parent)
-        os.close(handle)
-        try:
-            save_file({name: tensor.detach().contiguous() for name, tensor in parameters.items()}, making)
-            Path(making).replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                Path(making).unlink()
-    return path
+    return cache_folder() / f"base-{digest[:32]}.safetensors"
+
+
+def _make(path: Path, parameters: dict[str, Tensor]) -> None:
+    with making(path) as made:
+        save_file({name: tensor.detach().contiguous() for name, tensor in parameters.items()}, made)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from prefix_engine.base import Base
 from prefix_engine.gpt2 import hidden_states, network_of
 
-_LOSS_CHUNK = 512  # positions whose logits `[chunk, vocab]` exist at once
+_LOSS_CHUNK = 128  # positions whose logits `[chunk, vocab]` exist at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,8 @@ class PackedAttention:
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
         """Mix: `[n, heads, head_dim]`."""
         query, key, value = qkv.unbind(1)
-        return torch.cat([self._mixed(group, layer, query, key, value) for group in self._groups])
+        mixed = [self._mixed(group, layer, query, key, value) for group in self._groups]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
     def _mixed(self, group: _Group, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         q, k, v = (_rows(group, tensor) for tensor in (query, key, value))
@@ -129,6 +130,7 @@ class PackedAttention:
             one = stack.shape[1] == 1
             own = stack.expand(-1, group.rows, -1, -1, -1) if one else stack.index_select(1, group.prefix)
             k, v = torch.cat([own[0], k], 2), torch.cat([own[1], v], 2)
+            q = q.contiguous()  # the backward pass keeps it: as a view it would keep all of qkv
         mixed = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=group.mask, is_causal=group.mask is None
         )
@@ -185,24 +187,26 @@ def _rows(group: _Group, tensor: Tensor) -> Tensor:
 class _CrossEntropy(torch.autograd.Function):
     """-log p of the targets, in chunks; the base is frozen, so the gradient is made on the way forward.
 
-    Keeping it costs `[k, width]`, where the logits would cost `[k, vocab]`.
+    Keeping it costs `[k, width]`, where the logits would cost `[k, vocab]`; one chunk's lie in memory at a time.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         losses, correct = hidden.new_empty(len(targets)), torch.empty_like(targets, dtype=torch.bool)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        memory = hidden.new_empty(min(_LOSS_CHUNK, len(targets)), len(head))
         for start in range(0, len(targets), _LOSS_CHUNK):
             chunk = slice(start, start + _LOSS_CHUNK)
-            target = targets[chunk, None]
-            logits = hidden[chunk] @ head.T
-            total = logits.logsumexp(1, keepdim=True)
-            losses[chunk] = (total - logits.gather(1, target))[:, 0]
-            correct[chunk] = logits.argmax(1) == targets[chunk]
+            target = targets[chunk]
+            logits = torch.mm(hidden[chunk], head.T, out=memory[: len(target)])
+            largest, likeliest = logits.max(1, keepdim=True)
+            reached = logits.gather(1, target[:, None]) - largest
+            total = logits.sub_(largest).exp_().sum(1, keepdim=True)
+            losses[chunk] = (total.log() - reached)[:, 0]
+            correct[chunk] = likeliest[:, 0] == target
             if gradient is not None:
-                shares = logits.sub_(total).exp_()
-                shares.scatter_add_(1, target, shares.new_full(target.shape, -1.0))
-                torch.mm(shares, head, out=gradient[chunk])
+                torch.mm(logits, head, out=gradient[chunk])
+                gradient[chunk].div_(total).sub_(head[target])
         ctx.mark_non_differentiable(correct)
         if gradient is not None:
             ctx.save_for_backward(gradient)

@@ -75,6 +75,7 @@ class PrefixPool:
             threading.Thread(target=self._serve, name=f"prefix-loader-{i}", daemon=True)
             for i in range(threads)
         ]
+        self._stopped = False
         self.hits = self.misses = self.evictions = 0
         self.load_seconds = 0.0
 
@@ -99,7 +100,8 @@ class PrefixPool:
             thread.start()
 
     def stop(self) -> None:
-        """Let the loader threads end after the load that they are in."""
+        """Let the loader threads end after the load that they are in, of which nothing is kept."""
+        self._stopped = True
         for _ in self._threads:
             self._orders.put(None)
 
@@ -158,10 +160,12 @@ class PrefixPool:
         self.load_seconds += loaded.seconds
         return error
 
-    def drop_held(self, wanted: Container[str]) -> None:
-        """Forget loaded prefixes without pages that nobody waits for any more."""
-        for prefix_id in [i for i in self._held if i not in wanted]:
+    def drop_held(self, wanted: Container[str]) -> int:
+        """Forget loaded prefixes without pages that nobody waits for any more; how many there were."""
+        unwanted = [i for i in self._held if i not in wanted]
+        for prefix_id in unwanted:
             del self._held[prefix_id]
+        return len(unwanted)
 
     def refuse(self, prefix_ids: Iterable[str]) -> None:
         """From now on never load these ids; in an hour's time (`Gone`) it is the loader that has none of them."""
@@ -195,6 +199,8 @@ class PrefixPool:
         return any(prefix_id in prefix_ids for prefix_id in self._loading)
 
     def _taken(self, loaded: Loaded) -> LoadError | None:
+        if self._stopped:
+            return LoadError("engine_stopped", "the engine has stopped")
         if loaded.prefix_id in self._revoked:
             return LoadError("revoked", "the prefix was revoked")
         if isinstance(loaded.outcome, LoadError):
@@ -228,17 +234,20 @@ class PrefixPool:
     def _serve(self) -> None:
         self._memory.prepare(_READY_PAGES)
         while (prefix_id := self._orders.get()) is not None:
-            start = time.monotonic()
-            outcome = self._load(prefix_id)
-            ended = time.monotonic()
-            self._deliver(Loaded(prefix_id, outcome, ended - start, ended))
+            self._deliver(self._load(prefix_id))  # in one line: a thread that waits holds no prefix
             self._memory.prepare(_READY_PAGES)
 
-    def _load(self, prefix_id: str) -> Prefix | LoadError:
+    def _load(self, prefix_id: str) -> Loaded:
+        start = time.monotonic()
+        outcome = self._outcome(prefix_id)
+        ended = time.monotonic()
+        return Loaded(prefix_id, outcome, ended - start, ended)
+
+    def _outcome(self, prefix_id: str) -> Prefix | LoadError:
         try:
             prefix = self._loader(prefix_id)
             prefix.check(self._base)
-        except Exception as error:  # noqa: BLE001 - outermost edge of this thread: one prefix fails, not all
+        except BaseException as error:  # noqa: BLE001 - the thread's outermost edge; a library in Rust may panic
             code = getattr(error, "code", None)
             if isinstance(code, str):
                 return LoadError(code, str(error))

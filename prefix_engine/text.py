@@ -3,6 +3,7 @@
 from collections.abc import Sequence as Items
 
 from prefix_engine.request import TokenInfo
+from prefix_engine.sampling import Score
 from prefix_engine.tokenizer import IncrementalDecoder, Tokenizer
 
 
@@ -88,6 +89,10 @@ class TextStream:
         start, self._decoded = self._decoded, self._decoded + len(text)
         # Bytes without a character belong to the next one, which may be part of a stop string.
         unfinished = not text and self._tokenizer.token_bytes(info.id)
+        if text and not info.text.startswith(
+            "bytes:"
+        ):  # what was pending before it reads as U+FFFD, which is not its own
+            start += max(0, len(text) - len(info.text))
         self._waiting.append((start, start + 1 if unfinished else self._decoded, info))
         return self._show(*self._filter.push(text, accept=accept))
 
@@ -117,3 +122,11 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def token_info(tokenizer: Tokenizer, token: int, score: Score | None) -> TokenInfo:
+    """A token as it is given out, with its score if there is one."""
+    if score is None:
+        return TokenInfo(token, token_text(tokenizer, token))
+    top = tuple((i, token_text(tokenizer, i), logprob) for i, logprob in score.top)
+    return TokenInfo(token, token_text(tokenizer, token), score.logprob, top)

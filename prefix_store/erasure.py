@@ -146,10 +146,21 @@ class Erasures:
         Raises:
             Unavailable: files or database do not answer; it is still open.
         """
+        row = self._row(erasure_id)
+        if row.state != "done" and self._removed(row) and self._scrubbed():
+            row = self._done(row)
+        return _erasure(row)
+
+    def _row(self, erasure_id: str) -> Row[Any]:
         with self._core.database.read(OPERATOR) as connection:
-            row = connection.execute(select(erasures).where(erasures.c.id == erasure_id)).one()
-        if row.state == "done":
-            return _erasure(row)
+            return connection.execute(select(erasures).where(erasures.c.id == erasure_id)).one()
+
+    def _removed(self, row: Row[Any]) -> bool:
+        """Remove its rows and files; whether no worker may still hold data of it.
+
+        Raises:
+            Unavailable: files or database do not answer.
+        """
         with self._core.database.write(Reach(row.tenant_id)) as connection:
             targets = _targets(connection, row)
             held = sum(_purge_rows(connection, row.tenant_id, owner_id) for owner_id in targets)
@@ -161,10 +172,11 @@ class Erasures:
         for owner_id in targets:
             self._core.blobs.delete_owner(row.tenant_id, owner_id)
         failpoint("erase.after_files")
-        if self._core.database.scrub(metadata.tables) and not held and self._core.blobs.forgotten():
-            failpoint("erase.after_scrub")
-            row = self._done(row)
-        return _erasure(row)
+        return not held
+
+    def _scrubbed(self) -> bool:
+        """Whether nothing of all that was removed before lies in the database's files or in Redis any more."""
+        return self._core.database.scrub(metadata.tables) and self._core.blobs.forgotten()
 
     def clear(self, scope: Scope) -> bool:
         """Remove the files whose rows the tenant has deleted; whether nothing of them is left, in Redis neither.
@@ -176,6 +188,7 @@ class Erasures:
         return self._core.blobs.forgotten()
 
     def _done(self, row: Row[Any]) -> Row[Any]:
+        failpoint("erase.after_scrub")
         mine = (erasures.c.id == row.id, erasures.c.state != "done")
         with self._core.database.write(Reach(row.tenant_id)) as connection:
             ended = update(erasures).where(*mine).values(state="done", done_at=db_now())

@@ -1,14 +1,23 @@
 """Erasures and removals that are not done: found over all tenants by the system role, gone on with in each one's reach."""
 
+import logging
+import time
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from prefix_store.core import Core
-from prefix_store.db import SystemDatabase
+from prefix_store.db import SystemDatabase, db_now
 from prefix_store.erasure import Erasures
-from prefix_store.litter import clear
+from prefix_store.errors import Unavailable
+from prefix_store.litter import clear, clear_soon
 from prefix_store.tables import erasures, litter
+
+log = logging.getLogger(__name__)
+
+YOUNG_SECONDS = 6.0  # so long the request that began an erasure may itself be at it
+_LONGEST_PAUSE = 16.0
 
 
 class UnfinishedErasures(Erasures):
@@ -17,21 +26,66 @@ class UnfinishedErasures(Erasures):
     def __init__(self, core: Core, system: SystemDatabase) -> None:
         super().__init__(core)
         self._system = system
+        self._tried: dict[
+            str, tuple[float, float]
+        ] = {}  # open erasure -> when it is due (monotonic), last pause
 
     def pending(self) -> Sequence[str]:
         """Ids of erasures that are not done, oldest first."""
-        open_ = select(erasures.c.id).where(erasures.c.state != "done").order_by(erasures.c.created_at)
-        with self._system.read() as connection:
-            return connection.execute(open_).scalars().all()
+        return self._open(0.0)
 
     def resume(self) -> int:
         """Go on with every erasure and removal cut short; return how many erasures are still open.
 
-        Call it at start and every few seconds.
+        Raises:
+            Unavailable: files or database do not answer.
         """
-        with self._system.read() as connection:
-            noted = connection.execute(select(litter.c.tenant_id).distinct()).scalars().all()
-        for tenant_id in noted:
+        for tenant_id in self._noted():
             clear(self._core, tenant_id)
         self._core.blobs.forgotten()
-        return sum(self.purge(erasure_id).state != "done" for erasure_id in self.pending())
+        rows = [self._row(erasure_id) for erasure_id in self._open(0.0)]
+        return len(rows) - self._finish([row for row in rows if self._removed(row)])
+
+    def go_on(self) -> None:
+        """What every process does every few seconds: the same, without treading on who is at it already.
+
+        Erasures that a request has just begun are left to it; one that stays open, since a worker may hold its data
+        or its files cannot be reached, is tried again after twice as long, up to 16 s, and holds up no other. What
+        is ready is scrubbed together: a scrub goes over all tables.
+        """
+        for tenant_id in self._noted():
+            clear_soon(self._core, tenant_id)
+        self._core.blobs.forgotten()
+        ids = self._open(YOUNG_SECONDS)
+        self._tried = {one: self._tried.get(one, (0.0, 1.0)) for one in ids}
+        due = [one for one in ids if self._tried[one][0] <= time.monotonic()]
+        for one in due:
+            pause = min(_LONGEST_PAUSE, 2 * self._tried[one][1])
+            self._tried[one] = time.monotonic() + pause, pause
+        rows = [self._row(one) for one in due]
+        self._finish([row for row in rows if row.state != "done" and self._removed_now(row)])
+
+    def _noted(self) -> Sequence[str]:
+        with self._system.read() as connection:
+            return connection.execute(select(litter.c.tenant_id).distinct()).scalars().all()
+
+    def _open(self, older_than: float) -> Sequence[str]:
+        left = (erasures.c.state != "done", erasures.c.created_at <= db_now() - older_than)
+        found = select(erasures.c.id).where(*left).order_by(erasures.c.created_at)
+        with self._system.read() as connection:
+            return connection.execute(found).scalars().all()
+
+    def _removed_now(self, row: Row[Any]) -> bool:
+        try:
+            return self._removed(row)
+        except (Unavailable, OSError) as error:
+            log.warning("an erasure goes on later: %s", type(error).__name__)
+            return False
+
+    def _finish(self, rows: Sequence[Row[Any]]) -> int:
+        """Of erasures whose rows and files are gone: scrub and close; how many were closed."""
+        if not rows or not self._scrubbed():
+            return 0
+        for row in rows:
+            self._done(row)
+        return len(rows)

@@ -25,7 +25,7 @@ class Upkeep:
         self._stop = threading.Event()
         turns: list[tuple[str, Callable[[], object], float]] = [
             ("usage", meter.flush, _FLUSH_S),
-            ("erasures", store.erasure.resume, _RESUME_S),
+            ("erasures", store.erasure.go_on, _RESUME_S),
             ("sweep", store.janitor.sweep, _SWEEP_S),
         ]
         self._threads = [

@@ -1,5 +1,6 @@
 """The service and the worker as real processes on a folder of their own, for tests that kill them."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -140,3 +141,10 @@ def ended(process, seconds=60):
 def kill(process):
     process.send_signal(signal.SIGKILL)
     process.wait(120)
+
+
+def children_of(pid):
+    """Processes that a process has started and that still are."""
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []

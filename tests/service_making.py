@@ -20,6 +20,20 @@ BASE = tiny_base(positions=256)
 ADMIN_KEY = "an-admin-key-for-tests"
 
 
+def slowed(service, seconds=0.02):
+    """Every step of its engine takes longer, as a real model's does: from now on, or for a `with` block."""
+    runner = service.parts.engine._loop._runner
+    step, back = runner.step, contextlib.ExitStack()
+
+    def slow(plan):
+        time.sleep(seconds)
+        return step(plan)
+
+    runner.step = slow
+    back.callback(setattr, runner, "step", step)
+    return back
+
+
 class Serving:
     """One running service; `store` is a second way into its database."""
 

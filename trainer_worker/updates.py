@@ -41,7 +41,7 @@ class Learner:
         self.plan, self.form, self.rows = plan, form, rows
         self.batches = Batches([len(row.tokens) for row in rows], plan.batch_size, plan.seed)
         self.optimizer = torch.optim.AdamW(
-            form.parameters.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, foreach=False
+            form.parameters.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
         )
         self.done = 0
 

@@ -66,7 +66,7 @@ class Worker:
         """
         swept = -_SWEEP_SECONDS
         while not self._stop.is_set():
-            self._guarded("erasure", self._store.erasure.resume)
+            self._guarded("erasure", self._store.erasure.go_on)
             if time.monotonic() - swept >= _SWEEP_SECONDS:
                 swept = time.monotonic()
                 self._guarded("sweep", self._store.janitor.sweep)

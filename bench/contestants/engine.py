@@ -18,11 +18,13 @@ from prefix_engine.testing import Collected
 class Contestant:
     """One base and one engine over it."""
 
+    _mapped = False
+
     def load(self, folder: str, **settings: Any) -> None:
         """Load the base and start an engine; see `engine_config` for the settings."""
         self._clock = ModelClock()
         base = load_base(folder, "cpu")
-        self._base = base.emptied()
+        self._base, self._mapped = base.emptied(), base.mapping is not None
         config = engine_config(settings)
         self._page = config.page
         self._engine = Engine(base, config, self._prefix)
@@ -85,12 +87,18 @@ class Contestant:
             one.wait()
         return {"came": came, "first": sink.times[0], "times": [stream.times for stream in sinks]}
 
+    def kernels(self) -> dict[str, Any]:
+        """What computes."""
+        return {"kernels": self._engine.kernels}
+
     def memory(self) -> dict[str, Any]:
-        """Resident bytes of this process now, and at most so far."""
+        """Resident bytes of this process now, those of mapped files among them, and at most so far; whether the weights are mapped."""
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return {
             "resident": int(lines["VmRSS"].split()[0]) * 1024,
+            "files": int(lines["RssFile"].split()[0]) * 1024,
             "peak": int(lines["VmHWM"].split()[0]) * 1024,
+            "mapped": self._mapped,
         }
 
     def _requests(self, workload: Workload) -> list[Request]:

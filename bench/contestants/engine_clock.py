@@ -122,15 +122,8 @@ def at_once(engine: Engine) -> Iterator[None]:
 
 
 def read_apart() -> None:
-    """Let every row read its prefix for itself, as if nobody else had it.
-
-    Raises:
-        Missing: the kernels do not group rows by their prefix.
-    """
-    try:
-        from prefix_engine.native import attention  # noqa: PLC0415 - only where it is asked for
-    except ImportError as error:
-        raise Missing("not built: no shared reads") from error
+    """Let every row read its prefix for itself, as if nobody else had it; without compiled kernels that is so anyway."""
+    from prefix_engine.native import attention  # noqa: PLC0415 - only where it is asked for
 
     def alone(
         rows: tuple[Sequence, ...], key: Callable[[Sequence], Any]

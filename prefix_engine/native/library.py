@@ -10,13 +10,12 @@ import os
 import shlex
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from prefix_engine.cache_folder import cache_folder
+from prefix_engine.cache_folder import cache_folder, making
 from prefix_engine.kernels import KernelError
 
 _HERE = Path(__file__).parent
@@ -64,14 +63,14 @@ def load() -> ctypes.CDLL:
     Raises:
         KernelError: there is no C compiler, it fails, or the folder cannot be written.
     """
-    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or ""]
+    try:
+        compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or ""]
+    except ValueError as error:
+        raise KernelError(f"$CC cannot be read: {error}") from error
     if not shutil.which(compiler[0]):
         raise KernelError("there is no C compiler (cc, or what $CC names)")
     try:
-        path = cache_folder() / f"kernels-{_digest(compiler)}.so"
-        if not path.is_file():
-            _compile(compiler, path)
-        library = ctypes.CDLL(str(path))
+        library = _made(compiler)
     except subprocess.SubprocessError as error:
         said = getattr(error, "stderr", None) or b""
         raise KernelError(f"{compiler[0]} failed: {said.decode(errors='replace').strip()[-500:]}") from error
@@ -85,22 +84,30 @@ def load() -> ctypes.CDLL:
     return library
 
 
+def _made(compiler: list[str]) -> ctypes.CDLL:
+    path = cache_folder() / f"kernels-{_digest(compiler)}.so"
+    if path.is_file():
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # half a file, as a machine that went out may leave it
+            path.unlink(missing_ok=True)
+    _compile(compiler, path)
+    return ctypes.CDLL(str(path))
+
+
 def _digest(compiler: list[str]) -> str:
     macros = _run([*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
-    digest = hashlib.sha256(macros + repr((_FLAGS, torch.__version__)).encode())
+    digest = hashlib.sha256(macros + repr((compiler, _FLAGS, _WIDE, _SOURCES, torch.__version__)).encode())
     for source in sorted(_HERE.glob("*.[ch]")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:20]
 
 
 def _compile(compiler: list[str], path: Path) -> None:
-    """To a name of its own first: two processes may start at once."""
     sources = [str(_HERE / source) for source in _SOURCES]
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        wide = [_WIDE] if _accepts(compiler, _WIDE) else []
+    wide = [_WIDE] if _accepts(compiler, _WIDE) else []
+    with making(path) as made:
         _run([*compiler, *_FLAGS, *wide, "-shared", "-o", str(made), *sources, "-lm"])
-        made.replace(path)
 
 
 def _accepts(compiler: list[str], flag: str) -> bool:

@@ -2,7 +2,7 @@
 #include "kernels.h"
 #include "panels.h"
 
-#define KC 768 /* rows of a panel taken at a time: 768 * 48 * 4 bytes stay in a level-2 cache */
+#define KC 192 /* rows of a panel taken at a time: 192 * 48 * 4 bytes stay near while all tiles read them */
 
 long panel_width(void) { return NR; }
 
@@ -39,8 +39,8 @@ INLINE void tile_f32(const int rows, const float *restrict x, long stride_x, con
             if (alone) __builtin_prefetch(b + (p + AHEAD) * NR + j * VL, 0, 2);
         }
         if (next) {
-            __builtin_prefetch(next + p * lines * 64);
-            if (lines > 1) __builtin_prefetch(next + (p * lines + 1) * 64);
+            __builtin_prefetch(next + p * lines * 64, 0, 2); /* into level 2: level 1 is full of what is read now */
+            if (lines > 1) __builtin_prefetch(next + (p * lines + 1) * 64, 0, 2);
         }
         for (int i = 0; i < rows; i++) {
             vec value = x[i * stride_x + p] - (vec){};

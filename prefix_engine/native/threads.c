@@ -82,6 +82,7 @@ static void *help(void *number)
 static void forget_helpers(void)
 {
     helpers = 0;
+    atomic_fetch_or(&state, CLOSED); /* a run of the parent's may be open */
     asleep = waiting = 0;
     pthread_mutex_init(&busy, 0);
     pthread_mutex_init(&lock, 0);
@@ -93,10 +94,14 @@ static void start_helpers(int wanted)
 {
     static int registered;
     if (!registered) registered = !pthread_atfork(0, 0, forget_helpers);
+    pthread_attr_t roomy;
+    if (pthread_attr_init(&roomy)) return; /* then fewer do it */
+    pthread_attr_setstacksize(&roomy, 1 << 20); /* attention takes a third of it; some systems give less */
     for (pthread_t thread; helpers < wanted && helpers < MOST_HELPERS; helpers++) {
-        if (pthread_create(&thread, 0, help, (void *)(long)helpers)) return; /* then fewer do it */
+        if (pthread_create(&thread, &roomy, help, (void *)(long)helpers)) break;
         pthread_detach(thread);
     }
+    pthread_attr_destroy(&roomy);
 }
 
 void run_pieces(Work work, const void *what, long pieces, int threads)

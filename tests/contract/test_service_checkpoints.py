@@ -4,7 +4,7 @@ import time
 
 import pytest
 from production_making import damage
-from service_making import complete, error_of, serving
+from service_making import complete, error_of, serving, slowed
 from test_service_revocation import Reader, started
 
 from prefix_engine.testing import random_prefix
@@ -27,20 +27,9 @@ def claim(service, acme):
 
 
 @pytest.fixture
-def slow(service, monkeypatch):
-    slowed(service, monkeypatch)
-
-
-def slowed(service, monkeypatch):
-    """Steps that take their time, so that streams still run when something happens to them."""
-    runner = service.parts.engine._loop._runner
-    step = runner.step
-
-    def slowly(plan):
-        time.sleep(0.02)
-        return step(plan)
-
-    monkeypatch.setattr(runner, "step", slowly)
+def slow(service):
+    with slowed(service):
+        yield
 
 
 def name_of(claim, step=None):
@@ -287,12 +276,12 @@ def test_the_tensors_of_a_cancelled_jobs_checkpoints_leave_the_pool(service, acm
     assert service.parts.engine.stats().resident_prefixes == resident
 
 
-def test_two_processes_both_end_a_cancelled_jobs_answers(tmp_path, database_url, monkeypatch):
+def test_two_processes_both_end_a_cancelled_jobs_answers(tmp_path, database_url):
     with (
         serving(tmp_path, database_url, store=STORE) as one,
         serving(tmp_path, database_url, store=STORE) as two,
     ):
-        slowed(two, monkeypatch)
+        slowed(two)
         acme = one.tenant()
         acme.alice = one.user(acme, "alice")
         claim = one.claim(acme.scope, "alice", "quiz")

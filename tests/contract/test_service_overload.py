@@ -7,28 +7,11 @@ import threading
 import time
 
 import pytest
-from service_making import complete, error_of, serving
+from service_making import complete, error_of, serving, slowed
 from sqlalchemy import Engine, event
 from waiting import wait_until
 
 LONG = {"max_tokens": 200, "min_tokens": 200}
-
-
-@contextlib.contextmanager
-def slowed(service, seconds):
-    """Every step of the engine takes longer."""
-    runner = service.parts.engine._loop._runner
-    step = runner.step
-
-    def slow(plan):
-        time.sleep(seconds)
-        return step(plan)
-
-    runner.step = slow
-    try:
-        yield
-    finally:
-        runner.step = step
 
 
 def hurry(service):

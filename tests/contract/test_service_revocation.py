@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from service_making import Serving, complete, error_of, events, serving
+from service_making import Serving, complete, error_of, events, serving, slowed
 
 LONG = 200
 
@@ -81,18 +81,6 @@ def started(readers):
     for reader in readers:
         assert reader.first.wait(120)
     return readers
-
-
-def slowed(service, seconds=0.02):
-    """A step that takes its time, as a real model's does, so that streams are still running when deleted."""
-    runner = service.parts.engine._loop._runner
-    step = runner.step
-
-    def slow(plan):
-        time.sleep(seconds)
-        return step(plan)
-
-    runner.step = slow
 
 
 def test_a_delete_under_32_streams_stops_every_token_of_the_user(own_service, acme):

@@ -1,9 +1,12 @@
 """What failpoints have found, each by itself: a fault costs a try, and nothing is charged, kept or blamed twice."""
 
+import time
+
 import pytest
 from service_making import complete as generate
 from service_making import error_of
 from store_making import complete, files_on_disk, publish, queue, rows
+from waiting import wait_until
 
 from prefix_store.errors import Conflict, NotFound, Unavailable
 from prefix_store.failpoints import arm
@@ -115,3 +118,22 @@ def test_a_rollback_that_is_sent_again_with_its_key_goes_back_once(own_service):
     for key, live in (("one", 2), ("one", 2), ("two", 1), ("two", 1)):
         answer = acme.post("/v1/prefixes/alice:voice/rollback", headers={"Idempotency-Key": key})
         assert (answer.status_code, answer.json()["live_version"]) == (200, live)
+
+
+def test_upkeep_leaves_a_young_erasure_to_who_began_it_and_paces_one_that_fails(
+    store, tenant, alice, monkeypatch
+):
+    bob = store.owners.create_user(tenant, "bob")
+    for owner in (alice, bob):
+        publish(store, tenant, owner, "voice")
+    first, second = (store.erasure.begin(tenant, name) for name in ("alice", "bob"))
+    store.erasure.go_on()
+    assert store.erasure.pending() == [first.id, second.id]
+    monkeypatch.setattr("prefix_store.unfinished.YOUNG_SECONDS", 0.0)
+    arm("erase.after_files=raise")  # of the first: the disk
+    store.erasure.go_on()
+    assert store.erasure.pending() == [first.id]
+    began = time.monotonic()
+    wait_until(lambda: store.erasure.go_on() or not store.erasure.pending())
+    assert time.monotonic() - began > 1  # it waited for its turn
+    assert files_on_disk(store) == set()

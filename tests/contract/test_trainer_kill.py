@@ -12,6 +12,7 @@ import pytest
 from database_making import everything
 from outside_servers import Way
 from production_making import environment as inherited
+from real_processes import children_of
 from sqlalchemy import select
 from store_making import upload
 from trainer_making import dataset
@@ -47,11 +48,6 @@ def start(settings, folder, tmp_path):
     for process in started:
         process.kill()
         process.wait()
-
-
-def children_of(pid):
-    found = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in found.read_text().split()]
 
 
 def alive(pid):

@@ -1,6 +1,8 @@
 """The compiled kernels against torch's, and that no row's bits depend on what its neighbours hold."""
 
 import queue
+import subprocess
+import sys
 from math import isnan
 
 import pytest
@@ -264,6 +266,45 @@ def test_kernels_are_not_loaded_from_a_folder_that_others_may_write(monkeypatch,
     try:
         with pytest.raises(KernelError, match="writable for nobody else"):
             kernels_for("native", torch.device("cpu"))
+    finally:
+        library.load.cache_clear()
+
+
+def test_kernels_of_which_half_was_written_are_made_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load = [sys.executable, "-c", "from prefix_engine.native import library; library.load()"]
+    for spoil in (b"", b"\x7fELF and then nothing"):
+        subprocess.run(load, check=True)
+        (made,) = (tmp_path / "prefixserve").iterdir()
+        whole = made.read_bytes()
+        made.write_bytes(spoil)
+        subprocess.run(load, check=True)
+        assert made.read_bytes() == whole
+        assert list(made.parent.iterdir()) == [made]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"CC": "cc '"}, "CC cannot be read"),
+        ({"XDG_CACHE_HOME": "{tmp}/open"}, "must not be writable for everybody"),
+        ({"XDG_CACHE_HOME": "", "HOME": ""}, "XDG_CACHE_HOME"),
+    ],
+)
+def test_what_keeps_kernels_from_being_made_is_told_and_torch_goes_on(
+    monkeypatch, tmp_path, caplog, settings, told
+):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value.format(tmp=tmp_path))
+    if "HOME" in settings:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # a user whom nobody knows
+    library.load.cache_clear()
+    try:
+        assert kernels_for("auto", torch.device("cpu")).name == "torch"
+        assert told in caplog.text
     finally:
         library.load.cache_clear()
 

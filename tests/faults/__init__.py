@@ -7,6 +7,8 @@ The full size is `make faults`; a small one of each scenario is part of `make te
 from dataclasses import dataclass
 from importlib import import_module
 
+from prefix_store.failpoints import POINTS
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -61,7 +63,7 @@ SCENARIOS = {
         "deletes",
         {"deletes": 1000, "pauses": 20},
         ("tokens after acknowledgement", "accepted after acknowledgement", "neighbours' streams broken"),
-        "tokens after acknowledgement 0, p99 at most 1,000 ms",
+        "tokens after acknowledgement 0; streams ended within 1,000 ms at p99",
     ),
     "corruptions": Scenario(
         "corruptions",
@@ -81,6 +83,12 @@ SCENARIOS = {
             "files damaged",
         ),
         "what does not fit is refused with 507 and leaves nothing; texts go on",
+    ),
+    "failpoints": Scenario(
+        "failpoints",
+        {"points": len(POINTS)},
+        ("not reached", "failed"),
+        "after kill, raise and sleep at each: what was acknowledged is there once, what was deleted stays gone",
     ),
     "overload": Scenario(
         "overload",

@@ -83,7 +83,7 @@ def table(folder):
 
 def _value(value):
     if isinstance(value, dict):
-        return ", ".join(f"{count} {what}" for what, count in value.items())
+        return ", ".join(f"{count:,} {what}" for what, count in value.items())
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

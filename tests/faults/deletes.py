@@ -42,6 +42,7 @@ def measure(home, say, *, deletes=1000, pauses=20, seed=1):
     errors = [one.error for one in each if one.error]
     assert not errors, errors
     waits = sorted(wait for one in each for wait in one.waits)
+    revoked = sorted(wait for one in each for wait in one.revoked)
     return {
         "deletes": len(waits),
         "pauses": pauses,
@@ -53,10 +54,16 @@ def measure(home, say, *, deletes=1000, pauses=20, seed=1):
         "neighbours' streams broken": sum(one.broken for one in each),
         "neighbours' streams ended, to be sent again": sum(one.retried for one in each),
         "streams of a stopped process ended, to be sent again": each[0].stale,
-        "median ms": round(1000 * waits[len(waits) // 2]),
-        "p99 ms": round(1000 * waits[int(len(waits) * 0.99) - 1]),
-        "longest ms": round(1000 * waits[-1]),
+        "ms until the user's last stream had ended": _spread(revoked),
+        "ms until it was acknowledged, with files removed": _spread(waits),
     }
+
+
+def _spread(seconds):
+    if not seconds:
+        return {}
+    names = {"median": len(seconds) // 2, "p99": int(len(seconds) * 0.99) - 1, "longest": -1}
+    return {name: round(1000 * seconds[max(place, -len(seconds))]) for name, place in names.items()}
 
 
 class _Deleting:
@@ -65,7 +72,7 @@ class _Deleting:
     def __init__(self, site, history, voices, tenant, chosen):
         self._site, self._history, self._voices, self._random = site, history, voices, chosen
         self.own = voices.all[tenant * USERS : (tenant + 1) * USERS]
-        self.waits, self.error, self.stale = [], None, 0
+        self.waits, self.revoked, self.error, self.stale = [], [], None, 0
         self.later = self.cut = self.early = self.after = self.accepted = self.broken = self.retried = 0
 
     def run(self, count, say):
@@ -124,6 +131,8 @@ class _Deleting:
             stream.join(PATIENCE_S)
             self.after += stream.tokens(before) if answer.status_code == 200 else 0
             self.cut += not stream.whole
+        if cut := [stream.ended_at for stream in streams if not stream.whole]:
+            self.revoked.append(max(cut) - began)
         self.early += early
         beside.join(PATIENCE_S)
         self.retried += not beside.whole and beside.told_to_retry

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx2
 import psycopg
 from outside_servers import Way
+from real_processes import children_of
 from trainer_making import base_folder
 
 from deploy import servers, topology
@@ -160,15 +161,7 @@ class Site:
         shown = self._folder("shown") / name
         if not shown.exists():
             topology.show(process, self.home / "secrets", shown.parent)
-        places = {
-            "PREFIX_DATA_DIR": str(self.home / "data"),
-            "PREFIX_SECRET_FILES": str(shown),
-            "PREFIX_BLOBS_ENDPOINT": f"http://127.0.0.1:{self._storage}",
-            "AWS_SHARED_CREDENTIALS_FILE": str(shown / "s3_credentials"),
-            "PREFIX_HOST": "127.0.0.1",
-            "PREFIX_PORT": str(self.ports.get(name, 0)),
-            "PREFIX_METRICS_PORT": "0",
-        }
+        places = topology.places(shown, self.home, self._storage, self.ports.get(name, 0), 0)
         with self._log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 process.argv(),
@@ -312,13 +305,6 @@ class Bucket:
 
     def _where(self, place):
         return {"Bucket": "prefixserve", "Key": f"{self._files._prefix}{path_of(place)}"}
-
-
-def children_of(pid):
-    """Processes that a process has started and that still are."""
-    with contextlib.suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 def _signal(pids, number):

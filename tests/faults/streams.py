@@ -33,6 +33,7 @@ class Stream(threading.Thread):
         self._data = b""
         self.begun = threading.Event()  # two tokens are there, or it has ended
         self.ended = False
+        self.ended_at = None  # on the monotonic clock
         self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
         self._socket.sendall(head.encode() + data)
         self.start()
@@ -51,7 +52,7 @@ class Stream(threading.Thread):
             if not self.begun.is_set() and len(TEXT.findall(self._data)) > 1:
                 self.begun.set()
         with self._lock:
-            self.ended = True
+            self.ended, self.ended_at = True, time.monotonic()
             self._socket.close()
         self.begun.set()
 

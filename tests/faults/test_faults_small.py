@@ -15,6 +15,7 @@ SMALL = {
     "deletes": {"deletes": 8, "pauses": 1},
     "corruptions": {"corruptions": 80},
     "disk": {"fillings": 2},
+    "failpoints": {"points": 2, "seed": 2},  # one of a process, one of the store
     "restarts": {"restarts": 2},
 }
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -30,7 +31,7 @@ def test_what_must_be_nothing_is_nothing(name):
     ):  # not pytest's folder, which PostgreSQL's own user cannot enter
         home = Path(place)
         home.chmod(0o711)
-        found = scenario.measure()(home, print, seed=7, **SMALL[name])
+        found = scenario.measure()(home, print, **{"seed": 7, **SMALL[name]})
     assert {what: found[what] for what in scenario.nothing if found[what]} == {}, found
     assert all(found[what] for what in HAPPENED[name]), found
 
@@ -42,5 +43,6 @@ HAPPENED = {
     "deletes": ("deletes", "streams cut"),
     "corruptions": ("refused as corrupt", "served right from the bucket"),
     "disk": ("refused for want of room", "texts while full"),
+    "failpoints": ("points", "tried"),
     "restarts": ("streams whole", "ended with status 0"),
 }

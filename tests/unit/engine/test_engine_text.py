@@ -91,6 +91,21 @@ def test_a_token_that_a_stop_string_cuts_keeps_only_the_part_before_it():
     assert [(info.text, info.logprob) for info in infos] == [("aa", -1.0)]
 
 
+@pytest.mark.parametrize(
+    ("stop", "shown"), [("end", ["bytes:\\xe2", "bytes:\\x80"]), ("nd", ["bytes:\\xe2", "bytes:\\x80", "e"])]
+)
+def test_of_a_token_behind_an_unfinished_character_only_its_own_part_is_told(stop, shown):
+    stream = TextStream(TOKENIZER, [stop])
+    infos = []
+    for byte in (0xE2, 0x80):
+        token = next(i for i in range(256) if TOKENIZER.token_bytes(i) == bytes([byte]))
+        infos += stream.push(TokenInfo(token, token_text(TOKENIZER, token)))[1]
+    stream._decoder.push = lambda _: "\ufffdend"
+    text, told, stopped = stream.push(TokenInfo(1, "end", -1.0))
+    assert (text, stopped) == ("\ufffdend".removesuffix(stop), True)
+    assert [info.text for info in [*infos, *told]] == shown
+
+
 def test_before_min_tokens_a_stop_string_is_plain_text():
     texts, _, stopped = stream_of(list(b"xbxbx"), ["b"], min_tokens=3)
     assert ("".join(texts), stopped) == ("xbx", True)

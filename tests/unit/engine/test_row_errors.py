@@ -1,13 +1,17 @@
 """What raises for one row fails that row; the others get what they get without it."""
 
+import threading
+import weakref
+
 import pytest
 import torch
+from waiting import wait_until
 
-from prefix_engine import Engine, EngineConfig, Request, Sampling, runner
+from prefix_engine import Delta, Engine, EngineConfig, Failed, Finished, Request, Sampling, runner
 from prefix_engine.batch_sampling import BatchSampler
 from prefix_engine.sampling import RowSampler
 from prefix_engine.sequence import Sequence
-from prefix_engine.testing import Collected, tiny_base
+from prefix_engine.testing import Collected, random_prefix, tiny_base
 
 BASE = tiny_base(positions=512)
 SAMPLERS = pytest.mark.parametrize("sampler", [RowSampler, BatchSampler])
@@ -102,6 +106,99 @@ def test_a_prompt_whose_scoring_raises_fails_alone(engine, monkeypatch):
     assert failed.wait().code == "internal"
     assert beside.wait() == calm.wait()
     assert beside.tokens == calm.tokens
+
+
+def test_what_raises_while_a_row_ends_is_told_once_and_the_others_go_on(engine):
+    class Forgetful(RowSampler):
+        def forget(self, sequence):
+            if sequence.request.max_tokens == 7:
+                raise MemoryError
+            super().forget(sequence)
+
+    one = engine(Forgetful)
+    spoilt, beside = Collected(), submitted(one, NEIGHBOURS[1])
+    one.submit(Request((1, 2, 3), 7, None), spoilt)
+    assert spoilt.wait().reason == "length"
+    assert beside.wait().reason == "length"
+    assert submitted(one, Sampling()).wait().reason == "length"
+    assert one.stats().pages_used == 0
+    assert len([event for event in spoilt.events if not isinstance(event, Delta)]) == 1
+    assert one.drain(60)
+
+
+def test_an_answer_of_which_a_piece_was_lost_is_not_called_whole(engine):
+    def failing(event):
+        if hasattr(event, "tokens"):
+            raise MemoryError
+
+    lost = Collected(failing)
+    engine(RowSampler).submit(Request((1, 2, 3), 1, None), lost)
+    assert lost.wait().code == "cancelled"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_revocation_that_raises_ends_the_engine_and_nobody_waits_for_ever(engine, monkeypatch, error):
+    def raising(_):
+        raise error
+
+    one = engine(RowSampler)
+    beside = submitted(one, NEIGHBOURS[1])
+    monkeypatch.setattr(one._loop.pool, "erase", raising)
+    threads = [
+        threading.Thread(target=one.revoke, args=({"a"},)),
+        threading.Thread(target=one.forget, args=({"b"},)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    assert isinstance(beside.wait(120), Failed | Finished)
+    assert one.beat_age() == float("inf")
+
+
+def test_a_loader_that_panics_fails_its_requests_and_loads_on():
+    class PanicError(BaseException):
+        """As a library in Rust raises it."""
+
+    def load(prefix_id):
+        if prefix_id == "bad":
+            raise PanicError
+        return random_prefix(BASE, 3)
+
+    config = EngineConfig(rows=8, kv_bytes=16 << 20, pool_bytes=1 << 20, load_threads=1)
+    one = Engine(BASE, config, load)
+    one.start()
+    for prefix_id, ended in (("bad", Failed), ("good", Finished)):
+        sink = Collected()
+        one.submit(Request((1, 2), 3, None, prefix_id=prefix_id), sink)
+        assert isinstance(sink.wait(), ended)
+    one.revoke({"bad", "good"})
+    one.close()
+
+
+def test_a_loader_thread_that_waits_keeps_no_prefix():
+    kept = []
+
+    def load(prefix_id):
+        found = random_prefix(BASE, 3)
+        kept.append(weakref.ref(found.tensor))
+        return found
+
+    one = Engine(BASE, EngineConfig(rows=8, kv_bytes=16 << 20, pool_bytes=1 << 20), load)
+    one.start()
+    sink = Collected()
+    one.submit(Request((1, 2), 3, None, prefix_id="voice"), sink)
+    sink.wait()
+    wait_until(lambda: kept[0]() is None)
+    one.close()
+
+
+def test_a_closed_engine_does_not_start_again(engine):
+    one = engine(RowSampler)
+    one.close()
+    with pytest.raises(RuntimeError, match="make another"):
+        one.start()
 
 
 @SAMPLERS

@@ -104,6 +104,8 @@ def test_losses_of_many_tokens_are_made_in_pieces():
     assert len(found.losses) > 512
     expected = torch.cat(list(oracle(texts, prefixes).values()))
     torch.testing.assert_close(found.losses.sort()[0], expected.sort()[0], atol=1e-4, rtol=1e-5)
+    (mine,), (theirs,) = (torch.autograd.grad(losses.mean(), prefixes) for losses in (found.losses, expected))
+    torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
 
 
 def test_weights_of_the_loss_reach_the_gradient():

@@ -1,6 +1,7 @@
 """The frozen base of a real training process: a read-only mapping of one file, which others on the machine share."""
 
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -133,11 +134,26 @@ def test_a_copy_that_cannot_be_trusted_is_not_used(spoil, checkpoints, cache, ca
         renewed(copy, copy.read_bytes()[:-4096])
     with caplog.at_level(logging.WARNING):
         found = load_base(place, "cpu")
-    assert found.mapping is None
-    assert "base.not_shared" in caplog.text
+    if spoil == "others may write":
+        assert found.mapping is None
+        assert "base.not_shared" in caplog.text
+    else:  # made anew
+        assert found.mapping is not None
+        assert [path.name for path in cache.glob("*")] == [copy.name]
+        assert load_base(place, "cpu").mapping is not None
     assert found.fingerprint == good.fingerprint
     for (_, one), (_, other) in zip(found.weights.named(), good.weights.named(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_a_killed_process_left_half_made_goes_when_the_next_makes_something(checkpoints, cache):
+    cache.mkdir(mode=0o700, parents=True)
+    left, fresh = (cache / f"making-{name}" for name in ("left", "fresh"))
+    for path in (left, fresh):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    load_base(str(checkpoints["float16"]), "cpu")
+    assert {path.name for path in cache.iterdir()} == {fresh.name, next(cache.glob("base-*")).name}
 
 
 def renewed(path, content):
