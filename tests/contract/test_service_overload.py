@@ -208,7 +208,10 @@ def test_idle_connections_make_room_for_those_that_ask(tmp_path):
 def test_where_all_connections_are_busy_one_more_is_told_to_come_again(tmp_path):
     with serving(tmp_path, connections=16, rows=2) as service:
         acme = service.tenant()
-        with slowed(service, 0.2), contextlib.ExitStack() as busy:
+        with contextlib.ExitStack() as busy:
+            gate = threading.Event()  # before a step has told how long the queue takes, nobody is refused for it
+            service.parts.engine._post(gate.wait)
+            busy.callback(gate.set)
             for _ in range(service.parts.connections._most):
                 body = {"model": "tiny", "prompt": "x", "stream": True, **LONG}
                 client = busy.enter_context(service.client(acme.key))
@@ -220,7 +223,7 @@ def test_where_all_connections_are_busy_one_more_is_told_to_come_again(tmp_path)
             assert error_of(refused)["code"] == "overloaded"
             assert refused.headers["retry-after"] == "1"
             assert refused.headers["connection"] == "close"
-            hurry(service)
+            gate.set()
             wait_until(lambda: not service.parts.tickets.count())
         assert acme.get("/v1/models").status_code == 200
 
