@@ -2,7 +2,11 @@
 #include "kernels.h"
 #include "panels.h"
 
-#define KC 192 /* rows of a panel taken at a time: 192 * 48 * 4 bytes stay near while all tiles read them */
+/* Rows of a panel taken at a time. Of few tiles the sums are soon put away and taken up again, and a block stays near
+   while all of them read it; of many, a block that fills a level-2 cache is dearer to fetch than to read again. */
+#define FEW 64
+#define FEW_KC 192
+#define KC 768
 
 long panel_width(void) { return NR; }
 
@@ -78,12 +82,12 @@ static void panels_f32(const void *what, long piece)
 {
     const ProductF32 *of = what;
     long m = of->m, k = of->k, n = of->n, last = (piece + 1) * of->together;
-    long tiles = (m + MR - 1) / MR;
+    long tiles = (m + MR - 1) / MR, kc = m > FEW ? KC : FEW_KC;
     int lines = tiles > 2 ? 1 : 2;
     for (long p = piece * of->together; p < last && p < of->panels; p++) {
         int columns = n - p * NR < NR ? (int)(n - p * NR) : NR;
-        for (long from = 0; from < k; from += KC) {
-            long depth = k - from < KC ? k - from : KC;
+        for (long from = 0; from < k; from += kc) {
+            long depth = k - from < kc ? k - from : kc;
             const float *b = of->packed + (p * k + from) * NR, *start = from ? 0 : of->bias + p * NR;
             const char *next = (const char *)(b + depth * NR);
             for (long i = 0; i < m; i += MR) {
