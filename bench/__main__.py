@@ -53,11 +53,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         type=lambda text: frozenset(filter(None, text.split(","))),
-        help="parts of names; all if not given",
+        help="parts of names, or none; all if not given",
     )
     parser.add_argument("--quick", action="store_true", help="a tiny shape, one round: shows that it works")
     args = parser.parse_args()
-    known = " ".join(entries(Run(quick=True, rounds=1))).lower()
+    known = ", ".join(entries(Run(quick=True, rounds=1))).lower() + ", none"
     if unknown := [peer for peer in args.peers or () if peer.lower() not in known]:
         parser.error(f"--peers: no contestant's name has {', '.join(unknown)} in it; there are {known}")
     return args

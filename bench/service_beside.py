@@ -21,9 +21,7 @@ from service.cli.bench_report import percentile
 
 _STREAMS = 8
 _ROWS, _CHARACTERS = 400, 60
-_BATCH = (
-    2  # rows of an update: some dozens of updates a turn, where the default of 16 would make two or three
-)
+_BATCH = 2  # rows of an update: some dozens of updates a turn
 _READY_S = 300.0
 _LOOK_S = 0.1
 # What may be set of the worker: lets nobody by, and as it comes.

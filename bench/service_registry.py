@@ -152,7 +152,7 @@ def _registry(pipe: Connection, folder: Path, count: int, keys: Sequence[str]) -
             "memory": int(status.partition("VmRSS:")[2].split()[0]) * 1024,
             "generations": 4 * files,
             "resident": stats.resident_prefixes,
-            "evictions": stats.evictions,
+            "evictions": stats.pool_evictions,
         }
 
     serve(pipe, {"resolve": resolve, "generate": generate})

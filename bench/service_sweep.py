@@ -17,7 +17,6 @@ from service.cli.bench_load import Ask, Outcome
 from service.cli.bench_report import percentile, spread
 
 PROMISED = 0.7  # the load of which the time to the first token is promised
-LONG = 200  # tokens of a prompt that count for it
 _TAKEN = ("service", "engine", "client_cores", "service_cores", "neighbour_cores")
 _SETTLE = 0.15  # of a load's time before tokens are counted
 
@@ -91,7 +90,7 @@ def sweep(run: ServiceRun, service: Running, prefills: dict[int, float]) -> tupl
         points.append(point)
         run.say("  " + _shown(point))
         if load == PROMISED:
-            rows.append(_promised(outcomes, prefills))
+            rows.append(_promised(outcomes, prefills, run.sizes.prompt[1] // 2))
     return rows, {"capacity": run.capacity, "points": points}
 
 
@@ -112,9 +111,10 @@ def _point(load: float, outcomes: list[Outcome], seconds: float) -> dict[str, An
     }
 
 
-def _promised(outcomes: list[Outcome], prefills: dict[int, float]) -> Row:
-    what = f"p95 time to first token at {PROMISED} load, prompts of {LONG} tokens and more"
-    asked = [o for o in outcomes if len(o.ask.prompt) >= LONG]
+def _promised(outcomes: list[Outcome], prefills: dict[int, float], least: int) -> Row:
+    """Of the longer prompts, from `least` tokens on."""
+    what = f"p95 time to first token at {PROMISED} load, prompts of {least} tokens and more"
+    asked = [o for o in outcomes if len(o.ask.prompt) >= least]
     long = [o for o in asked if o.error is None]
     if not long:
         return Row(what, "-", f"none of {len(asked)} such requests was answered", at_most=4)

@@ -22,7 +22,7 @@ ROUNDS = {"steps": 4, "to-loss": 1}  # if not told
 WORK = (
     ("one row of 32 tokens", 1, 32, 32),
     ("one row of 128 tokens", 1, 128, 16),
-    ("the default batch, 16 rows of 64", 16, 64, 4),
+    ("the default batch, 4 rows of 64", 4, 64, 16),
 )
 REPORTED_ROUNDS = 2  # of what no target is set for: a round of the default batch takes a minute
 

@@ -209,7 +209,9 @@ def test_where_all_connections_are_busy_one_more_is_told_to_come_again(tmp_path)
     with serving(tmp_path, connections=16, rows=2) as service:
         acme = service.tenant()
         with contextlib.ExitStack() as busy:
-            gate = threading.Event()  # before a step has told how long the queue takes, nobody is refused for it
+            gate = (
+                threading.Event()
+            )  # before a step has told how long the queue takes, nobody is refused for it
             service.parts.engine._post(gate.wait)
             busy.callback(gate.set)
             for _ in range(service.parts.connections._most):

@@ -50,7 +50,7 @@ ENGINE_ROWS = [
 ]
 SERVICE_ROWS = [
     r"W3 saturated: service over HTTP against the bare engine",
-    r"p95 time to first token at 0.7 load, prompts of 200 tokens and more",
+    r"p95 time to first token at 0\.7 load, prompts of \d+ tokens and more",
     r"fair share: light tenants' p95 time to first token beside \d+ streams of one tenant",
     r"fair share: light tenants' p95 time per token beside \d+ streams of one tenant",
     r"cold prefix \(m=10, bytes on disk\): added to the time to first token",

@@ -1,10 +1,14 @@
 """The bench's arithmetic: verdicts, paces, lower bounds and capacity come out of figures as they should."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import bound, contest, formats, pace
+from bench import bound, contest, formats, pace, steps
+from bench.process import ContestantError, Process
 from bench.service_engine import between
 from bench.service_run import capacity
 from bench.service_sweep import _promised
@@ -89,9 +93,39 @@ def test_the_row_of_the_first_token_tells_how_many_were_refused():
     asks = [Ask("p", (1,) * length, 2) for length in (300, 300, 300, 20)]
     outcomes = [Outcome(ask, began=0, seconds=4, pieces=[1.0, 2.0, 4.0]) for ask in asks]
     outcomes[1].error, outcomes[1].pieces = "503 overloaded", []
-    row = _promised(outcomes, {20: 0.1, 220: 0.5, 420: 0.9})
+    prefills = {20: 0.1, 220: 0.5, 420: 0.9}
+    row = _promised(outcomes, prefills, 200)
     assert "2 of 3 requests answered" in row.ours
     assert row.measured == pytest.approx(1.0 / 0.66)
+    assert _promised(outcomes, prefills, 400).verdict == "not measured"
+
+
+def test_a_bound_that_a_step_of_the_same_run_breaks_gives_no_verdict():
+    step = {"rows": 1, "share": 0.97, "seconds": 0.0143, "bound": 0.0138}
+    whole = {"fp32": {"1": {"step": 0.0141}}}
+    assert not steps._broken({"1": step}, whole)
+    for broken in (
+        steps._broken({"1": step}, {"fp32": {"1": {"step": 0.0104}}}),
+        steps._broken({"1": step | {"seconds": 0.013}}, {}),
+    ):
+        assert broken
+        (row,) = steps._rows({"1": step}, MACHINE, broken=broken)
+        assert (row.verdict, "disturbed" in row.against) == ("not measured", True)
+    assert steps._rows({"1": step}, MACHINE, broken=False)[0].verdict == "hit"
+
+
+def test_the_best_peer_is_named_only_where_all_are_there():
+    speeds = {contest.ENGINE: [300.0], **{peer: [200.0] for peer in contest.FP32_PEERS}}
+    assert contest._w1(speeds, {})[1].verdict == "hit"
+    del speeds[contest.VLLM]
+    assert contest._w1(speeds, {contest.VLLM: "not installed"})[1].verdict == "not measured"
+
+
+def test_a_contestant_that_does_not_answer_is_left_out_again_and_again():
+    with Process("silent", Path(sys.executable), "engine", 1) as silent:
+        for _ in range(2):
+            with pytest.raises(ContestantError, match="no answer"):
+                silent.ask("memory", timeout_s=0.0)
 
 
 def test_a_row_that_no_format_can_score_is_not_left_out_of_its_loss():
