@@ -91,7 +91,7 @@ def _put_back(tensors: dict[str, Tensor], learner: Learner, done: int) -> None:
         if f"first.{name}" in tensors:
             device = parameter.device
             learner.optimizer.state[parameter] = {
-                "step": torch.tensor(float(done)),
+                "step": torch.tensor(float(done), device=device),
                 "exp_avg": tensors[f"first.{name}"].to(device),
                 "exp_avg_sq": tensors[f"second.{name}"].to(device),
             }
