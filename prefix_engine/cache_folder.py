@@ -20,7 +20,8 @@ def cache_folder() -> Path:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefixserve"
     except RuntimeError as error:  # this user has no home
         raise OSError(f"{error}; set XDG_CACHE_HOME") from error
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     folder = folder.resolve()
     status, above = folder.stat(), folder.parent.stat().st_mode
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
@@ -50,7 +51,8 @@ def making(path: Path) -> Iterator[Path]:
         yield made
         _sync(made)
         made.replace(path)
-        _sync(path.parent)
+        with suppress(OSError):  # some file systems know no such thing
+            _sync(path.parent)
     finally:
         made.unlink(missing_ok=True)
 

@@ -295,6 +295,6 @@ class Engine:
         while self._inbox:
             try:
                 self._inbox.popleft()()
-            except Exception:
+            except BaseException:
                 log.exception("engine.left_undone")
         self._end_revocations()

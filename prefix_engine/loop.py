@@ -120,8 +120,10 @@ class Loop:
                 self._fail(row, code, message)
             except Exception:
                 log.exception("row.abandoned")
-        self.cache.clear()
-        self.pool.erase_all()
+        try:
+            self.cache.clear()
+        finally:
+            self.pool.erase_all()
 
     def next_deadline(self) -> float | None:
         """The earliest deadline of a request that has not ended."""
@@ -129,11 +131,7 @@ class Loop:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def turn(self, now: float) -> bool:
-        """Expire, admit, and run one step; returns whether there was one, or reason to turn again at once.
-
-        Args:
-            now: on the scale of the requests' deadlines.
-        """
+        """Expire, admit, and run one step; whether there was one, or reason to turn again. `now` as of the deadlines."""
         self.cache.expire(now)
         self._expire(now)
         again = self._admit(now)

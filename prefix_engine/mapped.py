@@ -73,9 +73,14 @@ def map_parameters(model: Any, place: str) -> Mapping | None:
 
     parameters = dict(model.named_parameters())
     why = ""
+    try:
+        source = Path(cached_file(place, "model.safetensors") or "")
+    except OSError as error:  # of several files
+        log.warning("base.not_shared why=%s", error)
+        return None
     for file_of in (_as_it_lies, _unpacked, _unpacked_anew):
         try:
-            path = file_of(Path(cached_file(place, "model.safetensors") or ""), parameters)
+            path = file_of(source, parameters)
             mapping = Mapping(path)
             tensors = {name: _found(mapping, name) for name in parameters}
         except (

@@ -5,18 +5,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, or_, select
 
 from prefix_store.core import Core
 from prefix_store.db import SystemDatabase, db_now
 from prefix_store.erasure import Erasures
-from prefix_store.errors import Unavailable
 from prefix_store.litter import clear, clear_soon
 from prefix_store.tables import erasures, litter
 
 log = logging.getLogger(__name__)
 
-YOUNG_SECONDS = 6.0  # so long the request that began an erasure may itself be at it
+YOUNG_SECONDS = 10.0  # so long the request that began an erasure may itself be at it
 _LONGEST_PAUSE = 16.0
 
 
@@ -32,7 +31,7 @@ class UnfinishedErasures(Erasures):
 
     def pending(self) -> Sequence[str]:
         """Ids of erasures that are not done, oldest first."""
-        return self._open(0.0)
+        return self._open()
 
     def resume(self) -> int:
         """Go on with every erasure and removal cut short; return how many erasures are still open.
@@ -43,7 +42,7 @@ class UnfinishedErasures(Erasures):
         for tenant_id in self._noted():
             clear(self._core, tenant_id)
         self._core.blobs.forgotten()
-        rows = [self._row(erasure_id) for erasure_id in self._open(0.0)]
+        rows = [self._row(erasure_id) for erasure_id in self._open()]
         return len(rows) - self._finish([row for row in rows if self._removed(row)])
 
     def go_on(self) -> None:
@@ -63,22 +62,29 @@ class UnfinishedErasures(Erasures):
             pause = min(_LONGEST_PAUSE, 2 * self._tried[one][1])
             self._tried[one] = time.monotonic() + pause, pause
         rows = [self._row(one) for one in due]
-        self._finish([row for row in rows if row.state != "done" and self._removed_now(row)])
+        removed = [row for row in rows if row.state != "done" and self._removed_now(row)]
+        if self._finish(removed) < len(
+            removed
+        ):  # only a scrub is lacking, which somebody's transaction held up
+            self._tried |= {row.id: (0.0, 1.0) for row in removed}
 
     def _noted(self) -> Sequence[str]:
         with self._system.read() as connection:
             return connection.execute(select(litter.c.tenant_id).distinct()).scalars().all()
 
-    def _open(self, older_than: float) -> Sequence[str]:
-        left = (erasures.c.state != "done", erasures.c.created_at <= db_now() - older_than)
-        found = select(erasures.c.id).where(*left).order_by(erasures.c.created_at)
+    def _open(self, older_than: float | None = None) -> Sequence[str]:
+        """Those that were begun so long ago, or in the future of a clock that was set back since; all if None."""
+        found = select(erasures.c.id).where(erasures.c.state != "done").order_by(erasures.c.created_at)
+        if older_than is not None:
+            begun = erasures.c.created_at
+            found = found.where(or_(begun <= db_now() - older_than, begun > db_now()))
         with self._system.read() as connection:
             return connection.execute(found).scalars().all()
 
     def _removed_now(self, row: Row[Any]) -> bool:
         try:
             return self._removed(row)
-        except (Unavailable, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
             log.warning("an erasure goes on later: %s", type(error).__name__)
             return False
 

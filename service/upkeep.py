@@ -34,7 +34,7 @@ class Upkeep:
         ]
 
     def start(self) -> None:
-        """Begin; erasures cut short by a crash go on at once."""
+        """Begin; erasures that a crash cut short go on soon."""
         for thread in self._threads:
             thread.start()
 

@@ -28,7 +28,7 @@ class Direct:
     """The keys and values themselves."""
 
     def __init__(self, values: Tensor) -> None:
-        self.parameters = {"prefix": values.clone().requires_grad_()}
+        self.parameters = {"prefix": values.clone(memory_format=torch.contiguous_format).requires_grad_()}
 
     def prefix(self) -> Tensor:
         """See `Parametrization`."""

@@ -86,13 +86,16 @@ def load() -> ctypes.CDLL:
 
 def _made(compiler: list[str]) -> ctypes.CDLL:
     path = cache_folder() / f"kernels-{_digest(compiler)}.so"
-    if path.is_file():
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:  # half a file, as a machine that went out may leave it
-            path.unlink(missing_ok=True)
-    _compile(compiler, path)
+    told = path.with_suffix(".sha256")
+    if not (path.is_file() and told.is_file() and told.read_text() == _sha256(path)):
+        _compile(compiler, path)  # also over half a file, which would end the process that loads it
+        with making(told) as made:
+            made.write_text(_sha256(path))
     return ctypes.CDLL(str(path))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digest(compiler: list[str]) -> str:

@@ -273,14 +273,18 @@ def test_kernels_are_not_loaded_from_a_folder_that_others_may_write(monkeypatch,
 def test_kernels_of_which_half_was_written_are_made_anew(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     load = [sys.executable, "-c", "from prefix_engine.native import library; library.load()"]
-    for spoil in (b"", b"\x7fELF and then nothing"):
+    for spoil in (
+        lambda whole: b"",
+        lambda whole: whole[:20_000],
+        lambda whole: whole[:4096] + bytes(4096) + whole[8192:],
+    ):
         subprocess.run(load, check=True)
-        (made,) = (tmp_path / "prefixserve").iterdir()
+        (made,) = (tmp_path / "prefixserve").glob("*.so")
         whole = made.read_bytes()
-        made.write_bytes(spoil)
+        made.write_bytes(spoil(whole))
         subprocess.run(load, check=True)
         assert made.read_bytes() == whole
-        assert list(made.parent.iterdir()) == [made]
+        assert {path.suffix for path in made.parent.iterdir()} == {".so", ".sha256"}
 
 
 @pytest.mark.parametrize(
