@@ -45,7 +45,7 @@ lint: $(STAMP) ## style, types, import rules, unused dependencies and code
 	$(BIN)/vulture
 
 bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefixes gain on the carried datasets
-	@failed=0; for part in bench bench.service bench.training "bench.losses --forms direct" bench.report bench.plots; do \
+	@failed=0; for part in bench bench.service bench.training "bench.losses --forms direct --starts 0" bench.report bench.plots; do \
 		echo "$(BIN)/python -m $$part"; $(BIN)/python -m $$part || failed=1; done; exit $$failed
 
 bench-peers: $(PEERS) ## what bench compares with and setup does not bring, each in a venv of its own
