@@ -32,10 +32,6 @@ class Referee:
         self._left, self._right = torch.ones(256, 768), torch.ones(768, 3072)
         self.best_s = min(self.calibrate() for _ in range(20))
 
-    def counts(self) -> dict[str, int]:
-        """Turns so far, those that were repeated, and those that are kept though the machine was disturbed."""
-        return {"turns": self.turns, "rejected": self.rejected, "kept_disturbed": self.kept_disturbed}
-
     def calibrate(self) -> float:
         """Seconds of the product."""
         start = time.perf_counter()

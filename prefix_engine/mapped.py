@@ -11,6 +11,7 @@ import logging
 import math
 import mmap
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,32 +73,47 @@ def map_parameters(model: Any, place: str) -> Mapping | None:
     from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow, and only needed here
 
     parameters = dict(model.named_parameters())
-    why = ""
     try:
         source = Path(cached_file(place, "model.safetensors") or "")
-    except OSError as error:  # of several files
-        log.warning("base.not_shared why=%s", error)
-        return None
-    for file_of in (_as_it_lies, _unpacked, _unpacked_anew):
-        try:
-            path = file_of(source, parameters)
-            mapping = Mapping(path)
-            tensors = {name: _found(mapping, name) for name in parameters}
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # no room, no right to write, half a file
-            why = str(error)
-            continue
-        if all(_equal(tensors[name], parameter) for name, parameter in parameters.items()):
-            for name, parameter in parameters.items():
-                parameter.data = tensors[name]
-            return mapping
+        for path in _files(source, parameters):
+            mapping = _mapped(path, parameters)
+            if mapping is not None:
+                return mapping
         why = f"{path} holds other weights"
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # no home, room, or right to write
+        why = str(error)
     log.warning("base.not_shared why=%s", why)
     return None
+
+
+def _files(source: Path, parameters: dict[str, Tensor]) -> Iterator[Path]:
+    """The checkpoint as it lies, the unpacked copy of it if there is one, and at last a copy made anew.
+
+    Who maps a copy that is replaced reads that one on.
+    """
+    yield source
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    copy = cache_folder() / f"base-{digest[:32]}.safetensors"
+    if copy.is_file():
+        yield copy
+    with making(copy) as made:
+        save_file({name: tensor.detach().contiguous() for name, tensor in parameters.items()}, made)
+    yield copy
+
+
+def _mapped(path: Path, parameters: dict[str, Any]) -> Mapping | None:
+    """Put the parameters into a mapping of this file, if it holds the same numbers; half a file does not."""
+    try:
+        mapping = Mapping(path)
+        tensors = {name: _found(mapping, name) for name in parameters}
+    except (OSError, ValueError, RuntimeError):
+        return None
+    if not all(_equal(tensors[name], parameter) for name, parameter in parameters.items()):
+        return None
+    for name, parameter in parameters.items():
+        parameter.data = tensors[name]
+    return mapping
 
 
 def _found(mapping: Mapping, name: str) -> Tensor | None:
@@ -108,33 +124,3 @@ def _found(mapping: Mapping, name: str) -> Tensor | None:
 
 def _equal(found: Tensor | None, loaded: Tensor) -> bool:
     return found is not None and torch.equal(found, loaded)
-
-
-def _as_it_lies(source: Path, _: dict[str, Tensor]) -> Path:
-    return source
-
-
-def _unpacked(source: Path, parameters: dict[str, Tensor]) -> Path:
-    """The unpacked copy of a checkpoint; made if it is not there, whole or not at all."""
-    path = _copy_of(source)
-    if not path.is_file():
-        _make(path, parameters)
-    return path
-
-
-def _unpacked_anew(source: Path, parameters: dict[str, Tensor]) -> Path:
-    """The same where the copy that is there was damaged; who maps that one reads it on."""
-    path = _copy_of(source)
-    _make(path, parameters)
-    return path
-
-
-def _copy_of(source: Path) -> Path:
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return cache_folder() / f"base-{digest[:32]}.safetensors"
-
-
-def _make(path: Path, parameters: dict[str, Tensor]) -> None:
-    with making(path) as made:
-        save_file({name: tensor.detach().contiguous() for name, tensor in parameters.items()}, made)

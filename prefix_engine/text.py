@@ -89,9 +89,8 @@ class TextStream:
         start, self._decoded = self._decoded, self._decoded + len(text)
         # Bytes without a character belong to the next one, which may be part of a stop string.
         unfinished = not text and self._tokenizer.token_bytes(info.id)
-        if text and not info.text.startswith(
-            "bytes:"
-        ):  # what was pending before it reads as U+FFFD, which is not its own
+        # What was pending before a whole token reads as U+FFFD, which is none of its own text.
+        if text and not info.text.startswith("bytes:"):
             start += max(0, len(text) - len(info.text))
         self._waiting.append((start, start + 1 if unfinished else self._decoded, info))
         return self._show(*self._filter.push(text, accept=accept))

@@ -25,9 +25,8 @@ class UnfinishedErasures(Erasures):
     def __init__(self, core: Core, system: SystemDatabase) -> None:
         super().__init__(core)
         self._system = system
-        self._tried: dict[
-            str, tuple[float, float]
-        ] = {}  # open erasure -> when it is due (monotonic), last pause
+        # Open erasure -> when it is due on the monotonic clock, and the pause before that.
+        self._tried: dict[str, tuple[float, float]] = {}
 
     def pending(self) -> Sequence[str]:
         """Ids of erasures that are not done, oldest first."""
@@ -63,9 +62,8 @@ class UnfinishedErasures(Erasures):
             self._tried[one] = time.monotonic() + pause, pause
         rows = [self._row(one) for one in due]
         removed = [row for row in rows if row.state != "done" and self._removed_now(row)]
-        if self._finish(removed) < len(
-            removed
-        ):  # only a scrub is lacking, which somebody's transaction held up
+        # What lacks only a scrub, which somebody's transaction held up, is not put off.
+        if self._finish(removed) < len(removed):
             self._tried |= {row.id: (0.0, 1.0) for row in removed}
 
     def _noted(self) -> Sequence[str]:

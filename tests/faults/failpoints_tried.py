@@ -160,21 +160,6 @@ def try_small(say):
     }
 
 
-def measure(say, small):
-    """Try everything, or a part; counts by what was tried."""
-    if small:
-        return try_small(say)
-    found = {}
-    for form in forms():
-        found[form.name] = try_all(say, form)
-        found[f"{form.name}, every passing"] = try_every_passing(say, form)
-        say(f"{form.name}: {found[form.name]}")
-    from faults.processes_tried import try_processes  # noqa: PLC0415 - brings torch
-
-    found["processes"] = try_processes(say)
-    return found
-
-
 if __name__ == "__main__":
     chosen = [form for form in forms() if sys.argv[1:2] in ([], [form.name])]
     asked, names = sys.argv[2:3], sys.argv[3:]
