@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prefix_engine.engine import Engine
     from prefix_engine.generation import Generation
     from prefix_engine.gone import Gone
+    from prefix_engine.pool import LoadRefused
     from prefix_engine.prefix import Prefix, PrefixError
     from prefix_engine.request import (
         Delta,
@@ -37,6 +38,7 @@ _HOMES = {
     "Finished": "request",
     "Generation": "generation",
     "Gone": "gone",
+    "LoadRefused": "pool",
     "Prefix": "prefix",
     "PrefixError": "prefix",
     "QueueFullError": "request",
@@ -58,6 +60,7 @@ __all__ = [
     "Finished",
     "Generation",
     "Gone",
+    "LoadRefused",
     "Prefix",
     "PrefixError",
     "QueueFullError",

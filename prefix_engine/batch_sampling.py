@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prefix_engine.cuda import sent
-from prefix_engine.sampling import Pick, RowSampler, Score, adjust
+from prefix_engine.sampling import Pick, RowSampler, Score, Wish, adjust
 from prefix_engine.sequence import Sequence
 
 _DRAWN_AT_ONCE = 64  # rows whose sorted vocabularies lie in memory together
@@ -26,14 +26,14 @@ class BatchSampler(RowSampler):
         finite = logits.sum(dim=1).isfinite()
         asked = [i for i, s in enumerate(sequences) if s.request.logprobs is not None]
         raw = torch.log_softmax(logits[_numbers(asked, logits.device)], 1) if asked else None
-        wishes: dict[int, list[float]] = {}
+        wishes: dict[int, Wish] = {}
         errors: dict[int, Exception] = {}
         for i, sequence in enumerate(sequences):
             try:
                 if sequence.request.sampling.adjusts:
                     adjust(logits[i], sequence)
                 if sequence.request.sampling.temperature > 0:
-                    wishes[i] = self._wishes(sequence, logits.shape[1])
+                    wishes[i] = self._wish(sequence, logits.shape[1])
             except Exception as error:  # noqa: BLE001 - told in the pick: the other rows go on
                 errors[i] = error
         tokens = logits.argmax(dim=1)
@@ -50,21 +50,14 @@ class BatchSampler(RowSampler):
         picks = _picks(told, sequences, asked, min(most, logits.shape[1]))
         return [Pick(None, error=errors[i]) if i in errors else pick for i, pick in enumerate(picks)]
 
-    def _wishes(self, sequence: Sequence, vocab: int) -> list[float]:
-        """The number that one row draws, its temperature, top_k (0 for all) and top_p (infinite for all)."""
-        sampling = sequence.request.sampling
-        point = torch.rand((), generator=self._generator(sequence), dtype=torch.float64).item()
-        top_p = float(sampling.top_p) if sampling.top_p < 1 else torch.inf
-        return [point, float(sampling.temperature), float(min(sampling.top_k, vocab)), top_p]
 
-
-def _draw(logits: Tensor, wishes: list[list[float]]) -> Tensor:
+def _draw(logits: Tensor, wishes: list[Wish]) -> Tensor:
     """Draw a token of each row of `[n, vocab]` as `sampling.draw` does; `wishes` of each row."""
     uploaded = sent(torch.tensor(wishes, dtype=torch.float64).T.contiguous(), logits.device)
-    point, temperature, top_k, top_p = uploaded.unsqueeze(2).unbind(0)
+    temperature, top_k, top_p, point = uploaded.unsqueeze(2).unbind(0)
     scaled = (logits - logits.amax(1, keepdim=True)).double() / temperature
     ids = None
-    if any(k or p < 1 for _, _, k, p in wishes):
+    if any(wish.top_k or wish.top_p < 1 for wish in wishes):
         scaled, ids = _kept(scaled, top_k, top_p)
     edges = torch.softmax(scaled, 1).cumsum(1)
     last = edges[:, -1:]

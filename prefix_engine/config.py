@@ -29,7 +29,7 @@ class EngineConfig:
 
     rows: int = 32
     step_tokens: int = 512
-    chunk_tokens: int = 128
+    chunk_tokens: int = 112
     page: int = 16
     kv_bytes: int = 1 << 30
     pool_bytes: int = 256 << 20

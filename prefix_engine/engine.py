@@ -24,6 +24,7 @@ from prefix_engine.request import SEED_BITS, Delta, Event, Failed, QueueFullErro
 from prefix_engine.sampling import Sampler
 from prefix_engine.sequence import Sequence, Times
 from prefix_engine.stats import EngineStats, stats_of
+from prefix_engine.unfinished import Unfinished
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Engine:
         base: the frozen model.
         config: limits.
         loader: called on loader threads with a request's `prefix_id`; what it raises fails the requests
-            that named the prefix, with its attribute `code` if that is a str, else `load_failed`.
+            that named the prefix, `LoadRefused` with its own code and words, all else with `load_failed`.
         sampler: chooses tokens; the default is `sampling.RowSampler`.
         entropy: seeds rows that name no seed.
     """
@@ -66,7 +67,7 @@ class Engine:
         self._loop = Loop(base, config, loader, self._loaded, sampler)
         self._thread = threading.Thread(target=self._run, name="prefix-engine", daemon=True)
         self._next_number = 0
-        self._unfinished = self._unfinished_tokens = 0
+        self._unfinished = Unfinished()
         self._poked = self._owned = self._draining = self._closing = self._stopped = self._broken = False
         self._beat = time.monotonic()
 
@@ -105,10 +106,9 @@ class Engine:
             self._next_number += 1
             sequence = Sequence(self._next_number, request, seed, times=Times(time.monotonic()))
             counted = self._counted(sequence, sink)
-            self._unfinished += 1
-            self._unfinished_tokens += request.positions
+            self._unfinished.add(sequence)
             self._post(lambda: self._loop.add(sequence, counted) if refusal is None else counted(refusal))
-        return Generation(sequence, self._wake)
+        return Generation(sequence, self._cancel)
 
     def revoke(self, prefix_ids: Iterable[str]) -> None:
         """Stop every use of these prefixes, for good.
@@ -134,10 +134,7 @@ class Engine:
         done.wait()
 
     def holds(self, prefix_ids: Iterable[str]) -> set[str]:
-        """Those of these prefixes that are resident, loaded or being loaded, or have a kept text behind them.
-
-        Read without stopping the loop.
-        """
+        """Those that are resident, loaded or being loaded, or have a kept text behind them; the loop is not stopped."""
         pool, cache = self._loop.pool, self._loop.cache
         return {prefix_id for prefix_id in prefix_ids if pool.holds(prefix_id) or cache.holds(prefix_id)}
 
@@ -145,7 +142,7 @@ class Engine:
         """Refuse new requests with `draining`, wait for the others; whether all ended in time."""
         with self._wakeup:
             self._draining = True
-            return self._wakeup.wait_for(lambda: not self._unfinished, timeout_s)
+            return self._wakeup.wait_for(lambda: not self._unfinished.count, timeout_s)
 
     def turn(self) -> bool:
         """Do one step on the caller's thread, who never calls `start`; whether there was anything to do but wait.
@@ -172,7 +169,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """What goes on now, and counters since the start; read without stopping the loop."""
-        return stats_of(self._loop, self._waiting(), self._waiting_tokens(), self._config.rows)
+        return stats_of(self._loop, *self._waiting(), self._config.rows)
 
     def beat_age(self) -> float:
         """Seconds since a step last ended, or since the loop last turned with nothing to do.
@@ -184,18 +181,21 @@ class Engine:
             return math.inf if self._broken else 0.0
         return time.monotonic() - self._beat
 
-    def _waiting(self) -> int:
-        return max(0, self._unfinished - len(self._loop.scheduler.running))
-
-    def _waiting_tokens(self) -> int:
-        return max(0, self._unfinished_tokens - self._loop.scheduler.running_tokens)
+    def _waiting(self) -> tuple[int, int]:
+        scheduler = self._loop.scheduler
+        return self._unfinished.waiting(scheduler.running, scheduler.running_tokens)
 
     def _check_room(self, request: Request) -> None:
-        waiting, most = self._waiting(), self._config.max_waiting_tokens
+        (waiting, tokens), most = self._waiting(), self._config.max_waiting_tokens
         if waiting >= self._config.max_waiting:
             raise QueueFullError(f"{waiting} requests wait already")
-        if waiting and self._waiting_tokens() + request.positions > most:
+        if waiting and tokens + request.positions > most:
             raise QueueFullError(f"requests that ask for {most} tokens wait already")
+
+    def _cancel(self, sequence: Sequence) -> None:
+        with self._wakeup:
+            self._unfinished.cancel(sequence)
+            self._wake()
 
     def _refusal(self) -> Failed | None:
         if self._stopped or self._closing:
@@ -217,7 +217,7 @@ class Engine:
                 action()
 
     def _loaded(self, loaded: Loaded) -> None:
-        self._post(lambda: self._settle(loaded))
+        self._post(partial(self._settle, loaded))
 
     def _counted(self, sequence: Sequence, sink: Sink) -> Sink:
         times = sequence.times
@@ -232,8 +232,7 @@ class Engine:
             finally:
                 if not isinstance(event, Delta):
                     with self._wakeup:
-                        self._unfinished -= 1
-                        self._unfinished_tokens -= sequence.request.positions
+                        self._unfinished.end(sequence)
                         self._wakeup.notify_all()
 
         return counting
@@ -244,7 +243,7 @@ class Engine:
             while not self._closing:
                 self._take_in()
                 stepped = self._loop.turn(time.monotonic())
-                if stepped or not (self._unfinished or self._revocations):
+                if stepped or not (self._unfinished.count or self._revocations):
                     self._beat = time.monotonic()
                 if not stepped:
                     self._rest()

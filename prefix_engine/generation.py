@@ -8,14 +8,13 @@ from prefix_engine.sequence import Sequence, Times
 class Generation:
     """A submitted request."""
 
-    def __init__(self, sequence: Sequence, wake: Callable[[], None]) -> None:
+    def __init__(self, sequence: Sequence, cancel: Callable[[Sequence], None]) -> None:
         self._sequence = sequence
-        self._wake = wake
+        self._cancel = cancel
 
     def cancel(self) -> None:
         """Free the row by the next step; the sink gets Failed("cancelled") unless it ended before."""
-        self._sequence.cancelled = True
-        self._wake()
+        self._cancel(self._sequence)
 
     @property
     def times(self) -> Times:

@@ -14,7 +14,7 @@ from prefix_engine.gpt2 import MakeLinear, MakeNorm, Network, PlainLinear, Plain
 from prefix_engine.graphs import GraphedDecode
 from prefix_engine.kv import PagedMemory
 from prefix_engine.quantised import Bf16Linear, QuantisedLinear
-from prefix_engine.sampling import best_of
+from prefix_engine.sampling import Wish, best_of, draw_each
 from prefix_engine.scheduler import Plan
 from prefix_engine.sequence import Sequence
 
@@ -58,6 +58,9 @@ class Kernels(Protocol):
     def best(self, logits: Tensor) -> list[tuple[int, bool]]:
         """See `sampling.Best`."""
 
+    def draws(self, logits: Tensor, wishes: dict[int, Wish]) -> dict[int, int | Exception]:
+        """See `sampling.Draws`."""
+
 
 class TorchKernels:
     """Torch's own operations: everywhere, and what the compiled kernels are tested against."""
@@ -84,6 +87,10 @@ class TorchKernels:
     def best(self, logits: Tensor) -> list[tuple[int, bool]]:
         """See `Kernels`."""
         return best_of(logits)
+
+    def draws(self, logits: Tensor, wishes: dict[int, Wish]) -> dict[int, int | Exception]:
+        """See `Kernels`."""
+        return draw_each(logits, wishes)
 
 
 class GraphKernels(TorchKernels):

@@ -45,7 +45,7 @@ class PagedMemory:
         self.page = page
         self.page_bytes = base.layers * 2 * base.heads * base.head_dim * page * dtype.itemsize
         rows, prefixes = max(1, kv_bytes // self.page_bytes), max(1, pool_bytes // self.page_bytes)
-        if most_rows is not None:  # more than all rows at full length could never be used
+        if most_rows is not None:  # more than all at full length could never be used
             rows = min(rows, most_rows * pages_for(base.positions, page))
         self.row_pages = PageAllocator(range(1, 1 + rows))
         self.prefix_pages = PageAllocator(range(1 + rows, 1 + rows + prefixes))

@@ -16,12 +16,13 @@ from prefix_engine.config import EngineConfig
 from prefix_engine.gpt2 import network_of
 from prefix_engine.kernels import kernels_for
 from prefix_engine.kv import PagedMemory
+from prefix_engine.pages import pages_for
 from prefix_engine.pool import Loaded, Loader, PrefixPool
 from prefix_engine.prompt_cache import PromptCache
 from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason
 from prefix_engine.runner import Scored, StepResult, runner_for
 from prefix_engine.sampling import Pick, Sampler, Score
-from prefix_engine.scheduler import Plan, Readiness, Scheduler
+from prefix_engine.scheduler import Plan, Readiness, Scheduler, seats_for
 from prefix_engine.sequence import Sequence
 from prefix_engine.text import TextStream, token_info
 
@@ -63,13 +64,14 @@ class Loop:
             config.page,
             config.kv_bytes,
             config.pool_bytes,
-            config.rows,
+            seats_for(config.rows),
             torch.bfloat16 if config.kv == "bf16" else torch.float32,
         )
         self._rows: dict[int, Row] = {}
         pages, zero = self.memory.row_pages, self.memory.zero
         self.cache = PromptCache(pages, config.page, zero, config.prompt_cache_s, self._callers)
-        self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache)
+        longest = pages_for(base.config.positions, config.page)
+        self.scheduler = Scheduler(config.rows, config.step_tokens, config.chunk_tokens, self.cache, longest)
         self.pool = PrefixPool(self._base, self.memory, loader, config.load_threads, deliver)
         network = network_of(base, kernels.linear(config.weights), kernels.norm())
         base.release()

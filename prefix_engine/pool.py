@@ -17,7 +17,7 @@ from prefix_engine.base import Base
 from prefix_engine.gone import Gone
 from prefix_engine.kv import PagedMemory
 from prefix_engine.pages import pages_for
-from prefix_engine.prefix import Prefix
+from prefix_engine.prefix import Prefix, PrefixError
 from prefix_engine.scheduler import Readiness
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,14 @@ log = logging.getLogger(__name__)
 _READY_PAGES = 8  # free pages whose memory is there before a prefix comes
 
 Loader = Callable[[str], Prefix]
+
+
+class LoadRefused(Exception):
+    """What a loader raises where its words are for the client; `code` is what the requests fail with."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +256,8 @@ class PrefixPool:
             prefix = self._loader(prefix_id)
             prefix.check(self._base)
         except BaseException as error:  # noqa: BLE001 - the thread's outermost edge; a library in Rust may panic
-            code = getattr(error, "code", None)
-            if isinstance(code, str):
-                return LoadError(code, str(error))
+            if isinstance(error, LoadRefused | PrefixError):
+                return LoadError(error.code, str(error))
             log.warning("prefix.load_failed error=%s", type(error).__name__)
             return LoadError("load_failed", "the prefix could not be loaded")
         return prefix

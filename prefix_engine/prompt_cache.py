@@ -78,6 +78,18 @@ class PromptCache:
         """Whether a row's pages exist at all, free or not."""
         return pages_for(sequence.slots_needed, self._page) <= self._pages.total
 
+    @property
+    def total(self) -> int:
+        """All pages, free or not."""
+        return self._pages.total
+
+    def lacks(self, sequence: Sequence, spare: int = 0) -> bool:
+        """Whether a row's pages cannot be had now, or only by leaving fewer than `spare` of all."""
+        path = self._found(sequence.request)
+        own = pages_for(sequence.slots_needed, self._page) - len(path)
+        idle = len(self._idle) - sum(not kept.readers for kept in path)
+        return own + spare > self._pages.free + idle
+
     def awaits(self, sequence: Sequence) -> bool:
         """Whether a request should wait, because a row computes the same prompt or half of it."""
         most = self._most(sequence.request)
@@ -87,13 +99,12 @@ class PromptCache:
 
     def claim(self, sequence: Sequence) -> bool:
         """Give a row its pages, those first that hold the beginning of its prompt; False if there are too few."""
+        if self.lacks(sequence):  # asked before anything is read: what nobody gets to read grows old
+            return False
         path = self._found(sequence.request)
         for kept in path:
             self._read(kept)
         own = self._take(pages_for(sequence.slots_needed, self._page) - len(path))
-        if own is None:
-            self._unread(path)
-            return False
         self._paths[sequence.number] = path
         if self._keeps(sequence.request):
             self._beginnings.add(sequence)
@@ -198,12 +209,10 @@ class PromptCache:
                 kept.idle_since = self._now
                 self._idle[kept] = None
 
-    def _take(self, count: int) -> tuple[int, ...] | None:
-        lacking = count - self._pages.free
-        if lacking > len(self._idle):
-            return None
-        self._evict(list(islice(self._idle, max(0, lacking))))
-        return self._pages.take(count)
+    def _take(self, count: int) -> tuple[int, ...]:
+        """Pages that `lacks` found to be there."""
+        self._evict(list(islice(self._idle, max(0, count - self._pages.free))))
+        return self._pages.take(count) or ()
 
     def _evict(self, first: list[_Kept]) -> None:
         """Zero and free the first of the idle pages."""

@@ -14,7 +14,7 @@ from prefix_engine.gpt2 import Network
 from prefix_engine.graphs import GraphedDecode
 from prefix_engine.kernels import Kernels, decode_for
 from prefix_engine.kv import PagedMemory
-from prefix_engine.sampling import Pick, RowSampler, Sampler, Score, score_of
+from prefix_engine.sampling import Pick, RowSampler, Sampler, Score, scores_of
 from prefix_engine.scheduler import Chunk, Plan
 from prefix_engine.sequence import Sequence
 
@@ -119,10 +119,7 @@ class Runner:
             if not bool(torch.isfinite(logits).all()):
                 return None
             logprobs = torch.log_softmax(logits, 1)
-            scores += [
-                score_of(row, target, top)
-                for row, target in zip(logprobs, targets[at : at + _SCORED_AT_ONCE], strict=True)
-            ]
+            scores += scores_of(logprobs, targets[at : at + _SCORED_AT_ONCE], top)
         return tuple(scores)
 
 
@@ -135,7 +132,7 @@ def runner_for(
     nothing, and over the batch on any other device.
     """
     if sampler is None:
-        sampler = RowSampler(kernels.best) if network.device.type == "cpu" else BatchSampler()
+        sampler = RowSampler(kernels.best, kernels.draws) if network.device.type == "cpu" else BatchSampler()
     return Runner(network, kernels, memory, sampler, decode_for(kernels, network, memory, rows))
 
 

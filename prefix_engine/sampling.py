@@ -1,10 +1,10 @@
-"""The choice of the next token, row by row: a row's choice depends on its own logits and generator alone."""
+"""The choice of the next token on a CPU: a row's choice depends on its own logits and generator alone."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -59,37 +59,62 @@ def best_of(logits: Tensor) -> list[tuple[int, bool]]:
     return list(zip(logits.argmax(dim=1).tolist(), finite, strict=True))
 
 
+class Wish(NamedTuple):
+    """What one draw hangs on: a number from 0 to below 1, and what is left to draw from."""
+
+    temperature: float
+    top_k: int  # 0: all
+    top_p: float  # infinite: all
+    point: float
+
+
+# Logits [n, vocab] and, by row, how to draw -> by row the token, or what went wrong with that row alone.
+Draws = Callable[[Tensor, dict[int, Wish]], dict[int, int | Exception]]
+
+
+def draw_each(logits: Tensor, wishes: dict[int, Wish]) -> dict[int, int | Exception]:
+    """See `Draws`."""
+    found: dict[int, int | Exception] = {}
+    for row, wish in wishes.items():
+        try:
+            found[row] = draw(logits[row], wish)
+        except Exception as error:  # noqa: BLE001 - of one row: the others go on
+            found[row] = error
+    return found
+
+
 @dataclass(slots=True)
 class RowSampler:
-    """Greedy rows are taken together; each other row draws once a token from its own generator."""
+    """Greedy rows are taken together, and those that draw, each by one number a token of its own generator."""
 
     best: Best = best_of
+    draws: Draws = draw_each
     _generators: dict[int, torch.Generator] = field(default_factory=dict)
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:
         """See `Sampler`. Scores are of the raw logits, before penalties, bias and temperature."""
-        best = self.best(logits)
-        picks = []
-        for i, sequence in enumerate(sequences):
+        tokens: dict[int, int | Exception] = {}
+        wishes: dict[int, Wish] = {}
+        raw: dict[int, Tensor] = {}
+        for i, (token, finite) in enumerate(self.best(logits)):
+            if not finite:
+                continue
+            sampling = sequences[i].request.sampling
             try:
-                picks.append(self._pick(logits[i], sequence, *best[i]))
+                tokens[i] = token
+                if sequences[i].request.logprobs is not None:
+                    raw[i] = torch.log_softmax(logits[i], 0)
+                if sampling.adjusts:
+                    adjust(logits[i], sequences[i])
+                if sampling.temperature > 0:
+                    wishes[i] = self._wish(sequences[i], logits.shape[1])
+                elif sampling.adjusts:
+                    tokens[i] = int(logits[i].argmax())
             except Exception as error:  # noqa: BLE001 - told in the pick: the other rows go on
-                picks.append(Pick(None, error=error))
-        return picks
-
-    def _pick(self, logits: Tensor, sequence: Sequence, token: int, finite: bool) -> Pick:
-        """One row's pick; `token` is the best of its raw logits."""
-        if not finite:
-            return Pick(None)
-        sampling, count = sequence.request.sampling, sequence.request.logprobs
-        raw = None if count is None else torch.log_softmax(logits, 0)
-        if sampling.adjusts:
-            adjust(logits, sequence)
-        if sampling.temperature > 0:
-            token = draw(logits, sampling, self._generator(sequence))
-        elif sampling.adjusts:
-            token = int(logits.argmax())
-        return Pick(token, None if raw is None or count is None else score_of(raw, token, count))
+                tokens[i] = error
+        if wishes:
+            tokens |= self.draws(logits, wishes)
+        return [_pick(tokens.get(i), raw.get(i), sequence) for i, sequence in enumerate(sequences)]
 
     def forget(self, sequence: Sequence) -> None:
         """See `Sampler`."""
@@ -102,6 +127,29 @@ class RowSampler:
             generator = torch.Generator().manual_seed(sequence.seed)
             self._generators[sequence.number] = generator
         return generator
+
+    def _wish(self, sequence: Sequence, vocab: int) -> Wish:
+        return wish_of(sequence.request.sampling, self._generator(sequence), vocab)
+
+
+def wish_of(sampling: Sampling, generator: torch.Generator, vocab: int) -> Wish:
+    """One draw as it was asked for; takes one number of `generator`."""
+    point = torch.rand((), generator=generator, dtype=torch.float64).item()
+    top_p = float(sampling.top_p) if sampling.top_p < 1 else math.inf
+    return Wish(float(sampling.temperature), min(sampling.top_k, vocab), top_p, point)
+
+
+def _pick(token: int | Exception | None, raw: Tensor | None, sequence: Sequence) -> Pick:
+    """What is told of one row: None had no finite logits, an exception stands for what it raised."""
+    if isinstance(token, Exception):
+        return Pick(None, error=token)
+    count = sequence.request.logprobs
+    if token is None or raw is None or count is None:
+        return Pick(token)
+    try:
+        return Pick(token, score_of(raw, token, count))
+    except Exception as error:  # noqa: BLE001 - told in the pick: the other rows go on
+        return Pick(None, error=error)
 
 
 def adjust(logits: Tensor, sequence: Sequence) -> None:
@@ -118,28 +166,27 @@ def adjust(logits: Tensor, sequence: Sequence) -> None:
         logits[end_id] = -torch.inf
 
 
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Draw one token from logits `[vocab]` by temperature, top_k, top_p; takes one number of `generator`.
+def draw(logits: Tensor, wish: Wish) -> int:
+    """Draw one token from logits `[vocab]` by temperature, top_k, top_p.
 
     The cumulative sum is inverted in float64, so a difference of one rounding in the logits, which a
     batch of another size may cause, moves the choice with a probability of that size only.
     """
     # In float64 no positive temperature rounds to 0, and the best token stays at 0 / temperature = 0.
-    scaled = (logits - logits.max()).double() / float(sampling.temperature)
-    point = float(torch.rand((), generator=generator, dtype=torch.float64))
-    vocab = len(scaled)
-    top_k = min(sampling.top_k or vocab, vocab)
+    scaled = (logits - logits.max()).double() / wish.temperature
+    vocab, point = len(scaled), wish.point
+    top_k = wish.top_k or vocab
     ids: Tensor | None = None
-    if not sampling.top_k and sampling.top_p >= 1:
+    if not wish.top_k and wish.top_p >= 1:
         edges = torch.softmax(scaled, 0).cumsum(0)
     elif top_k <= _HEAD:
         values, ids = scaled.topk(top_k)
-        edges = _left(torch.softmax(values, 0), sampling.top_p).cumsum(0)
+        edges = _left(torch.softmax(values, 0), wish.top_p).cumsum(0)
     else:
         shares, ids = torch.softmax(scaled, 0), scaled.topk(_HEAD).indices
-        few = _left(shares[ids], sampling.top_p)
+        few = _left(shares[ids], wish.top_p)
         if top_k < vocab or len(few) == _HEAD:
-            return nucleus.drawn(scaled, shares, top_k, sampling.top_p, point)
+            return nucleus.drawn(scaled, shares, top_k, wish.top_p, point)
         edges = few.cumsum(0)
     # The product may round up to the last edge, behind which only tokens of probability 0 lie.
     at = min(point * float(edges[-1]), math.nextafter(float(edges[-1]), 0.0))
@@ -149,8 +196,16 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
 
 def score_of(logprobs: Tensor, token: int, top: int) -> Score:
     """Read one token's score out of log probabilities `[vocab]`."""
-    values, ids = logprobs.topk(min(top, len(logprobs)))
-    return Score(float(logprobs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+    return scores_of(logprobs[None], (token,), top)[0]
+
+
+def scores_of(logprobs: Tensor, tokens: Iterable[int], top: int) -> list[Score]:
+    """Read the scores of one token each out of log probabilities `[n, vocab]`."""
+    values, ids = logprobs.topk(min(top, logprobs.shape[1]), 1)
+    where = torch.tensor(list(tokens), device=logprobs.device)
+    own = logprobs.gather(1, where[:, None]).squeeze(1)
+    found = zip(own.tolist(), ids.tolist(), values.tolist(), strict=True)
+    return [Score(score, tuple(zip(best, shares, strict=True))) for score, best, shares in found]
 
 
 def _left(shares: Tensor, top_p: float) -> Tensor:

@@ -2,11 +2,11 @@
 
 Waiting requests are ordered by fair share (Sheng et al. 2024, "Fairness in Serving Large Language
 Models", virtual token counter): the key that was served least comes next, first come first served
-within a key, and a key that comes back is lifted to the least served active key, so that nobody saves
-up service by staying away. A row keeps its memory until it ends: pages for prompt and max_tokens are
+within a key, and a key that had nothing waiting is lifted to the least served of those that have, so that nobody
+saves up service by staying away or by asking for little. A row keeps its memory until it ends: pages for prompt and max_tokens are
 taken on admission, so nothing running is ever pushed out. What a key with many requests could do to the
 others even so is bounded twice: beyond the rows there are spare seats for keys that have fewer rows than another,
-and rows take turns while those are taken; and while a key has more than its share of all seats, steps are
+and rows take turns while those are taken, and the last pages are kept for such keys too; and while a key has more than its share of all seats, steps are
 small and go to the least served first.
 """
 
@@ -22,6 +22,7 @@ from prefix_engine.waiting import Waiting, cost
 
 _SPARE = 2  # rows for one spare seat
 _SMALL_STEP = 6  # tokens for each of the rows in a step, while a key has more than its share
+_SPARE_PAGES = 8  # of all pages one spare, at most: what the longest text needs
 _LEFT_OVER = 2  # of them that such a key may fill
 _A_LOT = 4  # who has no more than this part of the rows is not over its share
 _MOST_PASSED_OVER = 4  # steps in a row without a token for a row that decodes
@@ -64,11 +65,27 @@ class Plan:
         return len(self.decode) + sum(chunk.stop - chunk.start for chunk in self.chunks)
 
 
-class Scheduler:
-    """Waiting requests by fair share, running rows by arrival."""
+def seats_for(rows: int) -> int:
+    """Rows that may run at once, spare seats among them."""
+    return rows + rows // _SPARE
 
-    def __init__(self, rows: int, step_tokens: int, chunk_tokens: int, pages: PromptCache) -> None:
-        self._rows, self._spare = rows, rows // _SPARE
+
+class Scheduler:
+    """Waiting requests by fair share, running rows by arrival.
+
+    Args:
+        rows: that decode in one step.
+        step_tokens: of one step.
+        chunk_tokens: of one prompt in one step.
+        pages: of the texts.
+        longest: pages of the longest text there may be.
+    """
+
+    def __init__(
+        self, rows: int, step_tokens: int, chunk_tokens: int, pages: PromptCache, longest: int = 0
+    ) -> None:
+        self._rows, self._spare = rows, seats_for(rows) - rows
+        self._spare_pages = min(longest, pages.total // _SPARE_PAGES)
         self._step_tokens = step_tokens
         self._chunk_tokens = chunk_tokens
         self._pages = pages
@@ -97,6 +114,7 @@ class Scheduler:
             self._queue.rank(key)
         else:
             self._queue.remove(sequence)
+            self._served.start(key)
         self._served.leave(key)
         self._pages.release(sequence)
 
@@ -136,16 +154,29 @@ class Scheduler:
                 walk.loads = walk.loads and not cold
                 aside.append((sequence, cold))
             elif seat and not self._pages.awaits(sequence):
-                full = not self._start(sequence)
-                admitted += [] if full else [sequence]
-                held[key] += not full
+                if self._takes_spare(sequence, held):
+                    walk.pass_over(key)
+                elif self._start(sequence):
+                    admitted.append(sequence)
+                    held[key] += 1
+                else:
+                    full = True
             elif place >= look_ahead:
                 walk.pass_over(key)
+        self._take_out(admitted, aside)
+        return admitted
+
+    def _take_out(self, admitted: list[Sequence], aside: list[tuple[Sequence, bool]]) -> None:
         for sequence, cold in aside:
             self._queue.set_aside(sequence, cold=cold)
         for sequence in admitted:
             self._queue.remove(sequence)
-        return admitted
+            self._served.start(sequence.request.share)
+
+    def _takes_spare(self, sequence: Sequence, held: Counter[str]) -> bool:
+        """Whether it would take of the last pages, which are for keys that have fewer rows than another."""
+        most = held[sequence.request.share]
+        return most > 0 and most >= max(held.values()) and self._pages.lacks(sequence, self._spare_pages)
 
     def _held(self) -> Counter[str]:
         """How many rows and seats each key has."""

@@ -7,20 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from prefix_engine import Base, Prefix
+from prefix_engine import Base, LoadRefused, Prefix
 from prefix_store import ScopedStore
 from prefix_store.errors import Corrupt, NotFound, Unavailable
 from prefix_store.version_rows import Resolved
 
 _KEPT = 8192  # versions noted before those that are neither resident nor asked for are forgotten
-
-
-class LoadRefused(Exception):
-    """A version that cannot be loaded; `code` is what its requests fail with."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Residency:

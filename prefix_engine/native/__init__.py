@@ -13,6 +13,7 @@ from prefix_engine.native.forward import Forward
 from prefix_engine.native.library import load
 from prefix_engine.native.linear import PackedInt8, PackedLinear
 from prefix_engine.native.norm import NativeNorm
+from prefix_engine.sampling import Wish
 from prefix_engine.scheduler import Plan
 
 WIDEST_HEAD = 256  # numbers of a head, WIDEST in queries.h
@@ -59,3 +60,15 @@ class NativeKernels:
             logits.data_ptr(), *logits.shape, found.data_ptr(), torch.get_num_threads()
         )
         return [(token, bool(finite)) for token, finite in found.tolist()]
+
+    def draws(self, logits: Tensor, wishes: dict[int, Wish]) -> dict[int, int | Exception]:
+        """See `kernels.Kernels`."""
+        logits, rows = logits.contiguous(), torch.tensor(list(wishes))
+        wished = torch.tensor(list(wishes.values()), dtype=torch.float64)
+        found = torch.empty(len(wishes), dtype=torch.int64)
+        self._library.draw_tokens(
+            *(logits.data_ptr(), logits.shape[1], rows.data_ptr(), wished.data_ptr(), len(wishes)),
+            *(found.data_ptr(), torch.get_num_threads()),
+        )
+        tokens = zip(wishes, found.tolist(), strict=True)
+        return {row: MemoryError("no memory for a draw") if token < 0 else token for row, token in tokens}

@@ -14,6 +14,9 @@ from prefix_engine.sequence import Sequence
 _TOGETHER = 128  # tokens of one task at most, as in attention.c
 _SHORT = 32  # positions of a prefix below which rows read it apart: less than a block of attention.c
 
+# Positions that are read for it; first token, count, place of the prefix in the tables, m, whether of one text.
+_Task = tuple[int, tuple[int, int, int, int, int]]
+
 
 class PagedAttention:
     """See `kernels.StepAttend`. Rows of one prefix lie side by side, so that its keys are read once for all.
@@ -26,16 +29,14 @@ class PagedAttention:
         self.order = tuple(sorted(plan.decode, key=lambda sequence: sequence.prefix_pages))
         self._table_list: list[int] = []
         tokens: list[tuple[int, int, int]] = []  # slot, place of the text in the tables, its length
-        tasks: list[
-            tuple[int, int, int, int, int]
-        ] = []  # first token, count, place of the prefix, m, one text
+        tasks: list[_Task] = []
         for _, rows in groupby(self.order, key=lambda sequence: sequence.prefix_pages):
             self._decode(tuple(rows), tokens, tasks)
         for chunk in plan.chunks:
             self._chunk(chunk, tokens, tasks)
-        tasks.sort(key=lambda task: -task[1])  # the longest first: the threads end together
+        tasks.sort(key=lambda task: -task[0])  # the longest first: the threads end together
         self._tables = torch.tensor(self._table_list)
-        self._tokens, self._tasks = torch.tensor(tokens), torch.tensor(tasks)
+        self._tokens, self._tasks = torch.tensor(tokens), torch.tensor([task for _, task in tasks])
 
     def memory(self) -> tuple[int, ...]:
         """As `Memory` of forward.c, which is good as long as this object lives."""
@@ -78,27 +79,27 @@ class PagedAttention:
         self,
         rows: tuple[Sequence, ...],
         tokens: list[tuple[int, int, int]],
-        tasks: list[tuple[int, int, int, int, int]],
+        tasks: list[_Task],
     ) -> None:
         prefix = self._table(rows[0].prefix_pages)
         together = _TOGETHER if rows[0].m >= _SHORT else 1
         for at in range(0, len(rows), together):
             some = rows[at : at + together]
-            tasks.append((len(tokens), len(some), prefix, rows[0].m, 0))
+            read = rows[0].m + sum(sequence.computed + 1 for sequence in some)
+            tasks.append((read, (len(tokens), len(some), prefix, rows[0].m, 0)))
             for sequence in some:
                 seen = sequence.computed + 1
                 text = self._table(sequence.pages[: pages_for(seen, self._memory.page)])
                 tokens.append((self._slot(sequence, sequence.computed), text, seen))
 
-    def _chunk(
-        self, chunk: Chunk, tokens: list[tuple[int, int, int]], tasks: list[tuple[int, int, int, int, int]]
-    ) -> None:
+    def _chunk(self, chunk: Chunk, tokens: list[tuple[int, int, int]], tasks: list[_Task]) -> None:
         sequence = chunk.sequence
         prefix = self._table(sequence.prefix_pages)
         text = self._table(sequence.pages[: pages_for(chunk.stop, self._memory.page)])
         for start in range(chunk.start, chunk.stop, _TOGETHER):
             stop = min(start + _TOGETHER, chunk.stop)
-            tasks.append((len(tokens), stop - start, prefix, sequence.m, 1))
+            read = (stop - start) * (sequence.m + stop)
+            tasks.append((read, (len(tokens), stop - start, prefix, sequence.m, 1)))
             tokens += [(self._slot(sequence, place), text, place + 1) for place in range(start, stop)]
 
     def _table(self, pages: tuple[int, ...]) -> int:

@@ -19,7 +19,7 @@ from prefix_engine.cache_folder import cache_folder, making
 from prefix_engine.kernels import KernelError
 
 _HERE = Path(__file__).parent
-_SOURCES = ("linear.c", "linear_i8.c", "attention.c", "best.c", "norm.c", "forward.c", "threads.c")
+_SOURCES = ("linear.c", "linear_i8.c", "attention.c", "best.c", "draw.c", "norm.c", "forward.c", "threads.c")
 _FLAGS = (
     "-O3",
     "-march=native",
@@ -43,6 +43,7 @@ _ARGUMENTS = {
     ),
     "norm_f32": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, ctypes.c_float, _POINTER, _INT),
     "best_of_rows": (_POINTER, _LONG, _LONG, _POINTER, _INT),
+    "draw_tokens": (_POINTER, _LONG, _POINTER, _POINTER, _LONG, _POINTER, _INT),
     "attend": (
         *(_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG, _LONG, _INT),
         *(_POINTER, _POINTER, _LONG, _POINTER, _LONG, _INT),
@@ -87,7 +88,7 @@ def load() -> ctypes.CDLL:
 def _made(compiler: list[str]) -> ctypes.CDLL:
     path = cache_folder() / f"kernels-{_digest(compiler)}.so"
     told = path.with_suffix(".sha256")
-    if not (path.is_file() and told.is_file() and told.read_text() == _sha256(path)):
+    if not (path.is_file() and told.is_file() and told.read_bytes() == _sha256(path).encode()):
         _compile(compiler, path)  # also over half a file, which would end the process that loads it
         with making(told) as made:
             made.write_text(_sha256(path))

@@ -14,6 +14,7 @@ from prefix_engine import (
     EngineConfig,
     Failed,
     Finished,
+    LoadRefused,
     Prefix,
     QueueFullError,
     Request,
@@ -250,13 +251,29 @@ def test_a_deadline_passes_while_nothing_else_happens(engine):
     gate.set()
 
 
-def test_a_failed_load_fails_only_the_requests_that_named_it(engine):
-    class Corrupt(Exception):
-        code = "corrupt"
+def test_who_asks_and_goes_away_fills_nobodys_line():
+    one = Engine(BASE, EngineConfig(max_waiting=3, max_waiting_tokens=200), load)
+    for _ in range(20):  # nothing turns the loop meanwhile
+        for generation in [one.submit(Request((1, 2), 20, None), Collected()) for _ in range(3)]:
+            generation.cancel()
+            generation.cancel()
+    assert one.stats().waiting == 0
+    sinks = [Collected() for _ in range(3)]
+    for sink in sinks:
+        one.submit(Request((1, 2), 20, None), sink)
+    with pytest.raises(QueueFullError):
+        one.submit(Request((1, 2), 20, None), Collected())
+    one.start()
+    assert [sink.wait().reason for sink in sinks] == ["length"] * 3
+    assert one.drain(30)
+    assert one.stats().waiting == 0
+    one.close()
 
+
+def test_a_failed_load_fails_only_the_requests_that_named_it(engine):
     def loader(prefix_id):
         if prefix_id == "bad":
-            raise Corrupt("the bytes are not those that were written")
+            raise LoadRefused("corrupt", "the bytes are not those that were written")
         return load(prefix_id)
 
     one = engine(loader)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prefix_engine.kv import PagedMemory
-from prefix_engine.pool import LoadError, PrefixPool
+from prefix_engine.pool import LoadError, LoadRefused, PrefixPool
 from prefix_engine.prefix import Prefix
 from prefix_engine.scheduler import Readiness
 from prefix_engine.testing import by_slot, random_prefix, tiny_base
@@ -138,15 +138,19 @@ def test_loads_under_way_are_bounded():
     busy.pool.stop()
 
 
-class CodedError(Exception):
-    def __init__(self, code):
-        super().__init__("told by the loader")
-        self.code = code
+class DriversError(Exception):
+    """Of a library, whose code is its own affair and whose words are not for clients."""
+
+    code = "4xp6"
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(CodedError("corrupt"), "corrupt"), (CodedError(7), "load_failed"), (OSError("disk"), "load_failed")],
+    [
+        (LoadRefused("corrupt", "told by the loader"), "corrupt"),
+        (DriversError("SELECT canary"), "load_failed"),
+        (OSError("disk"), "load_failed"),
+    ],
 )
 def test_the_loaders_error_names_its_code_if_it_has_one(error, code):
     def fail(_):

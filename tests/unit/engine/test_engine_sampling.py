@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from prefix_engine.batch_sampling import BatchSampler
 from prefix_engine.request import Request, RequestError, Sampling
-from prefix_engine.sampling import RowSampler, adjust, draw
+from prefix_engine.sampling import RowSampler, adjust, draw, wish_of
 from prefix_engine.sequence import Sequence
 
 VOCAB = 1000
@@ -24,7 +24,8 @@ def row(number=1, *, seed=0, generated=(), end_id=None, logprobs=None, **samplin
 
 def draws(logits, count, **sampling):
     generator = torch.Generator().manual_seed(0)
-    return [draw(logits, Sampling(**{"temperature": 1.0, **sampling}), generator) for _ in range(count)]
+    wished = Sampling(**{"temperature": 1.0, **sampling})
+    return [draw(logits, wish_of(wished, generator, len(logits))) for _ in range(count)]
 
 
 def test_greedy_takes_the_best_token():
@@ -48,7 +49,7 @@ def test_seeds_decide_the_draws():
 
     def text(seed):
         generator = torch.Generator().manual_seed(seed)
-        return [draw(logits, Sampling(temperature=1.0), generator) for _ in range(20)]
+        return [draw(logits, wish_of(Sampling(temperature=1.0), generator, VOCAB)) for _ in range(20)]
 
     assert text(1) == text(1)
     assert text(1) != text(2)

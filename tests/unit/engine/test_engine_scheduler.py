@@ -50,11 +50,11 @@ def ready(_):
 class Machine:
     """Carries out a scheduler's plans without a model, and checks each of them."""
 
-    def __init__(self, rows, step_tokens, chunk, pages, keep_s=0):
+    def __init__(self, rows, step_tokens, chunk, pages, keep_s=0, longest=0):
         self.rows, self.step_tokens, self.chunk, self.keep_s = rows, step_tokens, chunk, keep_s
         self.allocator = PageAllocator(range(pages))
         self.cache = PromptCache(self.allocator, PAGE, lambda _: None, keep_s)
-        self.scheduler = Scheduler(rows, step_tokens, chunk, self.cache)
+        self.scheduler = Scheduler(rows, step_tokens, chunk, self.cache, longest)
         self.finished = []
 
     def step(self, readiness=ready):
@@ -196,6 +196,41 @@ def test_staying_away_saves_up_no_service():
     since = machine.finished[done:]
     busy = sum(number < 100 for number in since)
     assert abs(busy - (len(since) - busy)) <= 2
+
+
+def test_a_trickle_saves_up_no_service_and_lowers_nobodys_start():
+    machine = Machine(4, 64, 64, 1000)
+    number = iter(range(100_000))
+    machine.scheduler.add(sequence(next(number), "trickle", 8, 500))
+    for _ in range(400):  # "busy" waits all the time, "trickle" has one row all the time
+        while machine.scheduler.waiting < 20:
+            machine.scheduler.add(sequence(next(number), "busy", 8, 4))
+        machine.step()
+    served = machine.scheduler._served
+    assert served["trickle"] < served["busy"] / 2
+    machine.scheduler.add(sequence(next(number), "newcomer", 8, 4))
+    for _ in range(50):
+        machine.scheduler.add(sequence(next(number), "trickle", 8, 4))
+    assert served["newcomer"] == served["busy"]
+    assert served["trickle"] == served["busy"]
+
+
+def test_a_newcomer_finds_pages_though_one_key_could_take_them_all():
+    machine = Machine(8, 64, 64, 32, longest=8)
+    for number in range(20):  # two of four pages each: the rows would be there, the pages not
+        machine.scheduler.add(sequence(number, "heavy", 4, 13))
+    machine.step()
+    assert len(machine.scheduler.running) == 7
+    machine.scheduler.add(sequence(100, "newcomer", 4, 13))
+    machine.step()
+    assert 100 in machine.scheduler.running
+
+
+def test_one_key_alone_gets_its_largest_request_whatever_is_kept_for_others():
+    machine = Machine(4, 64, 64, 8, longest=8)
+    machine.scheduler.add(sequence(1, "alone", 20, 13))
+    machine.step()
+    assert 1 in machine.scheduler.running
 
 
 def test_a_request_whose_prefix_loads_blocks_nobody_not_even_behind_a_long_queue_of_such():

@@ -116,27 +116,42 @@ def test_a_walk_passes_what_it_passes_by_definition(acts, turns):
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["come", "come", "leave", "charge"]), st.integers(0, 1 << 20)), max_size=80
+        st.tuples(
+            st.sampled_from(["come", "come", "start", "start", "leave", "charge"]), st.integers(0, 1 << 20)
+        ),
+        max_size=80,
     )
 )
-def test_the_floor_is_what_the_least_served_of_those_present_was_served(acts):
-    served, present, counters = Served(), Counter(), Counter()
+def test_the_floor_is_what_the_least_served_of_those_that_wait_was_served(acts):
+    served, present, waiting, counters = Served(), Counter(), Counter(), Counter()
+    last = None
+
+    def floor():
+        nobody = 0 if last is None else counters[last]
+        return min((counters[k] for k in +waiting), default=nobody)
+
     for act, choice in acts:
         key = KEYS[choice % len(KEYS)]
         if act == "come":
-            if not present[key]:
-                counters[key] = max(counters[key], min((counters[k] for k in +present), default=0))
+            if not waiting[key]:
+                counters[key] = max(counters[key], floor())
             present[key] += 1
+            waiting[key] += 1
             served.come(key)
-        elif present[key] and act == "leave":
+        elif waiting[key] and act == "start":
+            waiting[key] -= 1
+            last = key
+            served.start(key)
+        elif present[key] > waiting[key] and act == "leave":
             present[key] -= 1
             served.leave(key)
             if not present.total():
                 counters.clear()
-        elif present[key]:
+                last = None
+        elif present[key] and act == "charge":
             counters[key] += choice // 8 % 50
             served.charge(key, choice // 8 % 50)
-        assert served.floor == min((counters[k] for k in +present), default=0)
+        assert served.floor == floor()
         assert {k: served[k] for k in +present} == {k: counters[k] for k in +present}
 
 

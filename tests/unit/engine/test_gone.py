@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefix_engine import Engine, EngineConfig, Request
+from prefix_engine import Engine, EngineConfig, LoadRefused, Request
 from prefix_engine.gone import REMEMBERED_S, Gone
 from prefix_engine.testing import Collected, random_prefix, tiny_base
 
@@ -56,14 +56,11 @@ def test_a_running_callers_text_is_not_kept_however_long_ago_he_was_forgotten(mo
 
 
 def test_a_prefix_that_was_revoked_long_ago_is_the_loaders_to_refuse(monkeypatch):
-    class NotThere(Exception):
-        code = "revoked"
-
     there = {"p"}
 
     def load(prefix_id):
         if prefix_id not in there:
-            raise NotThere("the version is gone")
+            raise LoadRefused("revoked", "the version is gone")
         return random_prefix(base, 4)
 
     base, now = tiny_base(), [1000.0]

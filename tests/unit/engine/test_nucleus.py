@@ -6,8 +6,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefix_engine import nucleus
+from prefix_engine.kernels import KernelError, kernels_for
 from prefix_engine.request import Sampling
-from prefix_engine.sampling import draw
+from prefix_engine.sampling import Wish, draw, draw_each, wish_of
 
 VOCAB = 3000
 SEEDS = st.integers(0, 1 << 40)
@@ -59,6 +60,69 @@ def test_what_is_drawn_from_buckets_is_what_is_drawn_from_all_sorted(
     assert nucleus.drawn(scaled, torch.softmax(scaled, 0), top_k, top_p, point) == token
 
 
+@pytest.fixture(scope="module")
+def native():
+    try:
+        return kernels_for("native", torch.device("cpu"))
+    except KernelError as error:
+        pytest.skip(str(error))
+
+
+@settings(max_examples=400, deadline=None)
+@given(SHAPES, SEEDS, TEMPERATURES, st.integers(0, VOCAB), TOP_P, st.floats(0, 1, exclude_max=True))
+def test_what_the_compiled_kernels_draw_is_what_is_drawn_from_all_sorted(
+    native, shape, seed, temperature, top_k, top_p, point
+):
+    logits = logits_of(shape, seed)
+    scaled = scaled_of(logits, temperature)
+    if top_k or top_p < 1:
+        token, _, nearest = by_definition(scaled, top_k or VOCAB, top_p, point)
+    else:
+        edges = torch.softmax(scaled, 0).cumsum(0)
+        token, nearest = int((edges <= point).sum()), float((edges - point).abs().min())
+    assume(nearest > ROUNDING)
+    wish = Wish(temperature, top_k, top_p if top_p < 1 else torch.inf, point)
+    beside = torch.stack([torch.full((VOCAB,), torch.nan), logits, torch.full((VOCAB,), 1e38)])
+    assert native.draws(beside, {1: wish}) == {1: token}
+
+
+@settings(max_examples=100, deadline=None)
+@given(SEEDS, st.lists(st.sampled_from(["flat", "steep", "ties", "cut", "outlier"]), min_size=1, max_size=9))
+def test_rows_drawn_together_are_drawn_as_alone_and_as_without_a_compiler(native, seed, shapes):
+    logits = torch.stack([logits_of(shape, seed + row) for row, shape in enumerate(shapes)])
+    points = torch.rand(len(shapes), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    wishes = {
+        row: Wish(1.0, row % 3 * 40, (torch.inf, 0.9, 0.2)[row // 3], float(point))
+        for row, point in enumerate(points)
+    }
+    together = native.draws(logits, wishes)
+    assert together == {row: native.draws(logits, {row: wish})[row] for row, wish in wishes.items()}
+    plain = draw_each(logits, wishes)
+    for row, shape in enumerate(shapes):  # of equals, whichever the partial sort of `draw` puts first
+        assert together[row] == plain[row] or (
+            shape in {"ties", "cut"} and logits[row, together[row]] == logits[row, plain[row]]
+        )
+
+
+@pytest.mark.parametrize("top_p", [0.9, 0.999])
+def test_a_flat_distribution_of_gpt2s_vocabulary_is_drawn_from_alike(native, top_p):
+    """Where ten thousand tokens are left, logits of neighbours differ by less than a rounding of float32."""
+    for seed in range(20):
+        chance = torch.Generator().manual_seed(seed)
+        logits = torch.randn(32, 50257, generator=chance) / 2
+        points = torch.rand(32, generator=chance, dtype=torch.float64).tolist()
+        wishes = {row: Wish(1.0, 0, top_p, point) for row, point in enumerate(points)}
+        assert native.draws(logits, wishes) == draw_each(logits, wishes)
+
+
+@pytest.mark.parametrize("point", [0.0, 0.5, 1 - 2**-53])
+@pytest.mark.parametrize("wish", [(0, torch.inf), (0, 0.9), (5, torch.inf), (VOCAB, 0.5)])
+@pytest.mark.parametrize("logits", [torch.full((VOCAB,), torch.nan), torch.full((VOCAB,), -torch.inf)])
+def test_a_draw_from_nothing_stays_within_the_vocabulary(native, logits, wish, point):
+    token = native.draws(logits[None], {0: Wish(1.0, *wish, point)})[0]
+    assert isinstance(token, Exception) or 0 <= token < VOCAB
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     SHAPES,
@@ -75,7 +139,7 @@ def test_a_draw_of_a_seed_is_that_of_the_definition(shape, seed, temperature, to
     token, kept, nearest = by_definition(scaled, min(top_k or VOCAB, VOCAB), top_p, point)
     assume(nearest > ROUNDING)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    got = draw(logits, sampling, torch.Generator().manual_seed(seed))
+    got = draw(logits, wish_of(sampling, torch.Generator().manual_seed(seed), VOCAB))
     assert scaled[got] == scaled[token]
     if kept > 256:  # of equals among fewer, whichever the partial sort puts first
         assert got == token
@@ -104,6 +168,6 @@ def test_however_flat_no_more_than_a_small_part_is_sorted(monkeypatch, wishes):
     monkeypatch.setattr(torch.Tensor, "topk", lambda x, size: sizes.append(size) or topk(x, size))
     monkeypatch.setattr(torch.Tensor, "sort", lambda x, **how: sizes.append(len(x)) or sort(x, **how))
     logits, generator = logits_of("flat", 0), torch.Generator().manual_seed(0)
-    drawn = {draw(logits, Sampling(temperature=2.0, **wishes), generator) for _ in range(200)}
+    drawn = {draw(logits, wish_of(Sampling(temperature=2.0, **wishes), generator, VOCAB)) for _ in range(200)}
     assert len(drawn) > 150
     assert max(sizes) <= 256

@@ -90,17 +90,17 @@ def test_a_row_whose_choice_raises_while_it_runs_fails_alone(engine, sampler):
 
 
 def test_a_prompt_whose_scoring_raises_fails_alone(engine, monkeypatch):
-    score_of = runner.score_of
+    scores_of = runner.scores_of
 
-    def scarce(logprobs, token, top):
-        if token == 99:
+    def scarce(logprobs, tokens, top):
+        if 99 in tokens:
             raise MemoryError
-        return score_of(logprobs, token, top)
+        return scores_of(logprobs, tokens, top)
 
     one = engine(RowSampler)
     calm = submitted(one, NEIGHBOURS[1], echo=True)
     calm.wait()
-    monkeypatch.setattr(runner, "score_of", scarce)
+    monkeypatch.setattr(runner, "scores_of", scarce)
     failed, beside = Collected(), submitted(one, NEIGHBOURS[1], echo=True)
     one.submit(Request((1, 99), 4, None, echo=True, logprobs=1), failed)
     assert failed.wait().code == "internal"
