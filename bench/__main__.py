@@ -4,51 +4,42 @@ Run: python -m bench [--quick] [--rows contest,mixing,...] [--rounds 4] [--peers
 """
 
 import argparse
-import sys
-import time
-import traceback
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 from bench.contest import entries
-from bench.results import ENGINE as SECTIONS
-from bench.results import choose_rows, folder, keep
+from bench.results import ENGINE, choose_rows, folder
 from bench.run import Run
-from bench.table import HEAD
+from bench.sections import Planned, end, measure_all
+from bench.table import Row
 
 
 def main() -> None:
     """Measure the sections that were asked for, keep each as it ends, and print their table."""
     args = arguments()
-    out = folder(quick=args.quick)
     run = Run(args.quick, 1 if args.quick else args.rounds, args.peers)
-    lines, failed, referee = [HEAD], [], run.referee
-    for name in args.rows:
-        run.say(f"== {name}")
-        start, kept = time.perf_counter(), referee.kept_disturbed
-        try:
-            rows, raw = import_module(f"bench.{name}").measure(run)
-        except Exception:  # noqa: BLE001 - the other sections are measured all the same
-            traceback.print_exc()
-            failed.append(name)
-            continue
-        seconds = time.perf_counter() - start
-        lines += keep(out, name, rows, raw, seconds, referee.kept_disturbed - kept)
-        run.say(f"== {name}: {seconds:.0f} s")
+    sections = {name: Planned(name, partial(_measured, name, run), run.referee) for name in args.rows}
+    lines, failed = measure_all(sections, folder(quick=args.quick))
+    referee = run.referee
     print("\n".join(lines))
     print(
         f"\n{run.threads} threads; {referee.turns} turns, {referee.rejected} rejected as disturbed and repeated, "
         f"{referee.kept_disturbed} kept though disturbed"
     )
-    if args.quick:
-        print("--quick shows that the bench works; its figures mean nothing")
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    end(failed, quick=args.quick)
+
+
+def _measured(name: str, run: Run) -> tuple[list[Row], dict[str, Any]]:
+    """A section's module is loaded when its turn comes: one that cannot be loaded stops no other."""
+    rows, raw = import_module(f"bench.{name}").measure(run)
+    return rows, raw
 
 
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    choose_rows(parser, SECTIONS)
+    choose_rows(parser, ENGINE)
     parser.add_argument("--rounds", type=int, default=4, help="timed rounds of a contest")
     parser.add_argument(
         "--peers",

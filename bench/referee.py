@@ -55,6 +55,16 @@ class Referee:
         self.kept_disturbed += 1
         return answer
 
+    def watched(self, turn: Callable[[], Any]) -> Any:
+        """The result of a turn that is too long to be repeated; one that was disturbed is counted as kept."""
+        if math.isinf(self._limit):
+            return turn()
+        before = self._calm()
+        answer = turn()
+        self.turns += 1
+        self.kept_disturbed += max(before, self._slowness()) > self._limit
+        return answer
+
     def alternate(self, turns: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
         """Answers of each turn: A B C A B C ..., behind one round to warm up; who fails is left out."""
         answers: dict[str, list[Any]] = {name: [] for name in turns}

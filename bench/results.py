@@ -48,10 +48,10 @@ class Section:
     kept_disturbed: int = 0
 
 
-def folder(*, quick: bool) -> Path:
-    """Where the results of a run lie; those of a quick one never among the others."""
+def folder(*, quick: bool, base: str = "") -> Path:
+    """Where the results of a run lie; those of a quick one, or on another base, never among the others."""
     commit()  # of the code as it is when the run begins
-    place = BUILD / ("quick" if quick else "results")
+    place = BUILD / ("quick" if quick else f"results-{Path(base).name}" if base else "results")
     place.mkdir(parents=True, exist_ok=True)
     return place
 
@@ -87,7 +87,9 @@ def commit() -> str:
     """The commit of this code, and whether files differ from it; `commit not noted` without git or its folder."""
     try:
         top, name = _git("rev-parse", "--show-toplevel", "HEAD").split()
-        changed = _git("status", "--porcelain")
+        changed = _git(
+            "status", "--porcelain", "--", ".", ":!docs"
+        )  # where a run writes its tables and plots
     except (OSError, subprocess.CalledProcessError, ValueError):
         return "commit not noted"
     if Path(top).resolve() != ROOT:  # the code lies in somebody else's repository

@@ -6,17 +6,17 @@ Run: python -m bench.service [--quick] [--rows sweep,fair,cold,beside,registry] 
 import argparse
 import math
 import os
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.model import model_folder
 from bench.referee import LIMIT, Referee
-from bench.results import choose_rows, folder, keep
+from bench.results import choose_rows, folder
+from bench.sections import Planned, end, measure_all
 from bench.service_beside import beside
 from bench.service_cold import cold
 from bench.service_fair import fair
@@ -24,10 +24,10 @@ from bench.service_registry import registry
 from bench.service_run import LIGHT, PATIENT_S, QUICK, M, ServiceRun, Sizes
 from bench.service_site import Running, found
 from bench.service_sweep import saturated, sweep, table
-from bench.table import HEAD, Row
+from bench.table import Row
 from prefix_engine import load_base
 
-Section = Callable[[ServiceRun], tuple[list[Row], dict[str, Any]]]
+Measure = Callable[[ServiceRun], tuple[list[Row], dict[str, Any]]]
 
 
 def loads(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
@@ -41,7 +41,7 @@ def loads(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
     return rows + more, {"saturated": full, "sweep": swept | {"deadline": deadline}}
 
 
-SECTIONS: dict[str, Section] = {
+MEASURES: dict[str, Measure] = {
     "sweep": loads,
     "fair": fair,
     "cold": cold,
@@ -57,9 +57,8 @@ def main() -> None:
         del os.environ[name]  # nobody's own settings, least of all their database
     sizes = QUICK if args.quick else Sizes()
     base_model = args.base or str(model_folder("tiny" if args.quick else "124m"))
-    out = folder(quick=args.quick)
+    out = folder(quick=args.quick, base=args.base or "")
     began = time.perf_counter()
-    lines, failed = [HEAD], []
     with tempfile.TemporaryDirectory(prefix="prefixserve-bench-") as data:
         base = load_base(base_model, "cpu")
         each = sizes.prefixes // 8
@@ -68,33 +67,22 @@ def main() -> None:
         run = ServiceRun(sizes, Path(data), base_model, tenants, referee)
         del base
         run.say(f"== {sizes.prefixes} prefixes published: {time.perf_counter() - began:.0f} s")
-        for name in args.rows:
-            run.say(f"== {name}")
-            start, kept = time.perf_counter(), referee.kept_disturbed
-            try:
-                rows, raw = SECTIONS[name](run)
-            except Exception:  # noqa: BLE001 - the other sections are measured all the same
-                traceback.print_exc()
-                failed.append(name)
-                continue
-            seconds = time.perf_counter() - start
-            lines += keep(out, f"service-{name}", rows, raw, seconds, referee.kept_disturbed - kept)
-            run.say(f"== {name}: {seconds:.0f} s")
+        sections = {
+            name: Planned(f"service-{name}", partial(MEASURES[name], run), referee) for name in args.rows
+        }
+        lines, failed = measure_all(sections, out)
     print("\n".join(lines))
     print(
         f"\n{time.perf_counter() - began:.0f} s in all, {base_model.rpartition('/')[2]}; {referee.turns} saturated "
         f"rounds, {referee.rejected} rejected as disturbed and repeated, {referee.kept_disturbed} kept though disturbed"
     )
-    if args.quick:
-        print("--quick shows that the bench works; its figures mean nothing")
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    end(failed, quick=args.quick)
 
 
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    choose_rows(parser, tuple(SECTIONS))
+    choose_rows(parser, tuple(MEASURES))
     parser.add_argument("--base", help="a base model; random weights of the 124M shape if not given")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, short loads: shows that it works")
     return parser.parse_args()

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def _first_use(
     asks = [_ask(warm.key, warm.prefixes[0], i, _PROMPT, 1) for i in range(5)]
     for i, (key, name) in enumerate(names):
         asks += [_ask(key, name, 2 * i + turn, _PROMPT, 1) for turn in (0, 1)]
-    outcomes, _ = bench_load.run(service.url, iter(asks), concurrency=1)
+    outcomes, _ = run.referee.watched(lambda: bench_load.run(service.url, iter(asks), concurrency=1))
     require_all(outcomes)
     times = [1000 * outcome.first for outcome in outcomes[5:]]
     added = [cold_ms - warm_ms for cold_ms, warm_ms in zip(times[::2], times[1::2], strict=True)]
@@ -63,7 +64,8 @@ def _beside(
     """Streams that run while a crowd of cold prefixes is asked for, then the same crowd, now warm."""
     gaps: dict[str, list[float]] = {"quiet": [], "cold": [], "warm": []}
     for number, crowd in enumerate(crowds):
-        streams, windows = asyncio.run(_crowded(run, service.url, crowd, number))
+        crowded = partial(_crowded, run, service.url, crowd, number)
+        streams, windows = run.referee.watched(lambda crowded=crowded: asyncio.run(crowded()))
         for name, (start, stop) in windows.items():
             found = _gaps_within(streams, start, stop)
             gaps[name].append(statistics.fmean(found))
@@ -87,10 +89,13 @@ async def _crowded(
 ) -> tuple[list[Outcome], dict[str, tuple[float, float]]]:
     """Outcomes of the streams, and from when to when on their clock each crowd was under way; "quiet" is before them."""
     warm = run.tenants[-LIGHT - 1 : -1][:_STREAMS]
-    asks = [_ask(tenant.key, tenant.prefixes[0], i, 20, _LONGEST) for i, tenant in enumerate(warm)]
+    asks = (  # one that ends is followed by another
+        _ask(tenant.key, tenant.prefixes[0], i, 20, _LONGEST)
+        for i, tenant in enumerate(itertools.cycle(warm))
+    )
     outcomes: list[Outcome] = []
     began = time.perf_counter()
-    streams = asyncio.create_task(bench_load.load(url, iter(asks), begun=outcomes.append))
+    streams = asyncio.create_task(bench_load.load(url, asks, concurrency=_STREAMS, begun=outcomes.append))
     while not _decode(outcomes):  # noqa: ASYNC110 - pieces come without an event
         await asyncio.sleep(0.05)
     start = time.perf_counter() - began
@@ -109,7 +114,7 @@ async def _crowded(
 
 def _decode(outcomes: Sequence[Outcome]) -> bool:
     """Whether all streams are past their prompts."""
-    return len(outcomes) == _STREAMS and all(len(outcome.pieces) > 2 for outcome in outcomes)
+    return len(outcomes) >= _STREAMS and all(len(outcome.pieces) > 2 for outcome in outcomes[:_STREAMS])
 
 
 def _gaps_within(outcomes: Sequence[Outcome], start: float, stop: float) -> list[float]:

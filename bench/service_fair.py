@@ -4,14 +4,14 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from bench.service_run import LIGHT, PATIENT_S, ServiceRun, capacity
+from bench.service_run import LIGHT, PATIENT_S, ServiceRun, capacity, p95
 from bench.service_site import Running
 from bench.table import Row
 from service.cli import bench_load
 from service.cli.bench_load import Ask, Outcome
-from service.cli.bench_report import percentile
 
 LOAD = 0.5  # of the capacity: what the light tenants and one more of their kind ask for together
 _RAMP_S = 4.0  # for the heavy tenant to fill the batch
@@ -20,18 +20,21 @@ _RAMP_S = 4.0  # for the heavy tenant to fill the batch
 def fair(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
     """The same requests of the light tenants with the heavy one held and let loose, in turn."""
     outcomes: dict[str, list[Outcome]] = {"held": [], "loose": []}
+    refusals: list[int] = []
     with Running(run.folder, run.base_model, deadline_seconds=PATIENT_S) as service:
         full = run.capacity or _capacity(run, service)
         rate = LOAD * full / (LIGHT + 1)
         for turn in range(run.sizes.fair_rounds):
-            for name, found in outcomes.items():
-                found.extend(asyncio.run(_turn(run, service.url, rate, turn, loose=name == "loose")))
+            for name, found in list(outcomes.items())[:: -1 if turn % 2 else 1]:
+                found.extend(
+                    run.referee.watched(partial(_measured, run, service, rate, turn, refusals, name))
+                )
                 run.say(
                     f"  turn {turn + 1}, heavy tenant {name}: {len(found)} answers to light tenants so far"
                 )
         alone = _alone(run, service)
     got = {name: _got(found) for name, found in outcomes.items()} | {"solo": _got(alone)}
-    raw = {"capacity": full, "load": LOAD, "rate_of_a_light_tenant": rate, **got}
+    raw = {"capacity": full, "load": LOAD, "rate_of_a_light_tenant": rate, "heavy_refused": refusals, **got}
     rows = [
         _row(run, got, "first_token", "time to first token"),
         _row(run, got, "per_token", "time per token"),
@@ -52,8 +55,16 @@ def _row(run: ServiceRun, got: dict[str, Any], name: str, title: str) -> Row:
     )
 
 
-async def _turn(run: ServiceRun, url: str, rate: float, turn: int, *, loose: bool) -> list[Outcome]:
-    """Outcomes of the light tenants."""
+def _measured(
+    run: ServiceRun, service: Running, rate: float, turn: int, refusals: list[int], name: str
+) -> list[Outcome]:
+    return asyncio.run(_turn(run, service.url, rate, turn, refusals, loose=name == "loose"))
+
+
+async def _turn(
+    run: ServiceRun, url: str, rate: float, turn: int, refusals: list[int], *, loose: bool
+) -> list[Outcome]:
+    """Outcomes of the light tenants; how often the heavy one was refused is added to `refusals`."""
     light, heavy = run.tenants[-LIGHT - 1 : -1], run.tenants[-1]
     streams = [run.stream(tenant, rate, seed=1000 * turn + i) for i, tenant in enumerate(light)]
     if not loose:
@@ -72,6 +83,7 @@ async def _turn(run: ServiceRun, url: str, rate: float, turn: int, *, loose: boo
         if flood.done():
             raise RuntimeError("the heavy tenant's streams had ended") from flood.exception()
         refused = sum(outcome.error is not None for outcome in ended)
+        refusals.append(refused)
         run.say(f"  the heavy tenant: {len(ended) - refused} answers, {refused} refusals")
         flood.cancel()
         await asyncio.gather(flood, return_exceptions=True)
@@ -95,6 +107,6 @@ def _got(outcomes: list[Outcome]) -> dict[str, Any]:
     return {
         "answers": len(good),
         "errors": len(outcomes) - len(good),
-        "first_token": percentile([outcome.first for outcome in good], 95),
-        "per_token": percentile([o.per_token for o in good if o.per_token is not None], 95),
+        "first_token": p95((outcome.first for outcome in good), len(outcomes) - len(good)),
+        "per_token": p95((o.per_token for o in good if o.per_token is not None), len(outcomes) - len(good)),
     }

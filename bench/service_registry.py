@@ -5,17 +5,17 @@ exist only of the versions that are loaded.
 """
 
 import random
-import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from bench.service_child import Child, serve
 from bench.service_run import M, ServiceRun
-from bench.table import Row, paired
+from bench.table import Row
 from service.cli.bench_report import percentile
 
 _TENANTS = 10
@@ -23,6 +23,8 @@ _FILES = 100  # prefixes that are loaded again and again; not more than the smal
 _RESIDENT = 32  # prefixes that the pool has room for
 _ROUNDS = 5
 _SLICES = 20  # of a round
+_DRAWS = 400  # of an interval
+_NAMED = 20_000  # prefixes that are each named once before memory is read: more than a process remembers
 
 
 def registry(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
@@ -41,10 +43,12 @@ def registry(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
         for child in children.values():
             child.ask("resolve", run.sizes.resolves)  # warm
         for _ in range(_ROUNDS):
-            turn = _turn(children, run.sizes.resolves)
+            turn = run.referee.watched(partial(_turn, children, run.sizes.resolves))
             for count in counts:
                 times[count].append(turn[count])
         files = min(_FILES, few)
+        for count in (few, many):
+            children[count].ask("name", min(_NAMED, count))
         used = {count: children[count].ask("generate", files) for count in (few, many)}
         memory = {count: found["memory"] for count, found in used.items()}
         run.say(f"  {used}")
@@ -52,7 +56,8 @@ def registry(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
         count: {f"p{point}": [1000 * percentile(turn, point) for turn in turns] for point in (50, 99)}
         for count, turns in times.items()
     }
-    return _rows(run, points, memory, used[many]), {"milliseconds": points, "used": used}
+    pooled = {count: [1000 * one for turn in turns for one in turn] for count, turns in times.items()}
+    return _rows(run, pooled, memory, used[many]), {"milliseconds": points, "used": used}
 
 
 def _turn(children: dict[int, Child], resolves: int) -> dict[int, list[float]]:
@@ -65,28 +70,40 @@ def _turn(children: dict[int, Child], resolves: int) -> dict[int, list[float]]:
 
 
 def _rows(
-    run: ServiceRun, points: dict[int, dict[str, list[float]]], memory: dict[int, int], used: dict[str, int]
+    run: ServiceRun, pooled: dict[int, list[float]], memory: dict[int, int], used: dict[str, int]
 ) -> list[Row]:
     few, many = run.sizes.registered[0], run.sizes.registered[-1]
-    p99 = {count: found["p99"] for count, found in points.items()}
-    each = ", ".join(f"{count:,}: {statistics.median(turns):.2f} ms" for count, turns in p99.items())
+    p99 = {count: percentile(found, 99) for count, found in pooled.items()}
+    each = ", ".join(f"{count:,}: {found:.2f} ms" for count, found in p99.items())
+    low, high = _between(pooled[many], pooled[few])
     return [
         Row(
             f"resolve and admit, p99, {many:,} registered prefixes against {few:,}",
-            f"{statistics.median(p99[many]):.2f} ms",
-            f"{each}; {_ROUNDS} rounds of {run.sizes.resolves} names in turn",
-            statistics.median(paired(p99[many], p99[few])),
+            f"{p99[many]:.2f} ms",
+            f"{each}; {_ROUNDS} rounds of {run.sizes.resolves} names in turn, all times of a registry together; 95% "
+            f"interval {low:.2f} to {high:.2f}",
+            p99[many] / p99[few],
             at_most=1.2,
         ),
         Row(
             f"memory of the process, {many:,} registered prefixes against {few:,}",
-            f"{memory[many] / 1e6:.0f} MB after {_ROUNDS + 1} x {run.sizes.resolves} names and {used['generations']} "
+            f"{memory[many] / 1e6:.0f} MB after {min(_NAMED, many):,} of them were named once each and {used['generations']} "
             f"generations, {used['resident']} prefixes in a pool of {_RESIDENT}, {used['evictions']} evicted",
             f"{memory[few] / 1e6:.0f} MB",
             memory[many] / memory[few],
             at_most=1.05,
         ),
     ]
+
+
+def _between(many: Sequence[float], few: Sequence[float]) -> tuple[float, float]:
+    """Bootstrap interval of the ratio of both 99th percentiles."""
+    draw = random.Random(0)
+    ratios = sorted(
+        percentile(draw.choices(many, k=len(many)), 99) / percentile(draw.choices(few, k=len(few)), 99)
+        for _ in range(_DRAWS)
+    )
+    return ratios[int(0.025 * _DRAWS)], ratios[int(0.975 * _DRAWS)]
 
 
 def _base() -> Any:
@@ -139,6 +156,12 @@ def _registry(pipe: Connection, folder: Path, count: int, keys: Sequence[str]) -
             parts.tickets.end(ticket)
         return times
 
+    def name(most: int) -> None:
+        """Resolve and admit so many prefixes once each."""
+        for place in range(most):
+            ticket, _ = _admitted(parts, scopes[place % _TENANTS], f"u{place // _TENANTS}:p")
+            parts.tickets.end(ticket)
+
     def generate(files: int) -> dict[str, int]:
         """Load and use this many prefixes in turn, four times each; the resident memory afterwards, bytes."""
         for call in range(4 * files):
@@ -155,7 +178,7 @@ def _registry(pipe: Connection, folder: Path, count: int, keys: Sequence[str]) -
             "evictions": stats.pool_evictions,
         }
 
-    serve(pipe, {"resolve": resolve, "generate": generate})
+    serve(pipe, {"resolve": resolve, "name": name, "generate": generate})
     parts.stop()
 
 

@@ -2,10 +2,11 @@
 
 import heapq
 import itertools
+import math
 import random
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +101,7 @@ class ServiceRun:
         folder: of the store.
         base_model: what the service loads.
         tenants: with their prefixes; the first ones ask the most.
-        referee: of the saturated rounds; under other loads a disturbance shows as what it does to the answers.
+        referee: repeats disturbed saturated rounds, and counts other disturbed turns.
         capacity: requests a second that the saturated service answered; 0 until it was measured.
     """
 
@@ -161,6 +162,12 @@ def capacity(outcomes: Sequence[Outcome], seconds: float) -> float:
         return len(outcomes) / seconds
     came = sum(start <= o.began + piece <= stop for o in outcomes for piece in o.pieces[:-1])
     return came / (stop - start) / statistics.fmean(len(o.pieces) - 1 for o in outcomes)
+
+
+def p95(seconds: Iterable[float], refused: int) -> float:
+    """What 95 of a hundred requests waited no longer than; infinite for those that were refused or broken."""
+    waited = sorted([*seconds, *[math.inf] * refused])
+    return waited[math.ceil(0.95 * len(waited)) - 1] if waited else math.nan
 
 
 def require_all(outcomes: Sequence[Outcome]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.service_child import Child, Neighbour
 from bench.service_engine import bare_engine, between, said
-from bench.service_run import M, ServiceRun, capacity, require_all
+from bench.service_run import M, ServiceRun, capacity, p95, require_all
 from bench.service_site import Running, own_cpu_seconds
 from bench.table import Row
 from service.cli import bench_load
@@ -39,7 +39,7 @@ def saturated(run: ServiceRun, service: Running) -> tuple[list[Row], dict[str, A
             count = max(sizes.under_way, int(answered * sizes.saturated_s))
             for name, value in found.items() if turn else ():
                 every[name].append(value)
-        prefills = engine.ask("prefills", lengths, 3)
+        prefills = run.referee.undisturbed(lambda: engine.ask("prefills", lengths, 3))
     run.capacity = statistics.median(capacities)
     ratios = [a / b for a, b in zip(every["service"], every["engine"], strict=True)]
     row = Row(
@@ -85,10 +85,12 @@ def sweep(run: ServiceRun, service: Running, prefills: dict[int, float]) -> tupl
     for number, load in enumerate(run.sizes.loads):
         seconds = run.sizes.long_load_s if load == PROMISED else run.sizes.load_s
         asks = run.asks(seed=50 + number, rate=load * run.capacity)
-        outcomes, took = bench_load.run(service.url, asks, seconds=seconds)
+        loaded = partial(bench_load.run, service.url, asks, seconds=seconds)
+        outcomes, took = run.referee.watched(loaded)
         point = _point(load, outcomes, seconds) | {"took": took}
         points.append(point)
         run.say("  " + _shown(point))
+        rows.append(_told(point))
         if load == PROMISED:
             rows.append(_promised(outcomes, prefills, run.sizes.prompt[1] // 2))
     return rows, {"capacity": run.capacity, "points": points}
@@ -119,14 +121,32 @@ def _promised(outcomes: list[Outcome], prefills: dict[int, float], least: int) -
     if not long:
         return Row(what, "-", f"none of {len(asked)} such requests was answered", at_most=4)
     ratios = [o.first / between(prefills, len(o.ask.prompt)) for o in long]
+    worst = p95(ratios, len(asked) - len(long))
     return Row(
         what,
-        f"p50 {statistics.median(ratios):.1f}, p95 {percentile(ratios, 95):.1f} prefills; "
+        f"p50 {statistics.median(ratios):.1f}, p95 {worst:.1f} prefills, a refusal taken as endless; "
         f"{percentile([o.first for o in long], 95) * 1000:.0f} ms, {len(long)} of {len(asked)} requests answered",
         f"one prefill of that length alone on the bare engine, {between(prefills, 300) * 1000:.0f} ms at 300 tokens",
-        percentile(ratios, 95),
+        worst,
         at_most=4,
     )
+
+
+def _told(point: dict[str, Any]) -> Row:
+    """One load as a row."""
+    return Row(
+        f"W3 at {point['load']:g} times the capacity",
+        f"{point['answered']} of {point['requests']} answered, {_refused(point, '429')} refused with 429, "
+        f"{_refused(point, '503')} with 503",
+        f"p50 / p95 / p99: first token {_cells(point['first_token'])} ms, between tokens "
+        f"{_cells(point['between_tokens'])} ms",
+        point["goodput"],
+        unit=" tokens/s",
+    )
+
+
+def _refused(point: dict[str, Any], status: str) -> int:
+    return sum(count for code, count in point["errors"].items() if code.startswith(status))
 
 
 def _shown(point: dict[str, Any]) -> str:
@@ -151,9 +171,7 @@ def table(points: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for point in points:
-        refused = [
-            sum(n for code, n in point["errors"].items() if code.startswith(s)) for s in ("429", "503")
-        ]
+        refused = [_refused(point, status) for status in ("429", "503")]
         cells = (_cells(point["first_token"]), _cells(point["between_tokens"]))
         lines.append(
             f"| {point['load']:g} | {point['requests']} | {point['answered']} | {refused[0]} | {refused[1]} | "

@@ -1,5 +1,6 @@
 """Rows of the report: what was compared with what, the target, and whether it was reached."""
 
+import math
 import random
 import statistics
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Row:
     @property
     def verdict(self) -> str:
         """Whether the target was reached; one without a target is only reported."""
-        if self.measured is None:
+        if self.measured is None or math.isnan(self.measured):
             return "not measured"
         if self.at_least is None and self.at_most is None:
             return "reported"

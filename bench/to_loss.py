@@ -8,6 +8,7 @@ losses the worse is the one that both reach, and the time is that of the first l
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 from bench.process import Process
@@ -59,7 +60,8 @@ def _dataset(run: Run, own: Process, peft: Process, dataset: str, examples: int)
     for seed in range(run.rounds):
         for name in _turns(seed):
             process = own if name == OURS else peft
-            given = process.ask("train", _PATIENCE_S, **work, seed=seed, updates=length[name])
+            train = partial(process.ask, "train", _PATIENCE_S, **work, seed=seed, updates=length[name])
+            given = run.referee.watched(train)
             if name == OURS and seed == 0:
                 length[SHORT] = given["planned"]
                 length[LONG] = 12 if run.quick else EPOCHS * -(-given["rows"] // BATCH)

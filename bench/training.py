@@ -5,15 +5,15 @@ Run: python -m bench.training [--quick] [--rows steps,to-loss] [--rounds 4] [--d
 
 import argparse
 import statistics
-import time
 from functools import partial
 from typing import Any
 
 from bench import to_loss
 from bench.process import Process
-from bench.results import TRAINING, choose_rows, folder, keep
+from bench.results import TRAINING, choose_rows, folder
 from bench.run import MAIN, Run
-from bench.table import HEAD, Row, paired
+from bench.sections import Planned, end, measure_all
+from bench.table import Row, paired
 
 ROWS, TOKENS = 8, 128
 COUNTS = (1, 2, 4, 8, 16, 32)
@@ -30,28 +30,24 @@ REPORTED_ROUNDS = 2  # of what no target is set for: a round of the default batc
 def main() -> None:
     """Measure, keep, and print the table."""
     args = arguments()
-    lines = [HEAD]
+    sections = {}
     for name in args.rows:
         run = Run(args.quick, 1 if args.quick else args.rounds or ROUNDS[name])
-        run.say(f"== {name}")
-        start = time.perf_counter()
         if name == "steps":
-            rows, raw = measure(run)
+            way = partial(measure, run)
         else:
-            rows, raw = to_loss.measure(run, args.datasets.split(","), args.examples)
-        seconds = time.perf_counter() - start
-        lines += keep(folder(quick=args.quick), TRAINING[name], rows, raw, seconds)
-        run.say(f"== {name}: {seconds:.0f} s")
+            way = partial(to_loss.measure, run, args.datasets.split(","), args.examples)
+        sections[name] = Planned(TRAINING[name], way, run.referee)
+    lines, failed = measure_all(sections, folder(quick=args.quick))
     print("\n".join(lines))
-    if args.quick:
-        print("--quick shows that the bench works; its figures mean nothing")
+    end(failed, quick=args.quick)
 
 
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     choose_rows(parser, tuple(TRAINING))
-    parser.add_argument("--rounds", type=int, help="timed rounds; 5 of steps and 3 of to-loss if not given")
+    parser.add_argument("--rounds", type=int, help="timed rounds; 4 of steps and 1 of to-loss if not given")
     parser.add_argument("--datasets", default=",".join(to_loss.DATASETS), help="of to-loss")
     parser.add_argument("--examples", type=int, default=to_loss.EXAMPLES, help="rows of each, of to-loss")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, one round: shows that it works")

@@ -15,7 +15,7 @@ from bench.contestant import Missing
 from prefix_engine import Engine, loop, runner
 from prefix_engine.gpt2 import Network
 from prefix_engine.native.forward import PARTS, Forward
-from prefix_engine.sampling import Best, Pick, RowSampler
+from prefix_engine.sampling import Best, Draws, Pick, RowSampler
 from prefix_engine.sequence import Sequence
 
 
@@ -74,9 +74,9 @@ class ModelClock:
 
         return timed
 
-    def _sampler(self, best: Best) -> RowSampler:
-        """The engine's own sampler with the argmax of its own kernels, which is timed as part of the model."""
-        return _ClockedSampler(self._timed("argmax", best), self._step)
+    def _sampler(self, best: Best, draws: Draws) -> RowSampler:
+        """The engine's own sampler with its own kernels, whose argmax is timed as part of the model."""
+        return _ClockedSampler(self._timed("argmax", best), draws, self._step)
 
     def _step(self, rows: int) -> None:
         now = time.perf_counter()
@@ -99,8 +99,8 @@ class _ClockedSampler(RowSampler):
 
     __slots__ = ("_ended",)
 
-    def __init__(self, best: Best, ended: Callable[[int], None]) -> None:
-        super().__init__(best)
+    def __init__(self, best: Best, draws: Draws, ended: Callable[[int], None]) -> None:
+        super().__init__(best, draws)
         self._ended = ended
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[Pick]:

@@ -18,13 +18,13 @@ from vllm import LLM, SamplingParams
 class Vllm:
     """All requests of a workload in one `generate`, continuously batched."""
 
-    def load(self, folder: str) -> None:
-        """Load the model; every run prefills its prompts again, as the others do."""
+    def load(self, folder: str, *, eager: bool) -> None:
+        """Load the model, compiled unless `eager`; every run prefills its prompts again, as the others do."""
         self._llm = LLM(
             model=folder,
             dtype="float32",
             skip_tokenizer_init=True,
-            enforce_eager=True,
+            enforce_eager=eager,
             enable_prefix_caching=False,
             max_model_len=1024,
             max_num_seqs=64,

@@ -1,6 +1,7 @@
 """Both benches from end to end on a tiny model: every promised row comes with a verdict, and the plots are drawn.
 
-What the rows say is not looked at: --quick figures mean nothing, and no test depends on time.
+What the rows say is not looked at: --quick figures mean nothing. On a machine so busy that nothing was answered in time, or
+a step beat its bound, those rows say so.
 """
 
 import os
@@ -38,8 +39,8 @@ ENGINE_ROWS = [
     r"step against the lower bound, fp32, batch \d+",
     r"step against the lower bound, int8, batch \d+, stretch",
     r"step against the lower bound, int8, KV bf16, batch \d+, stretch",
-    r"scheduler, sampling without argmax, Python: share of a fp32 step, batch \d+",
-    r"scheduler, sampling without argmax, Python: of a fp32 step, batch \d+",
+    r"scheduler, greedy sampling without argmax, Python: share of a fp32 step, batch \d+",
+    r"scheduler, greedy sampling without argmax, Python: of a fp32 step, batch \d+",
     r"scheduler, sampling at temperature 1 and top_p 0\.9, Python: share of a fp32 step, batch \d+",
     r"where a decode step's time goes, (fp32|int8|int8, KV bf16), batch \d+",
     r"prompts of \d+ to \d+ tokens against \d+ of the mean, whole run",
@@ -50,6 +51,7 @@ ENGINE_ROWS = [
 ]
 SERVICE_ROWS = [
     r"W3 saturated: service over HTTP against the bare engine",
+    r"W3 at [\d.]+ times the capacity",
     r"p95 time to first token at 0\.7 load, prompts of \d+ tokens and more",
     r"fair share: light tenants' p95 time to first token beside \d+ streams of one tenant",
     r"fair share: light tenants' p95 time per token beside \d+ streams of one tenant",
@@ -130,8 +132,9 @@ def test_every_row_has_a_verdict_and_only_peers_are_not_measured(said, module, r
     text = said(module, rows)
     table = verdicts(text)
     unmeasured = {what for what, verdict in table.items() if verdict == "not measured"}
+    timed = {what for what in table if re.match("fair share|p95 time|step against", what)}
     assert set(table.values()) <= VERDICTS
-    assert unmeasured == {what for what in table if re.match("W[12] ", what)}
+    assert unmeasured - timed == {what for what in table if re.match("W[12] ", what)}
     assert "figures mean nothing" in text
 
 

@@ -1,5 +1,6 @@
 """The bench's arithmetic: verdicts, paces, lower bounds and capacity come out of figures as they should."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from bench import bound, contest, formats, pace, steps
 from bench.process import ContestantError, Process
 from bench.service_engine import between
-from bench.service_run import capacity
+from bench.service_run import capacity, p95
 from bench.service_sweep import _promised
 from bench.table import Row
 from bench.to_loss import both_reach
@@ -31,6 +32,8 @@ MACHINE = bound.Machine(read=27e9, peak={"fp32": 310e9, "int8": 1100e9})
         (Row("shorter", "", "", 1.11, at_most=1.1), "**missed**"),
         (Row("told", "", "", 3.0), "reported"),
         (Row("absent", "", "", None, at_least=8), "not measured"),
+        (Row("of nothing", "", "", math.nan, at_most=1.1), "not measured"),
+        (Row("endless", "", "", math.inf, at_most=1.1), "**missed**"),
     ],
 )
 def test_a_verdict_is_what_the_target_makes_of_the_figure(row, verdict):
@@ -96,12 +99,37 @@ def test_the_row_of_the_first_token_tells_how_many_were_refused():
     prefills = {20: 0.1, 220: 0.5, 420: 0.9}
     row = _promised(outcomes, prefills, 200)
     assert "2 of 3 requests answered" in row.ours
-    assert row.measured == pytest.approx(1.0 / 0.66)
+    assert (row.measured, row.verdict) == (math.inf, "**missed**")
+    outcomes[1] = outcomes[0]
+    assert _promised(outcomes, prefills, 200).measured == pytest.approx(1.0 / 0.66)
     assert _promised(outcomes, prefills, 400).verdict == "not measured"
 
 
+def test_a_refusal_is_longer_than_any_answer_and_five_of_a_hundred_are_forgiven():
+    assert p95([1.0] * 95, 5) == 1.0
+    assert p95([1.0] * 94, 6) == math.inf
+    assert p95([3.0, 1.0], 0) == 3.0
+    assert math.isnan(p95([], 0))
+
+
+@given(
+    st.integers(1, 64),
+    st.integers(0, 600),
+    st.sampled_from(["fp32", "int8"]),
+    st.sampled_from(["fp32", "bf16"]),
+)
+def test_what_goes_on_at_once_takes_no_longer_than_its_phases_in_turn_and_no_less_than_the_longest(
+    rows, cached, weights, kv
+):
+    phases = bound.phases(SHAPES["124m"], rows, cached, weights, kv)
+    at_once = bound.overlapped_s(phases, MACHINE)
+    in_turn = bound.step_s(SHAPES["124m"], MACHINE, rows, cached, weights, kv)
+    assert max(phase.seconds(MACHINE) for phase in phases) <= at_once * (1 + 1e-12)
+    assert at_once <= in_turn * (1 + 1e-12)
+
+
 def test_a_bound_that_a_step_of_the_same_run_breaks_gives_no_verdict():
-    step = {"rows": 1, "share": 0.97, "seconds": 0.0143, "bound": 0.0138}
+    step = {"rows": 1, "share": 0.97, "seconds": 0.0143, "bound": 0.0138, "overlapped": 0.0137}
     whole = {"fp32": {"1": {"step": 0.0141}}}
     assert not steps._broken({"1": step}, whole)
     for broken in (
