@@ -62,7 +62,9 @@ class Referee:
         before = self._calm()
         answer = turn()
         self.turns += 1
-        self.kept_disturbed += max(before, self._slowness()) > self._limit
+        self.kept_disturbed += (
+            max(before, self._calm()) > self._limit
+        )  # what the turn left running ends first
         return answer
 
     def alternate(self, turns: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:

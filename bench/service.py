@@ -73,8 +73,8 @@ def main() -> None:
         lines, failed = measure_all(sections, out)
     print("\n".join(lines))
     print(
-        f"\n{time.perf_counter() - began:.0f} s in all, {base_model.rpartition('/')[2]}; {referee.turns} saturated "
-        f"rounds, {referee.rejected} rejected as disturbed and repeated, {referee.kept_disturbed} kept though disturbed"
+        f"\n{time.perf_counter() - began:.0f} s in all, {base_model.rpartition('/')[2]}; {referee.turns} watched "
+        f"turns, {referee.rejected} rejected as disturbed and repeated, {referee.kept_disturbed} kept though disturbed"
     )
     end(failed, quick=args.quick)
 

@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -50,7 +51,7 @@ def _row(run: ServiceRun, got: dict[str, Any], name: str, title: str) -> Row:
         f"{loose * 1000:.0f} ms; {loose / solo:.1f}x a tenant alone ({solo * 1000:.0f} ms)",
         f"{held * 1000:.0f} ms with the heavy tenant at a light one's load; {LIGHT} light tenants, "
         f"together {LOAD * LIGHT / (LIGHT + 1):.2f} of capacity, {got['loose']['answers']} of {asked} requests answered",
-        loose / held,
+        loose / held if math.isfinite(held) else None,
         at_most=2,
     )
 

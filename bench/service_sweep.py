@@ -1,6 +1,7 @@
 """The service under load: saturated against the bare engine, then Poisson arrivals at many loads."""
 
 import itertools
+import math
 import os
 import statistics
 from collections import Counter
@@ -119,7 +120,8 @@ def _promised(outcomes: list[Outcome], prefills: dict[int, float], least: int) -
     asked = [o for o in outcomes if len(o.ask.prompt) >= least]
     long = [o for o in asked if o.error is None]
     if not long:
-        return Row(what, "-", f"none of {len(asked)} such requests was answered", at_most=4)
+        nothing = math.inf if asked else None
+        return Row(what, "-", f"none of {len(asked)} such requests was answered", nothing, at_most=4)
     ratios = [o.first / between(prefills, len(o.ask.prompt)) for o in long]
     worst = p95(ratios, len(asked) - len(long))
     return Row(
@@ -137,7 +139,7 @@ def _told(point: dict[str, Any]) -> Row:
     return Row(
         f"W3 at {point['load']:g} times the capacity",
         f"{point['answered']} of {point['requests']} answered, {_refused(point, '429')} refused with 429, "
-        f"{_refused(point, '503')} with 503",
+        f"{_refused(point, '503')} with 503, {_refused(point, '')} not answered in all",
         f"p50 / p95 / p99: first token {_cells(point['first_token'])} ms, between tokens "
         f"{_cells(point['between_tokens'])} ms",
         point["goodput"],

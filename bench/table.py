@@ -49,7 +49,7 @@ class Row:
             target = f">= {self.at_least:g}{self.unit}"
         elif self.at_most is not None:
             target = f"<= {self.at_most:g}{self.unit}"
-        measured = "-" if self.measured is None else f"{self.measured:.3g}{self.unit}"
+        measured = "-" if self.verdict == "not measured" else f"{self.measured:.3g}{self.unit}"
         return f"| {self.what} | {target} | {measured} | {self.ours} | {self.against} | {self.verdict} |"
 
 

@@ -67,7 +67,7 @@ class Engine:
         self._loop = Loop(base, config, loader, self._loaded, sampler)
         self._thread = threading.Thread(target=self._run, name="prefix-engine", daemon=True)
         self._next_number = 0
-        self._unfinished = Unfinished()
+        self._unfinished = Unfinished(config.max_waiting, config.max_waiting_tokens)
         self._poked = self._owned = self._draining = self._closing = self._stopped = self._broken = False
         self._beat = time.monotonic()
 
@@ -186,11 +186,10 @@ class Engine:
         return self._unfinished.waiting(scheduler.running, scheduler.running_tokens)
 
     def _check_room(self, request: Request) -> None:
-        (waiting, tokens), most = self._waiting(), self._config.max_waiting_tokens
-        if waiting >= self._config.max_waiting:
-            raise QueueFullError(f"{waiting} requests wait already")
-        if waiting and tokens + request.positions > most:
-            raise QueueFullError(f"requests that ask for {most} tokens wait already")
+        scheduler = self._loop.scheduler
+        why = self._unfinished.refusal(request.positions, scheduler.running, scheduler.running_tokens)
+        if why is not None:
+            raise QueueFullError(why)
 
     def _cancel(self, sequence: Sequence) -> None:
         with self._wakeup:

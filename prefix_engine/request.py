@@ -173,7 +173,7 @@ class Failed:
     """No more will come.
 
     `code` is one of revoked, deadline, non_finite, load_failed, context, draining, cancelled,
-    engine_stopped, internal, or what the loader's exception carried as `code` (corrupt, base_mismatch, ...).
+    engine_stopped, internal, or what the loader refused it with (corrupt, base_mismatch, ...).
     """
 
     code: str

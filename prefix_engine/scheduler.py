@@ -127,13 +127,14 @@ class Scheduler:
 
         `readiness` is asked about each request passed, and may start the load of its prefix. A request
         that is ready but finds no row or no pages ends the admission, so that small requests cannot
-        starve a large one; up to `look_ahead` requests are asked about even so. One that awaits another's
+        starve a large one; where pages are short for its key alone (`_takes_spare`), it ends that key's. Up to
+        `look_ahead` requests are asked about even so. One that awaits another's
         prompt lets others pass; behind `look_ahead` requests, those of other keys alone, for thousands that
         await one prompt would cost every step milliseconds.
         """
         admitted: list[Sequence] = []
         aside: list[tuple[Sequence, bool]] = []
-        full = False
+        full, short = False, set[str]()
         held = self._held()
         walk = self._queue.walk(self._due())
         for place, sequence in enumerate(walk):
@@ -153,9 +154,9 @@ class Scheduler:
                 cold = state is Readiness.COLD
                 walk.loads = walk.loads and not cold
                 aside.append((sequence, cold))
-            elif seat and not self._pages.awaits(sequence):
+            elif seat and key not in short and not self._pages.awaits(sequence):
                 if self._takes_spare(sequence, held):
-                    walk.pass_over(key)
+                    short.add(key)
                 elif self._start(sequence):
                     admitted.append(sequence)
                     held[key] += 1
@@ -201,9 +202,9 @@ class Scheduler:
     def plan(self) -> Plan:
         """The next step: rows that decode get a token each, as many as there may be, and prompts the rest.
 
-        Rows that decode come first, and the budget is whole, unless a key is over its share. Then steps are small,
-        since one that takes long is long for every row of it, and go to the least served first; only tokens of rows
-        that decode for keys within their share come before. Who is over gets what is left of a third of it.
+        Rows that decode come first, then prompts of the least served, and the budget is whole, unless a key is over its
+        share. Then steps are small, since one that takes long is long for every row of it, and who is over comes last
+        and gets what is left of a third of it.
 
         Whoever has a seat moves, whatever its key was served: a row that decodes waits no longer than a few steps,
         and in each step a little of the prompt that has waited longest is read first, if it has waited for long.
@@ -213,11 +214,12 @@ class Scheduler:
         rest = min(self._step_tokens, _LEFT_OVER * self._rows)
         little = min(self._chunk_tokens, self._rows)
 
-        def place(s: Sequence) -> tuple[bool, bool, float, bool, int, int]:
+        def place(s: Sequence) -> tuple[bool, int, float, bool, int, int]:
             reading, key = s.prompt_left > 0, s.request.share
+            group = 2 if key in over else int(reading)
             # Of one key, prompts go by arrival, so that one ends before the next begins; rows that decode take turns.
             last = (0, s.number) if reading else (s.turn, len(s.generated))
-            return s.number not in due, reading or key in over, self._served[key], reading, *last
+            return s.number not in due, group, self._served[key], reading, *last
 
         decode: list[Sequence] = []
         chunks: list[Chunk] = []
@@ -237,9 +239,9 @@ class Scheduler:
         return Plan(tuple(decode), tuple(chunks))
 
     def _over(self) -> set[str]:
-        """Keys that hold more than their share of all seats, and a good deal more than the others."""
+        """Keys that hold more than their share of all seats, and a good deal more than the others, while rows are scarce."""
         held = self._held()
-        if not held:
+        if len(self.running) < self._rows:
             return set()
         share = (self._rows + self._spare) / len(held)
         bound = max(share, self._rows / _A_LOT, max(held.values()) / 2)

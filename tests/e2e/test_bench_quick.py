@@ -135,6 +135,7 @@ def test_every_row_has_a_verdict_and_only_peers_are_not_measured(said, module, r
     timed = {what for what in table if re.match("fair share|p95 time|step against", what)}
     assert set(table.values()) <= VERDICTS
     assert unmeasured - timed == {what for what in table if re.match("W[12] ", what)}
+    assert "no figure; what was said above" not in text
     assert "figures mean nothing" in text
 
 

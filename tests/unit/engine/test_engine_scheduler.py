@@ -76,7 +76,8 @@ class Machine:
         keys = Counter(s.request.share for s in running)
         assert len(running) <= (self.rows + self.rows // 2 if len(keys) > 1 else self.rows)
         most = max(keys.values(), default=0)
-        over = most * len(keys) > self.rows + self.rows // 2 and most > self.rows / 4
+        over = len(running) >= self.rows and most > self.rows / 4
+        over = over and most * len(keys) > self.rows + self.rows // 2
         assert plan.tokens <= (min(self.step_tokens, 6 * self.rows) if over else self.step_tokens)
         decoding = {s for s in running if not s.prompt_left}
         assert set(plan.decode) <= decoding
@@ -224,6 +225,22 @@ def test_a_newcomer_finds_pages_though_one_key_could_take_them_all():
     machine.scheduler.add(sequence(100, "newcomer", 4, 13))
     machine.step()
     assert 100 in machine.scheduler.running
+
+
+def test_a_key_that_is_short_of_pages_is_looked_ahead_at_and_its_order_stands():
+    machine, asked = Machine(8, 64, 64, 32, longest=8), []
+    for number in range(7):
+        machine.scheduler.add(sequence(number, "heavy", 4, 13))
+    machine.step()
+    machine.scheduler.add(sequence(7, "heavy", 4, 13, "first"))
+    for number in range(8, 12):  # they would fit into what is left for others, or find room before the first
+        machine.scheduler.add(sequence(number, "heavy", 1, 1, f"later-{number}"))
+    machine.step(lambda s: asked.append(s.number) or Readiness.READY)
+    assert asked[:4] == [7, 8, 9, 10]
+    assert set(machine.scheduler.running) == set(range(7))
+    while machine.scheduler.waiting:
+        machine.step()
+    assert machine.finished.index(0) < machine.finished.index(8)
 
 
 def test_one_key_alone_gets_its_largest_request_whatever_is_kept_for_others():

@@ -103,6 +103,9 @@ def test_the_row_of_the_first_token_tells_how_many_were_refused():
     outcomes[1] = outcomes[0]
     assert _promised(outcomes, prefills, 200).measured == pytest.approx(1.0 / 0.66)
     assert _promised(outcomes, prefills, 400).verdict == "not measured"
+    for outcome in outcomes:
+        outcome.error = "503 overloaded"
+    assert _promised(outcomes, prefills, 200).verdict == "**missed**"
 
 
 def test_a_refusal_is_longer_than_any_answer_and_five_of_a_hundred_are_forgiven():
