@@ -12,7 +12,7 @@ from prefix_store import ScopedStore
 from prefix_store.errors import Corrupt, NotFound, Unavailable
 from prefix_store.version_rows import Resolved
 
-_KEPT = 8192  # versions noted before those that are neither resident nor asked for are forgotten
+_KEPT = 2048  # versions noted before those that are neither resident nor asked for are forgotten
 
 
 class Residency:
