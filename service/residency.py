@@ -28,14 +28,18 @@ class Residency:
         self._store, self._base, self._in_use = store, base, in_use
         self._known: dict[str, Resolved] = {}
         self._at_hand: dict[str, tuple[bytes, int]] = {}  # bytes, and how many requests need them
+        self._most = _KEPT
         self._lock = threading.Lock()
 
     def note(self, resolved: Resolved) -> None:
         """Remember what a version id means."""
         with self._lock:
-            if len(self._known) >= _KEPT and resolved.version_id not in self._known:
+            if len(self._known) >= self._most and resolved.version_id not in self._known:
                 kept = self._in_use(set(self._known))
                 self._known = {i: known for i, known in self._known.items() if i in kept}
+                self._most = max(
+                    _KEPT, 2 * len(self._known)
+                )  # or each new one would have all looked at again
             self._known[resolved.version_id] = resolved
 
     def read(self, resolved: Resolved) -> bytes | None:
