@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from real_processes import Machine, ended
 from service_making import complete, error_of, events
+from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
 # A fault of a library, not of ours: torch's own context, entered at each step, does not come back on the engine's
@@ -64,7 +65,6 @@ def test_a_stuck_engine_is_not_ready_fails_its_requests_and_ends_the_process(han
     machine, process, hang = hanging("CDLL")  # the interpreter's lock is free meanwhile
     client = machine.tenant()
     assert complete(client, "gpt2-mini", "wombat").status_code == 200
-    hang()
     whole, streamed, statuses = [], [], set()
     body = {"model": "gpt2-mini", "prompt": "wombat", "max_tokens": 400, "min_tokens": 400}
 
@@ -76,8 +76,10 @@ def test_a_stuck_engine_is_not_ready_fails_its_requests_and_ends_the_process(han
         threading.Thread(target=read),
         threading.Thread(target=lambda: whole.append(client.post("/v1/completions", json=body))),
     ]
-    for thread in threads:
-        thread.start()
+    threads[0].start()
+    wait_until(lambda: streamed)  # or, where steps are short, the other one has all that are left
+    hang()
+    threads[1].start()
     give_up = time.monotonic() + 120
     with httpx2.Client(base_url=machine.url, trust_env=False) as probe:
         while process.poll() is None:
