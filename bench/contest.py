@@ -153,9 +153,15 @@ def _against(
     return Row(what, f"{mine:.0f} tok/s", f"{peer} {theirs:.0f} tok/s{less}", ratio, at_least)
 
 
+def _fastest(speeds: dict[str, list[float]], peers: tuple[str, ...]) -> str:
+    """Of those that took part; the first if none did."""
+    present = [peer for peer in peers if peer in speeds]
+    return max(present, key=lambda peer: statistics.median(speeds[peer]), default=peers[0])
+
+
 def _w1(speeds: dict[str, list[float]], absent: dict[str, str]) -> list[Row]:
     present = [peer for peer in FP32_PEERS if peer in speeds]
-    best = max(present, key=lambda peer: statistics.median(speeds[peer]), default=STATIC)
+    best = _fastest(speeds, FP32_PEERS)
     among = "; ".join(
         f"{peer} "
         + (f"{statistics.median(speeds[peer]):.0f}" if peer in speeds else absent.get(peer, "left out"))
@@ -175,11 +181,10 @@ def _w1(speeds: dict[str, list[float]], absent: dict[str, str]) -> list[Row]:
 
 def _w2(speeds: dict[str, list[float]], absent: dict[str, str]) -> list[Row]:
     against = partial(_against, speeds=speeds, absent=absent)
-    present = [peer for peer in (VLLM, VLLM_EAGER) if peer in speeds]
-    vllm = max(present, key=lambda peer: statistics.median(speeds[peer]), default=VLLM)
-    row = against("W2 fp32 against vLLM on CPU", ours=ENGINE, peer=vllm, at_least=1.15)
+    both = VLLM, VLLM_EAGER
+    row = against("W2 fp32 against vLLM on CPU", ours=ENGINE, peer=_fastest(speeds, both), at_least=1.15)
     return [
-        row if len(present) > 1 else replace(row, measured=None),  # the faster of both, or none
+        row if speeds.keys() >= {*both} else replace(row, measured=None),  # the faster of both, or none
         against("W2 fp32 against the static batch", ours=ENGINE, peer=STATIC, at_least=1.7),
         against("W2 int8 against CTranslate2 int8", ours=INT8, peer=CT2_INT8, at_least=1.5),
         against("W2 int8 with bf16 KV against the same", ours=INT8_BF16, peer=CT2_INT8, at_least=1.5),

@@ -62,9 +62,8 @@ class Referee:
         before = self._calm()
         answer = turn()
         self.turns += 1
-        self.kept_disturbed += (
-            max(before, self._calm()) > self._limit
-        )  # what the turn left running ends first
+        after = self._calm()  # what the turn left running ends first
+        self.kept_disturbed += max(before, after) > self._limit
         return answer
 
     def alternate(self, turns: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:

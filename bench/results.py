@@ -87,9 +87,8 @@ def commit() -> str:
     """The commit of this code, and whether files differ from it; `commit not noted` without git or its folder."""
     try:
         top, name = _git("rev-parse", "--show-toplevel", "HEAD").split()
-        changed = _git(
-            "status", "--porcelain", "--", ".", ":!docs"
-        )  # where a run writes its tables and plots
+        # But for documents, where a run writes its tables and plots.
+        changed = _git("status", "--porcelain", "--", ".", ":!docs")
     except (OSError, subprocess.CalledProcessError, ValueError):
         return "commit not noted"
     if Path(top).resolve() != ROOT:  # the code lies in somebody else's repository

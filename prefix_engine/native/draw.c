@@ -70,14 +70,17 @@ INLINE double power(double x)
     return x < -708.0 ? 0.0 : p * two;
 }
 
-/* Shares of `many` tokens from `at` on. */
-static void shares(const Row *row, long at, long many, double *out)
+/* Of `many` tokens from `at` on: logits below the best one over temperature, and their shares. */
+static void shares(const Row *row, long at, long many, double *below, double *out)
 {
     const float *logits = row->logits + at;
     const float most = row->most;
     const double temperature = row->temperature;
 #pragma omp simd
-    for (long i = 0; i < many; i++) out[i] = power((double)(logits[i] - most) / temperature);
+    for (long i = 0; i < many; i++) {
+        below[i] = (double)(logits[i] - most) / temperature;
+        out[i] = power(below[i]);
+    }
 }
 
 /* The first place of `count` at which the rising numbers are more than `at`, or, if `equal`, as much; else the last. */
@@ -96,11 +99,11 @@ static long first(const double *numbers, long count, double at, int equal)
 static int64_t by_id(const Row *row, double point)
 {
     long spans = (row->columns + SPAN - 1) / SPAN;
-    double *edges = malloc(spans * sizeof *edges), part[SPAN], total = 0.0;
+    double *edges = malloc(spans * sizeof *edges), below[SPAN], part[SPAN], total = 0.0;
     if (!edges) return -1;
     for (long s = 0; s < spans; s++) {
         long many = row->columns - s * SPAN < SPAN ? row->columns - s * SPAN : SPAN;
-        shares(row, s * SPAN, many, part);
+        shares(row, s * SPAN, many, below, part);
         for (long i = 0; i < many; i++) total += part[i];
         edges[s] = total;
     }
@@ -109,7 +112,7 @@ static int64_t by_id(const Row *row, double point)
     long s = first(edges, spans, at, 0), many = row->columns - s * SPAN < SPAN ? row->columns - s * SPAN : SPAN;
     double sum = s ? edges[s - 1] : 0.0;
     free(edges);
-    shares(row, s * SPAN, many, part);
+    shares(row, s * SPAN, many, below, part);
     long i = 0;
     while (i < many - 1 && (sum += part[i]) <= at) i++;
     return s * SPAN + i;
@@ -121,18 +124,17 @@ static int count_tokens(Row *row)
     float least = row->most;
 #pragma omp simd reduction(min : least)
     for (long i = 0; i < row->columns; i++) least = row->logits[i] < least ? row->logits[i] : least;
-    double depth = (double)(row->most - least) / row->temperature, part[SPAN];
+    double depth = (double)(row->most - least) / row->temperature, below[SPAN], part[SPAN];
     depth = depth > FLATTEST ? depth : FLATTEST;
     double slope = (BUCKETS - 1) / (depth < DEEPEST ? depth : DEEPEST);
     if (!(row->bucket = malloc(row->columns * sizeof *row->bucket))) return 0;
     for (long at = 0; at < row->columns; at += SPAN) {
         long many = row->columns - at < SPAN ? row->columns - at : SPAN;
-        const float *logits = row->logits + at;
         int32_t places[SPAN];
-        shares(row, at, many, part);
+        shares(row, at, many, below, part);
 #pragma omp simd
         for (long i = 0; i < many; i++) {
-            double deep = (double)(row->most - logits[i]) / row->temperature * slope;
+            double deep = -below[i] * slope;
             places[i] = (int32_t)(deep < BUCKETS - 1 ? deep : BUCKETS - 1);
         }
         for (long i = 0; i < many; i++) {
