@@ -70,25 +70,31 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def train(args: argparse.Namespace, records: Records) -> None:
     """Run every job that has no record yet."""
+    from bench.paper.fitting import Diverged  # noqa: PLC0415
     from bench.paper.host import open_host  # noqa: PLC0415 - `--table` loads no torch
     from bench.paper.run import rescored, run  # noqa: PLC0415
+    from trainer_worker.refusal import Refused  # noqa: PLC0415
 
     host = open_host(args.base, args.device)
     jobs = studies.jobs(args)
     keys = [job.key(host.base.name, host.base.fingerprint) for job in jobs]
     if args.rescore:
-        done = {record["key"]: record for record in records.all()}
+        finished = {record["key"]: record for record in records.all()}
         for key, job in zip(keys, jobs, strict=True):
-            if key in done:
-                records.replace(rescored(host, job, done[key], records.texts(key)))
-                tell(done[key], "scored again")
+            if key in finished:
+                records.replace(rescored(host, job, finished[key], records.texts(key)))
+                tell(finished[key], "scored again")
         return
     done = set() if args.again else records.keys()
     for number, (key, job) in enumerate(zip(keys, jobs, strict=True), 1):
         if key in done:
             print(f"{number}/{len(jobs)} {job.method}: finished before", file=sys.stderr)
             continue
-        record, texts = run(host, job)
+        try:
+            record, texts = run(host, job)
+        except (Diverged, Refused) as error:
+            print(f"{number}/{len(jobs)} {job.method}: no model: {error}", file=sys.stderr)
+            continue
         records.add(record, texts)
         tell(record, f"{number}/{len(jobs)}")
     print(table.report([record for record in records.all() if record["key"] in set(keys)]))

@@ -66,9 +66,11 @@ def _by(records: Sequence[Record], key) -> dict:
 
 def sizes(record: Record) -> tuple:
     """(base, task, steps, epochs, rate, scored inputs, rows or 0): what must be equal for two models to stand in one table."""
-    names = ("base", "task", "steps", "epochs", "rate", "scored_inputs")
-    rows = record["training_rows"] if record["study"] in ("main", "extrapolation", "length") else 0
-    return (*(record[name] for name in names), rows)
+    base, task, steps, epochs, rate, inputs = (
+        record[name] for name in ("base", "task", "steps", "epochs", "rate", "scored_inputs")
+    )
+    rows = record["training_rows"] if record["study"] in ("main", "extrapolation", "length", "rates") else 0
+    return base, task, steps, epochs, rate if record["study"] != "rates" else None, inputs, rows
 
 
 def _settings(record: Record) -> str:
@@ -205,19 +207,23 @@ def _missing(records: Sequence[Record]) -> list[str]:
 
 
 def _rates(records: Sequence[Record]) -> str:
-    """Held-out loss by learning rate; the lowest of a method in bold."""
+    """Held-out loss by learning rate, mean over samples and seeds; the lowest of a method in bold."""
     first = records[0]
     title = (
         f"**rates: {first['task']} on {first['base']}**, {first['training_rows']:,} rows, "
-        f"{first['held_out_rows']:,} held out, base alone {first['base_loss']:.3f}"
+        f"{first['held_out_rows']:,} held out, base alone {first['base_loss']:.3f}; updates made: "
+        f"{_range([r['updates'] for r in records])}; {len({(r['sample'], r['seed']) for r in records})} models a rate at most"
     )
     lines = [title, "", "| method | held-out loss by learning rate |", "|---|---|"]
     for method, some in _by(records, lambda r: r["method"]).items():
-        best = min(r["held_out_loss"] for r in some)
+        tried = {
+            rate: statistics.mean(r["held_out_loss"] for r in alike)
+            for rate, alike in sorted(_by(some, lambda r: r["settings"]["rate"]).items())
+        }
+        best = min(tried.values())
         cells = [
-            f"{r['rate']:g}: "
-            + (f"**{loss:.3f}**" if (loss := r["held_out_loss"]) == best else f"{loss:.3f}")
-            for r in sorted(some, key=lambda r: r["rate"])
+            f"{rate:g}: " + (f"**{loss:.3f}**" if loss == best else f"{loss:.3f}")
+            for rate, loss in tried.items()
         ]
         lines.append(f"| {method} | {', '.join(cells)} |")
     return "\n".join(lines)

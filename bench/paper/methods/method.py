@@ -89,7 +89,7 @@ class Gradient(Mover):
         self._method = method
         self._moved = list(method.kept.values())
         self._optimizer = torch.optim.AdamW(
-            self._moved, lr=plan.learning_rate, weight_decay=plan.weight_decay
+            self._moved, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
         )
 
     def update(self, rows: Sequence[Encoded], rate: float) -> float:

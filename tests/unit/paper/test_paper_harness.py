@@ -195,6 +195,12 @@ def test_one_command_trains_scores_keeps_and_goes_on(monkeypatch, tmp_path, caps
     assert "scored on 3 inputs" in told.out
 
 
+def test_a_method_that_diverges_is_told_and_the_next_is_trained(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, tmp_path, "--methods", "fine-tuning,base", "--rate", "1e30")
+    assert [record["method"] for record in Records(tmp_path).all()] == ["base"]
+    assert "1/2 fine-tuning: no model: held-out loss nan" in capsys.readouterr().err
+
+
 def test_kept_texts_are_scored_again_without_training(monkeypatch, tmp_path):
     call(monkeypatch, tmp_path, "--methods", "base")
     records = Records(tmp_path)
@@ -241,6 +247,18 @@ def test_the_table_has_means_spreads_and_the_gap_with_its_sign():
     assert "scored on 7 inputs" in found
     assert "held-out rows 15" in found
     assert "Not scored: NIST: nltk not installed" in found
+
+
+def test_rates_stand_in_one_table_for_each_number_of_rows_and_samples_are_averaged():
+    def tried(rate, loss, sample=0, rows=100):
+        record = record_of("prefix", rows, sample=sample, study="rates", rate=rate, scores={}, missing={})
+        return {**record, "settings": {"rate": rate}, "held_out_loss": loss}
+
+    found = table.report([tried(0.1, 2.0), tried(0.1, 2.5, 1), tried(0.01, 3.0), tried(0.1, 1.0, rows=500)])
+    assert found.count("**rates: e2e on gpt2-mini**") == 2
+    assert "| prefix | 0.01: 3.000, 0.1: **2.250** |" in found
+    assert "| prefix | 0.1: **1.000** |" in found
+    assert "2 models a rate at most" in found
 
 
 def test_runs_of_unlike_settings_are_not_averaged():
