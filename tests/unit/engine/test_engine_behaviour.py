@@ -29,20 +29,8 @@ LONG = 3000
 
 
 @pytest.fixture
-def engine():
-    """Makes started engines and closes them."""
-    made = []
-
-    def make(loader=None, *, sampler=None, base=BASE, **limits):
-        limits = {"kv_bytes": 64 << 20, "pool_bytes": 4 << 20, **limits}
-        one = Engine(base, EngineConfig(**limits), loader or load, sampler=sampler)
-        one.start()
-        made.append(one)
-        return one
-
-    yield make
-    for one in made:
-        one.close()
+def engine(started):
+    return lambda loader=load, *, base=BASE, **more: started(base, loader, **more)
 
 
 def load(prefix_id):

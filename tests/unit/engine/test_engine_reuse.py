@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from prefix_engine import Engine, EngineConfig, Request
+from prefix_engine import EngineConfig, Request
 from prefix_engine.testing import Collected, random_prefix, tiny_base
 
 BASE = tiny_base(positions=512)
@@ -13,20 +13,11 @@ ALICE, BOB = ("acme", "alice"), ("acme", "bob")
 
 
 @pytest.fixture
-def engine():
-    """Makes started engines and closes them."""
-    made = []
+def engine(started):
+    def loader(_):
+        return random_prefix(BASE, 10, offset=0, spread=0.5)
 
-    def make(**limits):
-        limits = {"kv_bytes": 8 << 20, "pool_bytes": 1 << 20, **limits}
-        one = Engine(BASE, EngineConfig(**limits), lambda _: random_prefix(BASE, 10, offset=0, spread=0.5))
-        one.start()
-        made.append(one)
-        return one
-
-    yield make
-    for one in made:
-        one.close()
+    return lambda **limits: started(BASE, loader, **{"kv_bytes": 8 << 20, "pool_bytes": 1 << 20, **limits})
 
 
 def submit(engine, prefix_id=None, reuse=ALICE, prompt=PROMPT, tokens=8, **settings):

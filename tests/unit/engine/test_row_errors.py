@@ -7,7 +7,7 @@ import pytest
 import torch
 from waiting import wait_until
 
-from prefix_engine import Delta, Engine, EngineConfig, Failed, Finished, Request, Sampling, runner
+from prefix_engine import Delta, Failed, Finished, Request, Sampling, runner
 from prefix_engine.batch_sampling import BatchSampler
 from prefix_engine.sampling import RowSampler
 from prefix_engine.sequence import Sequence
@@ -24,21 +24,11 @@ NEIGHBOURS = [
 
 
 @pytest.fixture
-def engine():
-    """Makes started engines and closes them."""
-    made = []
-
-    def make(sampler):
-        one = Engine(
-            BASE, EngineConfig(rows=8, kv_bytes=16 << 20, pool_bytes=1 << 20), None, sampler=sampler()
-        )
-        one.start()
-        made.append(one)
-        return one
-
-    yield make
-    for one in made:
-        one.close()
+def engine(started):
+    limits = {"rows": 8, "kv_bytes": 16 << 20, "pool_bytes": 1 << 20}
+    return lambda sampler=RowSampler, loader=None, **more: started(
+        BASE, loader, sampler=sampler(), **limits, **more
+    )
 
 
 def submitted(engine, sampling, on_event=None, **settings):
@@ -97,7 +87,7 @@ def test_a_prompt_whose_scoring_raises_fails_alone(engine, monkeypatch):
             raise MemoryError
         return scores_of(logprobs, tokens, top)
 
-    one = engine(RowSampler)
+    one = engine()
     calm = submitted(one, NEIGHBOURS[1], echo=True)
     calm.wait()
     monkeypatch.setattr(runner, "scores_of", scarce)
@@ -132,7 +122,7 @@ def test_an_answer_of_which_a_piece_was_lost_is_not_called_whole(engine):
             raise MemoryError
 
     lost = Collected(failing)
-    engine(RowSampler).submit(Request((1, 2, 3), 1, None), lost)
+    engine().submit(Request((1, 2, 3), 1, None), lost)
     assert lost.wait().code == "cancelled"
 
 
@@ -141,7 +131,7 @@ def test_a_revocation_that_raises_ends_the_engine_and_nobody_waits_for_ever(engi
     def raising(_):
         raise error
 
-    one = engine(RowSampler)
+    one = engine()
     beside = submitted(one, NEIGHBOURS[1])
     monkeypatch.setattr(one._loop.pool, "erase", raising)
     threads = [
@@ -157,7 +147,7 @@ def test_a_revocation_that_raises_ends_the_engine_and_nobody_waits_for_ever(engi
     assert one.beat_age() == float("inf")
 
 
-def test_a_loader_that_panics_fails_its_requests_and_loads_on():
+def test_a_loader_that_panics_fails_its_requests_and_loads_on(engine):
     class PanicError(BaseException):
         """As a library in Rust raises it."""
 
@@ -166,18 +156,15 @@ def test_a_loader_that_panics_fails_its_requests_and_loads_on():
             raise PanicError
         return random_prefix(BASE, 3)
 
-    config = EngineConfig(rows=8, kv_bytes=16 << 20, pool_bytes=1 << 20, load_threads=1)
-    one = Engine(BASE, config, load)
-    one.start()
+    one = engine(loader=load, load_threads=1)
     for prefix_id, ended in (("bad", Failed), ("good", Finished)):
         sink = Collected()
         one.submit(Request((1, 2), 3, None, prefix_id=prefix_id), sink)
         assert isinstance(sink.wait(), ended)
     one.revoke({"bad", "good"})
-    one.close()
 
 
-def test_a_loader_thread_that_waits_keeps_no_prefix():
+def test_a_loader_thread_that_waits_keeps_no_prefix(engine):
     kept = []
 
     def load(prefix_id):
@@ -185,17 +172,15 @@ def test_a_loader_thread_that_waits_keeps_no_prefix():
         kept.append(weakref.ref(found.tensor))
         return found
 
-    one = Engine(BASE, EngineConfig(rows=8, kv_bytes=16 << 20, pool_bytes=1 << 20), load)
-    one.start()
+    one = engine(loader=load)
     sink = Collected()
     one.submit(Request((1, 2), 3, None, prefix_id="voice"), sink)
     sink.wait()
     wait_until(lambda: kept[0]() is None)
-    one.close()
 
 
 def test_a_closed_engine_does_not_start_again(engine):
-    one = engine(RowSampler)
+    one = engine()
     one.close()
     with pytest.raises(RuntimeError, match="make another"):
         one.start()
