@@ -9,6 +9,7 @@ Each finished model is a line of build/bench/paper/results.jsonl and is not trai
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
 from bench.paper import settings, studies, table
@@ -85,9 +86,10 @@ def train(args: argparse.Namespace, records: Records) -> None:
                 records.replace(rescored(host, job, finished[key], records.texts(key)))
                 tell(finished[key], "scored again")
         return
-    done = set() if args.again else records.keys()
+    failed = 0
     for number, (key, job) in enumerate(zip(keys, jobs, strict=True), 1):
-        if key in done:
+        done = records.keys()  # another process may have made it meanwhile
+        if not args.again and key in done:
             print(f"{number}/{len(jobs)} {job.method}: finished before", file=sys.stderr)
             continue
         try:
@@ -95,9 +97,15 @@ def train(args: argparse.Namespace, records: Records) -> None:
         except (Diverged, Refused) as error:
             print(f"{number}/{len(jobs)} {job.method}: no model: {error}", file=sys.stderr)
             continue
+        except Exception:  # noqa: BLE001 - hours of others may follow
+            traceback.print_exc()
+            failed += 1
+            continue
         records.add(record, texts)
         tell(record, f"{number}/{len(jobs)}")
     print(table.report([record for record in records.all() if record["key"] in set(keys)]))
+    if failed:
+        sys.exit(f"{failed} of {len(jobs)} models failed; what is above says why")
 
 
 def tell(record: Record, what: str) -> None:

@@ -57,8 +57,13 @@ def _tokens(texts: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> 
 
 
 def _end(meteor: object) -> None:
-    """Close the Java process's pipes; the library kills it and leaves them open."""
-    process = meteor.meteor_p  # type: ignore[attr-defined]
+    """Close the Java process's pipes; the library kills it and leaves them open.
+
+    A score that failed leaves the library's lock taken, for which its finaliser would wait for ever.
+    """
+    process, lock = meteor.meteor_p, meteor.lock  # type: ignore[attr-defined]
+    if lock.locked():
+        lock.release()
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 
 from bench.paper.settings import Settings, settings_of
 
+VERSION = 1  # of all that decides a result and is not in a job: data, splits, what "auto" means, words, looks
+LOW_ROWS = 500  # at most, in the paper's low data
 BEAMS = {"greedy": 1, "beam5": 5}  # the paper decodes tables by beams of 5
 
 
@@ -43,9 +45,15 @@ class Job:
     limit_inputs: int | None = None
     decodings: tuple[str, ...] = ("greedy",)
 
+    @property
+    def low(self) -> bool:
+        """Whether it is of the paper's section 6.3 or 7.4: few rows, of which 30 % choose."""
+        few = self.rows is not None and self.rows <= LOW_ROWS
+        return self.study in ("low-data", "init") or (self.study == "rates" and few)
+
     def settings(self, base: str) -> Settings:
         """Of its method, with what was asked for instead."""
-        found = settings_of(self.method, base, self.task)
+        found = settings_of(self.method, base, self.task, low=self.low)
         if self.epochs is not None:
             found = replace(found, epochs=self.epochs)
         return found if self.rate is None else replace(found, rate=self.rate)
@@ -54,7 +62,7 @@ class Job:
         """Digest of all that decides the result on a base; a job whose key has a record is finished."""
         settings = asdict(self.settings(base))
         del settings["source"]  # where a figure comes from changes no result
-        identity = {**asdict(self), "base": fingerprint, "settings": settings}
+        identity = {**asdict(self), "base": fingerprint, "settings": settings, "version": VERSION}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_start(self, start: str, words: str | None) -> "Job":

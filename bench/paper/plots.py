@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bench.paper.records import Record
-from bench.paper.table import label, sizes
+from bench.paper.table import label, newest, sizes
 from bench.plots import PLAIN, STYLE
 from trainer_worker.results import FAINT, OTHER, OURS
 
@@ -25,7 +25,7 @@ def draw(records: Sequence[Record], into: Path) -> dict[str, str]:
     into.mkdir(parents=True, exist_ok=True)
     told: dict[str, str] = {}
     for study, way in WAYS.items():
-        found = [r for r in records if r["study"] == study and r["scores"]]
+        found = [r for r in newest(records) if r["study"] == study and r["scores"]]
         for alike in dict.fromkeys(map(sizes, found)):  # runs of unlike sizes never share a picture
             some = [record for record in found if sizes(record) == alike]
             name = f"{study}-{'-'.join(_told(alike))}".replace(" ", "-")

@@ -23,9 +23,8 @@ from trainer_worker.rows import Encoded, encode
 
 def task_of(job: Job, host: Host) -> Task:
     """The task at the job's sizes."""
-    low = job.study in ("low-data", "init")
     whole = load(job.task, extrapolate=job.study == "extrapolation")
-    return cut(sized(whole, job.rows, job.sample, job.limit_inputs, low=low), host)
+    return cut(sized(whole, job.rows, job.sample, job.limit_inputs, low=job.low), host)
 
 
 def run(host: Host, job: Job) -> tuple[Record, dict[str, Sequence[str]]]:

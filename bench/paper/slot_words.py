@@ -47,7 +47,7 @@ def _stars(number: int, word: str) -> re.Pattern[str]:
     figure = rf"(?:{number}|{word})"
     return _any(
         rf"\b{figure}\s*(?:out\s+of|/|of|over)\s*(?:a possible )?(?:5|five)\b",
-        rf"\b{figure}[\s-]*stars?\b",
+        rf"(?<!of )(?<!/)(?<!/ )\b{figure}[\s-]*stars?\b",
         rf"{_RATE}{_LINK}(?:only )?{figure}\b(?!\d)",
     )
 
@@ -102,11 +102,11 @@ VALUES: dict[str, Patterns] = {
         "5 out of 5": _stars(5, "five"),
         "low": _any(*_rated("low(?:er|est)?", "poor", "bad", "terrible"), r"\b(?:not well|poorly)[\s-]+(?:rated|received|reviewed)\b", r"\bone of the lowest\b"),
         "average": _any(*_rated("average", "mediocre", "moderate", "decent", "ok", "okay", "middle")),
-        "high": _any(*_rated("high(?:er|est)?", "good", "great", "excellent", "well", "top", "best", "perfect"), r"\bhighly\b", r"\bloved by\b"),
+        "high": _any(*_rated("high(?:er|est)?", "good", "great", "excellent", "well", "top", "best", "perfect"), r"\bhighly\b(?![\s-]+pric)", r"\bloved by\b"),
     },
     "family friendly": {
         "no": _any(
-            rf"\b{_NOT}\b(?:[\s-]+\w+){{0,5}}?[\s-]+{_FAMILY}\b",
+            rf"\b{_NOT}\b(?:[\s-]+(?!(?:and|but)\b)\w+){{0,5}}?[\s-]+{_FAMILY}\b",
             rf"\b(?:non|un)[\s-]*{_FAMILY}", rf"\b(?:un|in)(?:suitable|friendly|welcom\w+|appropriate)(?:[\s-]+\w+){{0,3}}?[\s-]+{_FAMILY}\b",
             rf"\b{_FAMILY}[\s-]+(?:are|is)?\s*(?:not|un|isn'?t)[\s-]*\w*",
             r"\badults?\b", rf"\b{_FAMILY}[\s-]+unfriendly\b", rf"\b{_FAMILY}[\s-]+free\b",

@@ -59,6 +59,10 @@ def errors(prompt: str, text: str) -> Errors:
         elif not any(same(attribute, value, other) for other in found):
             wrong.append(attribute)
     added = [name for name, found in said.items() if name not in wanted and found - {GENERIC}]
+    for attribute in ("name", "near"):  # a second place beside the one that was asked for
+        own, found = wanted.get(attribute), said.get(attribute, frozenset())
+        if own in found and found - {own, GENERIC}:
+            added.append(attribute)
     return Errors(tuple(missing), tuple(wrong), tuple(added), len(wanted))
 
 

@@ -28,14 +28,14 @@ RELEVANT = {
     "": ("table-to-text:", "beautiful restaurant sentence"),
 }
 # Learning rates that are tried: decades and their thirds, around where each kind of method learns at all.
-RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 TRIED = {
-    "fine-tuning": (3e-4, 3e-3),
+    "fine-tuning": (1e-4, 3e-3),
     "ft-top2": (1e-3, 1e-2),
-    "adapter-0.1": (3e-3, 3e-2),
-    "adapter-3": (1e-3, 1e-2),
+    "adapter-0.1": (3e-3, 1e-1),
+    "adapter-3": (1e-3, 3e-2),
 }
-TRIED_KEYS = (3e-2, 3e-1)  # of prefixes, infixes and soft prompts
+TRIED_KEYS = (3e-2, 1.0)  # of prefixes, infixes and soft prompts
 
 
 def jobs(args: argparse.Namespace) -> list[Job]:
@@ -80,7 +80,7 @@ def _jobs(
 
 
 def _main(args: argparse.Namespace) -> Iterator[Job]:
-    return _jobs(args, _methods(args, METHODS))
+    return _jobs(args, _methods(args, METHODS), seeds=3)
 
 
 def _low_data(args: argparse.Namespace) -> Iterator[Job]:

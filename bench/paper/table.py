@@ -36,7 +36,7 @@ MARKS = re.compile(r"(<!-- paper: tables -->)\n.*?(<!-- /paper -->)", re.DOTALL)
 
 def report(records: Sequence[Record]) -> str:
     """All tables as markdown; says so where there is nothing."""
-    tables = []
+    tables, records = [], newest(records)
     for (study, _), some in _by(records, lambda r: (r["study"], sizes(r))).items():
         if study == "rates":
             tables.append(_rates(some))
@@ -73,6 +73,16 @@ def sizes(record: Record) -> tuple:
     return base, task, steps, epochs, rate if record["study"] != "rates" else None, inputs, rows
 
 
+def newest(records: Sequence[Record]) -> list[Record]:
+    """Of the records of one model (study, sizes, rows, name, choice of rows, seed) the last: settings may have changed since."""
+    found = {}
+    for record in records:
+        rate = record["settings"].get("rate") if record["study"] == "rates" else None
+        place = (record["study"], sizes(record), record["training_rows"], label(record), rate)
+        found[place, record["sample"], record["seed"]] = record
+    return list(found.values())
+
+
 def _settings(record: Record) -> str:
     """What it was trained with, but not where the figures come from."""
     return json.dumps({name: value for name, value in record["settings"].items() if name != "source"})
@@ -105,6 +115,7 @@ def _table(records: Sequence[Record], decoding: str, group: str) -> str:
     head = [
         "rows",
         "method",
+        "rate",
         "models",
         "trained",
         "kept",
@@ -116,7 +127,10 @@ def _table(records: Sequence[Record], decoding: str, group: str) -> str:
     alike = _by(with_scores, lambda r: (r["training_rows"], label(r), _settings(r)))
     for (rows, name, _), some in alike.items():
         cells = [_mean([r["scores"][decoding][group].get(n) for r in some], DIGITS.get(n, 1)) for n in names]
-        lines.append(_line([f"{rows:,}", name, str(len(some)), *_facts(some), *cells]))
+        rate = some[0]["settings"].get("rate")
+        lines.append(
+            _line([f"{rows:,}", name, f"{rate:g}" if rate else "", str(len(some)), *_facts(some), *cells])
+        )
         lines += _cited(some[0], group, names)
     lines += _gaps(with_scores, decoding, group, names)
     return "\n".join([*lines, *_missing(with_scores)])
@@ -174,7 +188,7 @@ def _cited(record: Record, group: str, names: Sequence[str]) -> list[str]:
         return []
     values, source = found
     cells = [f"{values[n]:.{DIGITS.get(n, 1)}f}" if n in values else "" for n in names]
-    return [_line(["", f"*{record['method']}, {source}*", "", "", "", "", "", *cells])]
+    return [_line(["", f"*{record['method']}, {source}*", "", "", "", "", "", "", *cells])]
 
 
 def _gaps(records: Sequence[Record], decoding: str, group: str, names: Sequence[str]) -> list[str]:
@@ -192,7 +206,7 @@ def _gaps(records: Sequence[Record], decoding: str, group: str, names: Sequence[
 
         losses = [ours[p]["held_out_loss"] - theirs[p]["held_out_loss"] for p in pairs]
         cells = [_mean(gap(n), DIGITS.get(n, 1), sign=True) for n in names]
-        head = [f"{rows:,}", "**prefix minus fine-tuning**", str(len(pairs)), "", "", ""]
+        head = [f"{rows:,}", "**prefix minus fine-tuning**", "", str(len(pairs)), "", "", ""]
         lines.append(_line([*head, _mean(losses, 3, sign=True), *cells]))
     return lines
 
@@ -207,7 +221,7 @@ def _missing(records: Sequence[Record]) -> list[str]:
 
 
 def _rates(records: Sequence[Record]) -> str:
-    """Held-out loss by learning rate, mean over samples and seeds; the lowest of a method in bold."""
+    """Held-out loss by learning rate, mean over the samples and seeds that all rates share; the lowest of a method in bold."""
     first = records[0]
     title = (
         f"**rates: {first['task']} on {first['base']}**, {first['training_rows']:,} rows, "
@@ -216,10 +230,15 @@ def _rates(records: Sequence[Record]) -> str:
     )
     lines = [title, "", "| method | held-out loss by learning rate |", "|---|---|"]
     for method, some in _by(records, lambda r: r["method"]).items():
+        alike = _by(some, lambda r: r["settings"]["rate"])
+        shared = set.intersection(*({(r["sample"], r["seed"]) for r in runs} for runs in alike.values()))
         tried = {
-            rate: statistics.mean(r["held_out_loss"] for r in alike)
-            for rate, alike in sorted(_by(some, lambda r: r["settings"]["rate"]).items())
+            rate: statistics.mean(r["held_out_loss"] for r in runs if (r["sample"], r["seed"]) in shared)
+            for rate, runs in sorted(alike.items())
+            if shared
         }
+        if not tried:
+            continue
         best = min(tried.values())
         cells = [
             f"{rate:g}: " + (f"**{loss:.3f}**" if loss == best else f"{loss:.3f}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.paper import __main__ as command
-from bench.paper import plots, settings, studies, table
+from bench.paper import metrics, plots, settings, studies, table
 from bench.paper.host import open_host
 from bench.paper.job import Job
 from bench.paper.published import cited
@@ -67,6 +67,14 @@ def test_a_smaller_task_is_the_same_for_the_same_sample_and_another_for_another(
     assert set(first.held_out) <= set(task.held_out)
 
 
+def test_low_data_has_rates_of_its_own_and_no_other_study_takes_them():
+    few = {study: Job(study, "e2e", "fine-tuning", rows=100) for study in studies.STUDIES}
+    low = {study for study, job in few.items() if job.settings("gpt2-mini").source == settings.LOW_RATES}
+    assert low == {"low-data", "init", "rates"}
+    assert Job("rates", "e2e", "fine-tuning", rows=1000).settings("gpt2-mini").source == settings.RATES
+    assert few["low-data"].settings("gpt2-medium") == few["main"].settings("gpt2-medium")
+
+
 def test_low_data_holds_out_thirty_percent_of_the_size():
     task = load("e2e")
     assert len(sized(task, 200, 0, None, low=True).held_out) == 60
@@ -107,7 +115,7 @@ def test_every_study_has_jobs_whose_keys_differ_and_untrained_methods_run_once()
         jobs = studies.jobs(arguments(study=study, task="webnlg"))
         assert jobs, study
         assert len({job.key("gpt2-mini", "print") for job in jobs}) == len(jobs), study
-    jobs = studies.jobs(arguments(seeds=3))
+    jobs = studies.jobs(arguments())
     assert sum(job.method == "base" for job in jobs) == 1
     assert sum(job.method == "prefix" for job in jobs) == 3
 
@@ -167,7 +175,20 @@ def test_the_papers_figures_stand_by_base_task_and_method():
     assert cited("gpt2-mini", "e2e", "all", "prefix") is None
 
 
-SMALL = ("--task", "e2e", "--rows", "24", "--steps", "2", "--limit-inputs", "3", "--decoding", "greedy")
+SMALL = (
+    "--task",
+    "e2e",
+    "--rows",
+    "24",
+    "--steps",
+    "2",
+    "--limit-inputs",
+    "3",
+    "--decoding",
+    "greedy",
+    "--seeds",
+    "1",
+)
 
 
 def call(monkeypatch, into, *more):
@@ -193,6 +214,17 @@ def test_one_command_trains_scores_keeps_and_goes_on(monkeypatch, tmp_path, caps
     assert "2/3 prefix: finished before" in told.err
     assert "| 24 | prefix |" in told.out
     assert "scored on 3 inputs" in told.out
+
+
+def test_a_model_that_fails_is_told_at_the_end_and_the_next_is_trained(monkeypatch, tmp_path, capsys):
+    def broken(texts, references):
+        raise BrokenPipeError(f"of {len(texts)} texts")
+
+    monkeypatch.setitem(metrics.METRICS, "bleu", broken)
+    with pytest.raises(SystemExit, match="1 of 1 models failed"):
+        call(monkeypatch, tmp_path, "--methods", "base")
+    assert "BrokenPipeError: of 3 texts" in capsys.readouterr().err
+    assert Records(tmp_path).all() == []
 
 
 def test_a_method_that_diverges_is_told_and_the_next_is_trained(monkeypatch, tmp_path, capsys):
@@ -237,11 +269,11 @@ def test_the_table_has_means_spreads_and_the_gap_with_its_sign():
     records += [record_of("fine-tuning", seed=seed, bleu=bleu) for seed, bleu in ((0, 15.0), (1, 14.0))]
     found = table.report(records)
     assert (
-        "| 50 | prefix | 2 | 30,720 (0.433 %) | 123 kB | 3 | 2.000 ± 0.000 | 13.0 ± 1.4 | 50.0 ± 0.0 |"
+        "| 50 | prefix |  | 2 | 30,720 (0.433 %) | 123 kB | 3 | 2.000 ± 0.000 | 13.0 ± 1.4 | 50.0 ± 0.0 |"
         in found
     )
     assert (
-        "| 50 | **prefix minus fine-tuning** | 2 |  |  |  | +0.000 ± 0.000 | -1.5 ± 2.1 | +0.0 ± 0.0 |"
+        "| 50 | **prefix minus fine-tuning** |  | 2 |  |  |  | +0.000 ± 0.000 | -1.5 ± 2.1 | +0.0 ± 0.0 |"
         in found
     )
     assert "scored on 7 inputs" in found
@@ -254,17 +286,34 @@ def test_rates_stand_in_one_table_for_each_number_of_rows_and_samples_are_averag
         record = record_of("prefix", rows, sample=sample, study="rates", rate=rate, scores={}, missing={})
         return {**record, "settings": {"rate": rate}, "held_out_loss": loss}
 
-    found = table.report([tried(0.1, 2.0), tried(0.1, 2.5, 1), tried(0.01, 3.0), tried(0.1, 1.0, rows=500)])
+    runs = [
+        tried(0.1, 2.0),
+        tried(0.1, 2.5, 1),
+        tried(0.01, 3.0),
+        tried(0.01, 3.0, 1),
+        tried(0.1, 1.0, rows=500),
+    ]
+    found = table.report([*runs, tried(0.01, 0.0, sample=2)])  # of which the other rate has none
     assert found.count("**rates: e2e on gpt2-mini**") == 2
     assert "| prefix | 0.01: 3.000, 0.1: **2.250** |" in found
     assert "| prefix | 0.1: **1.000** |" in found
-    assert "2 models a rate at most" in found
+    assert "3 models a rate at most" in found
 
 
 def test_runs_of_unlike_settings_are_not_averaged():
     other = record_of("prefix", seed=1, bleu=30.0, settings={"size": 20})
     found = table.report([record_of("prefix"), other])
-    assert found.count("| 50 | prefix | 1 |") == 2
+    assert found.count("| 50 | prefix |  | 1 |") == 2
+
+
+def test_of_one_models_records_the_last_counts():
+    runs = [
+        record_of("prefix", settings={"size": 10, "rate": rate}, bleu=bleu)
+        for rate, bleu in ((0.3, 9.0), (0.1, 12.0))
+    ]
+    found = table.report(runs)
+    assert "| 50 | prefix | 0.1 | 1 |" in found
+    assert "| 0.3 |" not in found
 
 
 def test_the_papers_line_stands_below_ours_on_its_checkpoints():

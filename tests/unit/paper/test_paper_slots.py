@@ -56,6 +56,13 @@ def test_another_places_name_is_a_wrong_name():
     assert errors("name : Aromi | food : French", "The Eagle serves French food.").wrong == ("name",)
 
 
+def test_a_second_place_beside_the_one_that_was_asked_for_is_added():
+    prompt = "name : Aromi | food : French"
+    assert errors(prompt, "Aromi is French, as Cotto is.").added == ("name",)
+    assert errors(prompt, "Aromi near The Rice Boat is French.").added == ("name",)
+    assert errors("name : Aromi | near : Ranch", "Aromi is near Ranch and The Bakers.").added == ("near",)
+
+
 def test_restaurant_is_a_word_for_any_place():
     assert errors("name : Aromi", "Aromi is a restaurant.").count == 0
     assert errors("name : Aromi | Type : pub", "Aromi is a restaurant.").missing == ("Type",)
@@ -80,6 +87,8 @@ def test_a_place_that_is_also_a_name_is_read_as_the_input_says():
         ("A non-family-friendly pub.", "no"),
         ("It is unsuitable for children.", "no"),
         ("For adults only.", "no"),
+        ("It is not cheap but is kid friendly.", "yes"),
+        ("It has no customer rating and is family-friendly.", "yes"),
         ("It is open.", None),
     ],
 )
@@ -113,6 +122,8 @@ def test_prices(text, value):
         ("a low customer rating", "low"),
         ("its customer rating is average", "average"),
         ("a highly rated place", "high"),
+        ("a rating of 1 out of 5 stars", "1 out of 5"),
+        ("rated 3/5 stars", "3 out of 5"),
     ],
 )
 def test_ratings(text, value):
@@ -121,6 +132,7 @@ def test_ratings(text, value):
 
 def test_words_of_a_price_are_not_taken_for_a_rating_nor_the_other_way():
     assert set(expressed("a high price range")) == {"price"}
+    assert set(expressed("highly priced")) == {"price"}
     assert set(expressed("a high customer rating")) == {"customer rating"}
 
 
