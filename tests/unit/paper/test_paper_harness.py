@@ -228,7 +228,7 @@ def test_a_model_that_fails_is_told_at_the_end_and_the_next_is_trained(monkeypat
 
 
 def test_a_method_that_diverges_is_told_and_the_next_is_trained(monkeypatch, tmp_path, capsys):
-    call(monkeypatch, tmp_path, "--methods", "fine-tuning,base", "--rate", "1e30")
+    call(monkeypatch, tmp_path, "--methods", "fine-tuning,base", "--rate", "1e30", "--decoding", "")
     assert [record["method"] for record in Records(tmp_path).all()] == ["base"]
     assert "1/2 fine-tuning: no model: held-out loss nan" in capsys.readouterr().err
 
