@@ -23,9 +23,11 @@ def main() -> None:
     if args.table:
         text = table.report(records.all())
         print(text)
-        draw(records)
-        if args.write is not None:
-            args.write.write_text(table.written(args.write.read_text(), text))
+        if args.write is None:
+            draw(records, records.place / "plots")
+        else:
+            links = "\n".join(draw(records, args.write.parent / "plots", "paper-"))
+            args.write.write_text(table.written(args.write.read_text(), f"{text}\n\n{links}".strip()))
         return
     train(args, records)
 
@@ -54,7 +56,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--table", action="store_true", help="print the tables of what was run, draw its plots"
     )
-    parser.add_argument("--write", type=Path, help="with --table: a document that has a place for the tables")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        help="with --table: a document that has a place for the tables; its plots go beside it",
+    )
     parser.add_argument("--rescore", action="store_true", help="score kept texts again, say by a new metric")
     args = parser.parse_args()
     if args.steps is not None and args.epochs is not None:
@@ -120,12 +126,15 @@ def tell(record: Record, what: str) -> None:
     )
 
 
-def draw(records: Records) -> None:
-    """Plots of what is there, beside the results."""
+def draw(records: Records, into: Path, mark: str = "") -> list[str]:
+    """Plots of what is there, in a folder; their links in a document beside it."""
     from bench.paper import plots  # noqa: PLC0415 - needs matplotlib
 
-    for name, what in plots.draw(records.all(), records.place / "plots").items():
+    told = plots.draw(records.all(), into, mark)
+    for name, what in told.items():
         print(f"{name}: {what}", file=sys.stderr)
+    drawn = [name for name, what in told.items() if what.endswith(".svg")]
+    return [f"![{name}]({into.name}/{name}.svg)" for name in drawn]
 
 
 if __name__ == "__main__":

@@ -20,15 +20,15 @@ SHOWN = (("bleu", "BLEU"), ("rouge_l", "ROUGE-L"), ("slot_error", "slot errors, 
 Points = dict[float, list[float]]
 
 
-def draw(records: Sequence[Record], into: Path) -> dict[str, str]:
-    """Draw every plot that has results; what became of each."""
+def draw(records: Sequence[Record], into: Path, mark: str = "") -> dict[str, str]:
+    """Draw every plot that has results, under names that begin with the mark; what became of each."""
     into.mkdir(parents=True, exist_ok=True)
     told: dict[str, str] = {}
     for study, way in WAYS.items():
         found = [r for r in newest(records) if r["study"] == study and r["scores"]]
         for alike in dict.fromkeys(map(sizes, found)):  # runs of unlike sizes never share a picture
             some = [record for record in found if sizes(record) == alike]
-            name = f"{study}-{'-'.join(_told(alike))}".replace(" ", "-")
+            name = f"{mark}{study}-{'-'.join(_told(alike))}".replace(" ", "-")
             with mpl.rc_context(STYLE):
                 path = into / f"{name}.svg"
                 title = f"{study}: {', '.join(_told(alike))}"

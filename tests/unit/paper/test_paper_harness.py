@@ -359,3 +359,16 @@ def test_tables_are_written_between_the_marks_of_the_document():
     assert table.written(found, "| b |") == table.written(document, "| b |")
     with pytest.raises(ValueError, match="--write needs both"):
         table.written("# No place", "| a |")
+
+
+def test_the_command_writes_tables_into_a_document_and_plots_beside_it(monkeypatch, tmp_path):
+    Records(tmp_path / "results").add(record_of("prefix", study="main"), {})
+    document = tmp_path / "paper.md"
+    document.write_text("Before.\n<!-- paper: tables -->\n<!-- /paper -->\nBehind.\n")
+    monkeypatch.setattr(
+        sys, "argv", ["paper", "--table", "--write", str(document), "--into", str(tmp_path / "results")]
+    )
+    command.main()
+    name = "paper-main-gpt2-mini-e2e-50-rows-7-inputs"
+    assert f"![{name}](plots/{name}.svg)\n<!-- /paper -->" in document.read_text()
+    assert (tmp_path / "plots" / f"{name}.svg").is_file()
