@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 MINI = "gpt2-mini"
-RATES = "--study rates, E2E, 1,000 rows, 200 updates: the lowest held-out loss"
+RATES = "--study rates, E2E, all rows, 1,200 updates: the lowest held-out loss of the best of shorter runs"
+SHORT_RATES = "--study rates, E2E, 1,000 rows, 200 updates: the lowest held-out loss"
+LIKE_PREFIX = "the prefix's: at every rate of --study rates, 1,000 rows, the two had the same loss"
 LOW_RATES = "--study rates, E2E, 100 rows, 3 choices of them: the lowest mean of the held-out losses"
 FIRST = "a first figure, by which the held-out loss falls on E2E; --study rates tries its neighbours"
 TABLE_5 = "the paper, table 5"
@@ -54,9 +56,9 @@ _MINI = {
     "base": Settings(0.0, source="nothing is trained"),
     "hand": Settings(0.0, source="the best of the task's instructions by held-out loss"),
     "search": Settings(0.0, size=10, source="10 candidates an update, as Shin et al. 2020 at the least"),
-    "emb": Settings(1e-1, size=10, source=RATES),
-    "infix": Settings(3e-1, size=10, source=RATES),
-    "prefix": Settings(3e-1, size=10, source=RATES),
+    "emb": Settings(1e-1, size=10, source=SHORT_RATES),
+    "infix": Settings(1e-1, size=10, source=LIKE_PREFIX),
+    "prefix": Settings(1e-1, size=10, source=RATES),
     "adapter-0.1": Settings(3e-2, source=RATES),
     "adapter-3": Settings(1e-2, source=RATES),
     "ft-top2": Settings(3e-3, source=RATES),
