@@ -1,5 +1,6 @@
 """One serving process from its settings to its exit status."""
 
+import gc
 import sys
 
 import structlog
@@ -56,6 +57,17 @@ def run() -> None:
         parts.traces = Traces(tracing)
     parts.watchdog.arm()
     server = Server(parts)
+    keep_for_ever()
     server.run()
     if not server.started:
         sys.exit(1)
+
+
+def keep_for_ever() -> None:
+    """Take what is there now, half a million objects, out of the garbage collector's rounds.
+
+    A full round over them took 0.2 to 0.5 s, in which nobody else of the process did anything; a flood of refusals
+    brought one every few seconds. What is made from now on is collected as ever.
+    """
+    gc.collect()
+    gc.freeze()
