@@ -119,7 +119,6 @@ def _table(records: Sequence[Record], decoding: str, group: str) -> str:
         "models",
         "trained",
         "kept",
-        "seconds",
         "held-out loss",
         *(HEADS[n] for n in names),
     ]
@@ -159,9 +158,8 @@ def _range(counts: Sequence[int]) -> str:
 def _facts(some: Sequence[Record]) -> list[str]:
     first = some[0]
     trained = f"{first['trained']:,} ({100 * first['trained'] / first['base_parameters']:.3g} %)"
-    seconds = statistics.mean(r["seconds"] for r in some)
     losses = [r["held_out_loss"] for r in some]
-    return [trained, size(first["stored_bytes"]), f"{seconds:.0f}", _mean(losses, 3)]
+    return [trained, size(first["stored_bytes"]), _mean(losses, 3)]
 
 
 def size(count: int) -> str:
@@ -188,7 +186,7 @@ def _cited(record: Record, group: str, names: Sequence[str]) -> list[str]:
         return []
     values, source = found
     cells = [f"{values[n]:.{DIGITS.get(n, 1)}f}" if n in values else "" for n in names]
-    return [_line(["", f"*{record['method']}, {source}*", "", "", "", "", "", "", *cells])]
+    return [_line(["", f"*{record['method']}, {source}*", "", "", "", "", "", *cells])]
 
 
 def _gaps(records: Sequence[Record], decoding: str, group: str, names: Sequence[str]) -> list[str]:
@@ -206,7 +204,7 @@ def _gaps(records: Sequence[Record], decoding: str, group: str, names: Sequence[
 
         losses = [ours[p]["held_out_loss"] - theirs[p]["held_out_loss"] for p in pairs]
         cells = [_mean(gap(n), DIGITS.get(n, 1), sign=True) for n in names]
-        head = [f"{rows:,}", "**prefix minus fine-tuning**", "", str(len(pairs)), "", "", ""]
+        head = [f"{rows:,}", "**prefix minus fine-tuning**", "", str(len(pairs)), "", ""]
         lines.append(_line([*head, _mean(losses, 3, sign=True), *cells]))
     return lines
 
