@@ -9,9 +9,11 @@ against the second, and both are told.
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx2
@@ -30,8 +32,8 @@ SETTINGS = {"rows": 16, "threads": 1, "kv_bytes": 64 << 20, "pool_bytes": 16 << 
 QUICK_MS = 50
 
 
-def measure(home, say, *, seconds=60, seed=1):
-    """Flood one service for so many seconds; what was counted, by name."""
+def measure(home, say, *, seconds=60, idle=5000, seed=1):
+    """Hold so many connections open that ask nothing, then flood the service for so many seconds; what was counted, by name."""
     home = Path(home)
     metrics = free_port()
     settings = SETTINGS | {"base_model": base_folder(home / "base", **SHAPE)}
@@ -45,23 +47,31 @@ def measure(home, say, *, seconds=60, seed=1):
         clients = CLIENTS_A_ROW * SETTINGS["rows"]
         loop = {**asked, "clients": clients, "seconds": max(3.0, seconds / 4), "seed": seed}
         generate({**loop, "seconds": 3.0})  # warm
-        idle = generate(loop)
-        say(f"peak, generator idle: {idle['goodput']:.0f} tokens/s, {idle['cpu']:.2f} processors of its own")
-        rate = TIMES * idle["answered"] / idle["seconds"]
+        beside = _beside_idle(
+            idle, service.pid, machine.port, lambda prompt: _alone(tenants[0], model, prompt), right
+        )
+        say(f"{idle} connections that ask nothing: {beside}")
+        quiet = generate(loop)
+        say(
+            f"peak, generator idle: {quiet['goodput']:.0f} tokens/s, {quiet['cpu']:.2f} processors of its own"
+        )
+        rate = TIMES * quiet["answered"] / quiet["seconds"]
         with Memory(service.pid) as memory:
             over = generate({**asked, "rate": rate, "seconds": seconds, "seed": seed})
         say(f"flood of {rate:.0f} requests/s: {over['goodput']:.0f} tokens/s, {over['statuses']}")
-        busy = generate({**loop, "burn": max(0.0, over["cpu"] - idle["cpu"])})
+        busy = generate({**loop, "burn": max(0.0, over["cpu"] - quiet["cpu"])})
         say(f"peak, generator as busy: {busy['goodput']:.0f} tokens/s")
         inside = _inside(metrics)
         assert service.poll() is None, machine.said("service")[-3000:]
     times = sorted(over["refusals_ms"])
     return {
         "seconds": seconds,
+        "idle": idle,
+        **beside,
         "offered": over["sent"],
         "answered": over["answered"],
         "goodput, % of peak": _percent(over["goodput"], busy["goodput"]),
-        "goodput, % of peak with an idle generator": _percent(over["goodput"], idle["goodput"]),
+        "goodput, % of peak with an idle generator": _percent(over["goodput"], quiet["goodput"]),
         "peak tokens/s": round(busy["goodput"]),
         "refused": len(times),
         "refused without Retry-After": over["silent"],
@@ -73,10 +83,28 @@ def measure(home, say, *, seconds=60, seed=1):
         "generator late p99 ms": over["late_ms"],
         "memory, % more at most": memory.growth(),
         "memory, % more in the second half": memory.drift(),
-        "wrong": over["wrong"] + idle["wrong"] + busy["wrong"],
-        "lost": over["lost"] + idle["lost"] + busy["lost"],
-        "other answers": over["other"] + idle["other"] + busy["other"],
-        "refused in the closed loops": len(idle["refusals_ms"]) + len(busy["refusals_ms"]),
+        "wrong": over["wrong"] + quiet["wrong"] + busy["wrong"],
+        "lost": over["lost"] + quiet["lost"] + busy["lost"],
+        "other answers": over["other"] + quiet["other"] + busy["other"],
+        "refused in the closed loops": len(quiet["refusals_ms"]) + len(busy["refusals_ms"]),
+    }
+
+
+def _beside_idle(count, pid, port, ask, right):
+    """Open so many connections that ask nothing, and ask on others meanwhile; what became of these."""
+    times, wrong = [], 0
+    with Memory(pid) as memory, contextlib.ExitStack() as opened:
+        for _ in range(count):
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        for prompt, expected in zip(PROMPTS, right, strict=True):
+            began = time.monotonic()
+            wrong += ask(prompt) != expected
+            times.append(1000 * (time.monotonic() - began))
+        time.sleep(0.5)  # for a last look at the memory
+    return {
+        "wrong beside idle connections": wrong,
+        "slowest answer beside idle connections, ms": round(max(times)),
+        "memory beside idle connections, % more": memory.growth(),
     }
 
 
