@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from bench.paper.published import cited
 from bench.paper.records import Record
-from bench.paper.settings import UNTRAINED
+from bench.paper.settings import METHODS, UNTRAINED
 
 HEADS = {
     "bleu": "BLEU",
@@ -111,6 +111,9 @@ _RANDOM = {"uniform": "uniform 0 to 1", "random": "standard normal"}
 
 def _table(records: Sequence[Record], decoding: str, group: str) -> str:
     with_scores = [r for r in records if group in r["scores"].get(decoding, {})]
+    with_scores.sort(
+        key=lambda r: (r["training_rows"], METHODS.index(r["method"]) if r["method"] in METHODS else 0)
+    )
     names = [n for n in HEADS if any(n in r["scores"][decoding][group] for r in with_scores)]
     head = [
         "rows",
