@@ -24,8 +24,9 @@ def draw(records: Sequence[Record], into: Path, mark: str = "") -> dict[str, str
     """Draw every plot that has results, under names that begin with the mark; what became of each."""
     into.mkdir(parents=True, exist_ok=True)
     told: dict[str, str] = {}
+    records = newest(records)
     for study, way in WAYS.items():
-        found = [r for r in newest(records) if r["study"] == study and r["scores"]]
+        found = [r for r in records if r["study"] == study and r["scores"]]
         for alike in dict.fromkeys(map(sizes, found)):  # runs of unlike sizes never share a picture
             some = [record for record in found if sizes(record) == alike]
             name = f"{mark}{study}-{'-'.join(_told(alike))}".replace(" ", "-")

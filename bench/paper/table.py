@@ -233,13 +233,12 @@ def _rates(records: Sequence[Record]) -> str:
     for method, some in _by(records, lambda r: r["method"]).items():
         alike = _by(some, lambda r: r["settings"]["rate"])
         shared = set.intersection(*({(r["sample"], r["seed"]) for r in runs} for runs in alike.values()))
+        if not shared:
+            continue
         tried = {
             rate: statistics.mean(r["held_out_loss"] for r in runs if (r["sample"], r["seed"]) in shared)
             for rate, runs in sorted(alike.items())
-            if shared
         }
-        if not tried:
-            continue
         best = min(tried.values())
         cells = [
             f"{rate:g}: " + (f"**{loss:.3f}**" if loss == best else f"{loss:.3f}")
