@@ -150,7 +150,8 @@ def _against(
     ratio = statistics.median(paired(speeds[ours], speeds[peer]))
     mine, theirs = statistics.median(speeds[ours]), statistics.median(speeds[peer])
     less = " without prefixes" if peer in _NO_PREFIXES else ""
-    return Row(what, f"{mine:.0f} tok/s", f"{peer} {theirs:.0f} tok/s{less}", ratio, at_least)
+    against = f"{peer} {theirs:.0f} tok/s{less}, {len(speeds[peer])} rounds"
+    return Row(what, f"{mine:.0f} tok/s", against, ratio, at_least)
 
 
 def _fastest(speeds: dict[str, list[float]], peers: tuple[str, ...]) -> str:

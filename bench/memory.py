@@ -29,8 +29,7 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
 
 def _one(run: Run, name: str, weights: str, kv: str) -> dict[str, float]:
     with Process(f"memory {name}", MAIN, "engine", run.threads) as engine:
-        found = engine.ask("memory")
-        before, files = found["resident"], found["files"]
+        before = engine.ask("memory")["resident"]
         engine.ask("load", folder=run.folder, rows=32, weights=weights, kv=kv)
         loaded = engine.ask("memory")
         workload = uniform(4, 16, 4, m=3) if run.quick else W1
@@ -45,7 +44,7 @@ def _one(run: Run, name: str, weights: str, kv: str) -> dict[str, float]:
         "loaded": loaded["resident"] - before,
         "peak": loaded["peak"] - before,
         "packed": matrix_weights(shape) * WEIGHT_BYTES[weights],
-        "embedding": min(table, after["files"] - files) if after["mapped"] else table,
+        "embedding": after["of_base"] if after["mapped"] else table,
         "kv": used["most_pages"] * used["page"] * kv_byte,
         "prefixes": used["prefix_bytes"],
         "head": shape["vocab"] * shape["width"] * WEIGHT_BYTES[weights],

@@ -31,7 +31,9 @@ def cold(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
         _forget_pages(run.folder)
         rows, raw = _first_use(run, service, first)
         size = run.sizes.crowd
-        more, beside = _beside(run, service, [others[i * size : (i + 1) * size] for i in range(_CROWDS)])
+        crowds = [others[i * size : (i + 1) * size] for i in range(_CROWDS)]
+        resident = (others[_CROWDS * size :] + first)[:size]
+        more, beside = _beside(run, service, resident, crowds)
     return rows + more, raw | beside
 
 
@@ -59,25 +61,36 @@ def _first_use(
 
 
 def _beside(
-    run: ServiceRun, service: Running, crowds: Sequence[Sequence[tuple[str, str]]]
+    run: ServiceRun,
+    service: Running,
+    resident: Sequence[tuple[str, str]],
+    crowds: Sequence[Sequence[tuple[str, str]]],
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Streams that run while a crowd of cold prefixes is asked for, then the same crowd, now warm."""
-    gaps: dict[str, list[float]] = {"quiet": [], "cold": [], "warm": []}
+    """Streams that run while a crowd of cold prefixes is asked for, and as many resident ones before and behind it.
+
+    The streams' texts grow, and their steps with them: what is before and behind the cold crowd is as far from it.
+    """
+    gaps: dict[str, list[float]] = {"quiet": [], "before": [], "cold": [], "behind": []}
+    require_all(bench_load.run(service.url, (_ask(key, name, 3, 1, 1) for key, name in resident))[0])
     for number, crowd in enumerate(crowds):
-        crowded = partial(_crowded, run, service.url, crowd, number)
+        crowded = partial(_crowded, run, service.url, (resident, crowd, crowd), number)
         streams, windows = run.referee.watched(lambda crowded=crowded: asyncio.run(crowded()))
         for name, (start, stop) in windows.items():
             found = _gaps_within(streams, start, stop)
             gaps[name].append(statistics.fmean(found))
             run.say(
-                f"  crowd {number + 1} {name}: {statistics.fmean(found) * 1000:.1f} ms between others' tokens"
+                f"  crowd {number + 1} {name}: {statistics.fmean(found) * 1000:.1f} ms between others' tokens "
+                f"over {stop - start:.2f} s"
             )
-    ratio = statistics.median(a / b for a, b in zip(gaps["cold"], gaps["warm"], strict=True))
+        resident = crowd
+    warm = [statistics.fmean(pair) for pair in zip(gaps["before"], gaps["behind"], strict=True)]
+    ratio = statistics.median(a / b for a, b in zip(gaps["cold"], warm, strict=True))
     row = Row(
         f"others' time between tokens while {run.sizes.crowd} cold prefixes load",
         f"{statistics.median(gaps['cold']) * 1000:.1f} ms, {_STREAMS} streams",
-        f"{statistics.median(gaps['warm']) * 1000:.1f} ms while the same requests come for the same prefixes, "
-        f"resident ({statistics.median(gaps['quiet']) * 1000:.1f} ms while none comes); {len(crowds)} crowds",
+        f"{statistics.median(warm) * 1000:.1f} ms over as long a time while as many requests come for resident "
+        f"prefixes, before and behind it ({statistics.median(gaps['quiet']) * 1000:.1f} ms while none comes); "
+        f"{len(crowds)} crowds",
         ratio,
         at_most=1.1,
     )
@@ -85,9 +98,12 @@ def _beside(
 
 
 async def _crowded(
-    run: ServiceRun, url: str, crowd: Sequence[tuple[str, str]], number: int
+    run: ServiceRun, url: str, crowds: Sequence[Sequence[tuple[str, str]]], number: int
 ) -> tuple[list[Outcome], dict[str, tuple[float, float]]]:
-    """Outcomes of the streams, and from when to when on their clock each crowd was under way; "quiet" is before them."""
+    """Outcomes of the streams, and the windows on their clock: "quiet", then one from each crowd's first request on.
+
+    Windows of crowds are as long as the longest crowd takes, so that a short one is not a few long steps alone.
+    """
     warm = run.tenants[-LIGHT - 1 : -1][:_STREAMS]
     asks = (  # one that ends is followed by another
         _ask(tenant.key, tenant.prefixes[0], i, 20, _LONGEST)
@@ -98,18 +114,21 @@ async def _crowded(
     streams = asyncio.create_task(bench_load.load(url, asks, concurrency=_STREAMS, begun=outcomes.append))
     while not _decode(outcomes):  # noqa: ASYNC110 - pieces come without an event
         await asyncio.sleep(0.05)
-    start = time.perf_counter() - began
+    starts, took = [time.perf_counter() - began], []
     await asyncio.sleep(run.sizes.window_s)
-    windows = {"quiet": (start, time.perf_counter() - began)}
-    for turn, name in enumerate(("cold", "warm")):
-        start = time.perf_counter() - began
+    for turn, crowd in enumerate(crowds):
+        starts.append(time.perf_counter() - began)
         short = (_ask(key, prefix, 7 * number + turn, 1, 1) for key, prefix in crowd)
         require_all(await bench_load.load(url, short))
-        windows[name] = (start, time.perf_counter() - began)
-        await asyncio.sleep(run.sizes.window_s)
+        took.append(time.perf_counter() - began - starts[-1])
+        await asyncio.sleep(2 * run.sizes.window_s)
+    ends = [*starts[1:], time.perf_counter() - began]
     streams.cancel()
     await asyncio.gather(streams, return_exceptions=True)
-    return outcomes, windows
+    length = min(max(took), *(end - start for start, end in zip(starts[1:], ends[1:], strict=True)))
+    named = zip(("before", "cold", "behind"), starts[1:], strict=True)
+    windows = {name: (start, start + length) for name, start in named}
+    return outcomes, {"quiet": (starts[0], ends[0])} | windows
 
 
 def _decode(outcomes: Sequence[Outcome]) -> bool:

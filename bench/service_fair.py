@@ -33,7 +33,7 @@ def fair(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
                 run.say(
                     f"  turn {turn + 1}, heavy tenant {name}: {len(found)} answers to light tenants so far"
                 )
-        alone = _alone(run, service)
+        alone = run.referee.watched(partial(_alone, run, service))
     got = {name: _got(found) for name, found in outcomes.items()} | {"solo": _got(alone)}
     raw = {"capacity": full, "load": LOAD, "rate_of_a_light_tenant": rate, "heavy_refused": refusals, **got}
     rows = [

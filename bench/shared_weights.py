@@ -11,11 +11,11 @@ import argparse
 import json
 import os
 import tempfile
-from collections import Counter
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 from bench.model import model_folder
+from bench.resident import memory
 from bench.service_site import Running, found
 from prefix_engine import Base, load_base
 from prefix_store.hyperparameters import Hyperparameters
@@ -68,27 +68,6 @@ def measure(name: str, place: str, base: Base) -> list[str]:
         *lines,
         f"| {name} | | weights in float32 {weights / 1e6:.0f} MB; packing adds {added:.0f} MB | | | | | |",
     ]
-
-
-def memory(pid: int) -> dict[str, int]:
-    """Bytes of a process: resident, proportional, both of the base's mapping, and what is nobody else's file."""
-    seen: Counter[str] = Counter()
-    base = False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        words = line.split()
-        if not words[0].endswith(":"):
-            base = words[1] == "r--s" and words[-1].endswith(".safetensors")
-        elif words[-1] == "kB":
-            kind, size = words[0][:-1], 1024 * int(words[1])
-            seen[kind] += size
-            seen[f"base {kind}"] += size if base else 0
-    return {
-        "rss": seen["Rss"],
-        "pss": seen["Pss"],
-        "map_rss": seen["base Rss"],
-        "map_pss": seen["base Pss"],
-        "own": seen["Anonymous"],
-    }
 
 
 def _generate(url: str, key: str, prefix: str) -> None:

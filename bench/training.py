@@ -119,7 +119,7 @@ def _jobs(run: Run, own: Process) -> tuple[list[Row], dict[str, Any]]:
         most = max(found.values(), key=lambda one: one["gain"])
         rows.append(
             Row(
-                f"jobs trained together against one after another, {name}",
+                f"jobs trained together against one after another, {name}, the number that gains most",
                 "; ".join(f"{count} jobs {one['gain']:.2f}x" for count, one in found.items()),
                 "seconds of an update of all, together / apart: "
                 + "; ".join(

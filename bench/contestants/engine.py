@@ -1,5 +1,6 @@
 """This project's engine through its public face: submit, the scheduler, the step loop and the sinks."""
 
+import os
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel  # noqa: F401 - a base i
 from bench.contestant import Missing, Stopwatch, serve
 from bench.contestants.engine_clock import ModelClock, at_once, read_apart
 from bench.contestants.tensors import prefix_tensor
+from bench.resident import memory
 from bench.workload import Workload, uniform
 from prefix_engine import Engine, EngineConfig, Failed, Prefix, Request, Sampling, load_base
 from prefix_engine.testing import Collected
@@ -92,11 +94,12 @@ class Contestant:
         return {"kernels": self._engine.kernels}
 
     def memory(self) -> dict[str, Any]:
-        """Resident bytes of this process now, those of mapped files among them, and at most so far; whether the weights are mapped."""
+        """Resident bytes of this process now, those of the base's mapped file among them, and at most so far."""
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        now = memory(os.getpid())
         return {
-            "resident": int(lines["VmRSS"].split()[0]) * 1024,
-            "files": int(lines["RssFile"].split()[0]) * 1024,
+            "resident": now["rss"],
+            "of_base": now["map_rss"],
             "peak": int(lines["VmHWM"].split()[0]) * 1024,
             "mapped": self._mapped,
         }

@@ -78,18 +78,33 @@ static void read_runs(const Step *step, Mix *const *mixes, const float *const *q
     }
 }
 
+/* Asks for a key and a value that lie at `place`, into the level-2 cache. */
+INLINE void fetch(const Step *step, long place, long size)
+{
+    for (long line = 0; line < size; line += 64) {
+        __builtin_prefetch(step->keys + place + line, 0, 2);
+        __builtin_prefetch(step->values + place + line, 0, 2);
+    }
+}
+
 /* One head of several queries over `length` positions at `table`; limits[i] of them for query i, all of them if
-   limits is 0. */
+   limits is 0. While the tiles of a block are computed the next one is fetched, some of its rows by each tile. */
 static void read_blocks(const Step *step, Mix *mixes, const float *queries, int count, long head,
                         const int64_t *table, long length, const long *limits, long wide)
 {
-    long dim = step->head_dim, bf16 = step->bf16, rows[BLOCK];
+    long dim = step->head_dim, bf16 = step->bf16, size = dim * (bf16 ? 2 : 4), rows[BLOCK], then[BLOCK];
+    long share = (BLOCK * QUERIES + count - 1) / count; /* rows of the next block that are fetched beside a tile */
     float keys[WIDEST * BLOCK], values[WIDEST * BLOCK];
+    if (length > 0) find(step, head, table, 0, length, size, then);
     for (long at = 0; at < length; at += BLOCK) {
-        long many = length - at < BLOCK ? length - at : BLOCK;
-        find(step, head, table, at, length, dim * (bf16 ? 2 : 4), rows);
+        long many = length - at < BLOCK ? length - at : BLOCK, fetched = 0;
+        memcpy(rows, then, sizeof rows);
         turn_block(keys, values, step->keys, step->values, rows, many, dim, wide, bf16);
+        if (at + BLOCK < length) find(step, head, table, at + BLOCK, length, size, then);
+        else fetched = BLOCK;
         for (int first = 0; first < count; first += QUERIES) {
+            for (long end = fetched + share; fetched < end && fetched < BLOCK; fetched++)
+                fetch(step, then[fetched], size);
             long counts[QUERIES], any = 0;
             for (int i = 0; i < QUERIES; i++) {
                 long seen = first + i >= count ? 0 : limits ? limits[first + i] - at : many;

@@ -57,6 +57,36 @@ INLINE void weigh(Mix *mix, float *scores, const int many, long dim)
     mix->total += total;
 }
 
+/* The same for QUERIES queries together, so that what waits in one goes on in another; those that see nothing get
+   weights of zero. */
+INLINE void weigh_some(Mix *mixes, float (*scores)[BLOCK], const long *counts, const long wide)
+{
+    float tops[QUERIES], totals[QUERIES];
+    for (int i = 0; i < QUERIES; i++) {
+        float most = mixes[i].most;
+#pragma omp simd reduction(max : most)
+        for (int j = 0; j < BLOCK; j++) most = scores[i][j] > most ? scores[i][j] : most;
+        tops[i] = counts[i] ? most : INFINITY;
+    }
+    for (int i = 0; i < QUERIES; i++)
+        if (counts[i] && tops[i] > mixes[i].most) {
+            float shrink = exponential(mixes[i].most - tops[i]);
+            mixes[i].most = tops[i];
+            mixes[i].total *= shrink;
+            for (long d = 0; d < wide; d++) mixes[i].sums[d] *= shrink;
+        }
+    for (int i = 0; i < QUERIES; i++)
+#pragma omp simd
+        for (int j = 0; j < BLOCK; j++) scores[i][j] = exponential(scores[i][j] - tops[i]);
+    for (int i = 0; i < QUERIES; i++) {
+        float total = 0.0f;
+#pragma omp simd reduction(+ : total)
+        for (int j = 0; j < BLOCK; j++) total += scores[i][j];
+        totals[i] = total;
+    }
+    for (int i = 0; i < QUERIES; i++) mixes[i].total += totals[i];
+}
+
 /* VL vectors, rows to columns, in log2(VL) rounds that swap blocks of 1, 2, 4, ... lanes. */
 INLINE void transpose(vec *rows)
 {
@@ -173,20 +203,20 @@ INLINE void some_queries(Mix *mixes, const float *queries, const long *counts, c
         for (int j = 0; j < NB; j++) *(vec *)(scores[i] + j * VL) = sums[i][j];
         if (counts[i] < BLOCK)
             for (int j = 0; j < BLOCK; j++) scores[i][j] = j < counts[i] ? scores[i][j] : -INFINITY;
-        if (counts[i]) weigh(mixes + i, scores[i], BLOCK, wide);
-        else memset(scores[i], 0, sizeof scores[i]);
     }
-    for (int i = 0; i < QUERIES; i += PAIR)
-        for (long d = 0; d < wide; d += VL) {
-            vec mixed[PAIR];
-            for (int q = 0; q < PAIR; q++) mixed[q] = *(vec *)(mixes[i + q].sums + d);
-            for (int j = 0; j < BLOCK; j++) {
-                vec value = *(const vec *)(values + j * wide + d);
-#pragma GCC unroll 4
-                for (int q = 0; q < PAIR; q++) mixed[q] += (scores[i + q][j] - (vec){}) * value;
-            }
-            for (int q = 0; q < PAIR; q++) *(vec *)(mixes[i + q].sums + d) = mixed[q];
+    weigh_some(mixes, scores, counts, wide);
+    for (long d = 0; d < wide; d += VL) {
+        vec mixed[QUERIES];
+#pragma GCC unroll 8
+        for (int q = 0; q < QUERIES; q++) mixed[q] = *(vec *)(mixes[q].sums + d);
+        for (int j = 0; j < BLOCK; j++) {
+            vec value = *(const vec *)(values + j * wide + d);
+#pragma GCC unroll 8
+            for (int q = 0; q < QUERIES; q++) mixed[q] += (scores[q][j] - (vec){}) * value;
         }
+#pragma GCC unroll 8
+        for (int q = 0; q < QUERIES; q++) *(vec *)(mixes[q].sums + d) = mixed[q];
+    }
 }
 
 /* What does most of the work is compiled for GPT-2's head_dim in both formats, and once for any other. */
