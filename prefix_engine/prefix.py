@@ -5,6 +5,7 @@ prefix and where its bytes lie is known elsewhere.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,8 +75,11 @@ class Prefix:
             )
         if self.tensor.dtype != torch.float32 or self.position_offset not in (0, self.m):
             raise PrefixError("format", "expected float32 and a position_offset of 0 or m")
-        # Layer by layer: for more, torch would start threads of its own beside each thread that loads.
-        if not all(bool(torch.isfinite(layer).all()) for layer in self.tensor):
+        # Layer by layer: for more, torch would start threads of its own beside each thread that loads. A sum is
+        # finite only where all are, and ten times as fast; where it is not, finite numbers may have overflowed.
+        if not all(
+            math.isfinite(layer.sum()) or bool(torch.isfinite(layer).all()) for layer in self.tensor.detach()
+        ):
             raise PrefixError("non_finite", "the tensor holds NaN or infinity")
 
     def to_bytes(self) -> bytes:

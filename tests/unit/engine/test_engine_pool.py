@@ -9,7 +9,7 @@ import torch
 
 from prefix_engine.kv import PagedMemory
 from prefix_engine.pool import LoadError, LoadRefused, PrefixPool
-from prefix_engine.prefix import Prefix
+from prefix_engine.prefix import Prefix, PrefixError
 from prefix_engine.scheduler import Readiness
 from prefix_engine.testing import by_slot, random_prefix, tiny_base
 
@@ -177,6 +177,29 @@ def test_a_prefix_that_does_not_fit_the_base_never_becomes_resident():
         assert bench.settle().code == code
     assert bench.pool.resident == 0
     bench.pool.stop()
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_one_number_that_is_not_finite_is_found_wherever_it_stands(number):
+    good = random_prefix(BASE, 4)
+    for place in (0, good.tensor.numel() // 2, good.tensor.numel() - 1):
+        tensor = good.tensor.clone()
+        tensor.view(-1)[place] = number
+        with pytest.raises(PrefixError, match="NaN or infinity"):
+            Prefix(tensor, 4, BASE.fingerprint).check(BASE)
+
+
+def test_finite_numbers_whose_sum_overflows_are_finite():
+    tensor = torch.full_like(random_prefix(BASE, 4).tensor, 3e38)
+    assert tensor[0].sum() == float("inf")
+    Prefix(tensor, 4, BASE.fingerprint).check(BASE)
+
+
+def test_infinities_of_both_signs_are_found():
+    tensor = random_prefix(BASE, 4).tensor.clone()
+    tensor.view(-1)[:2] = torch.tensor([float("inf"), float("-inf")])
+    with pytest.raises(PrefixError, match="NaN or infinity"):
+        Prefix(tensor, 4, BASE.fingerprint).check(BASE)
 
 
 @contextmanager
