@@ -1,7 +1,12 @@
-"""Cold prefixes, whose bytes lie on the disk: what the first use costs, and what many of them cost others."""
+"""Cold prefixes, whose bytes lie on the disk: what the first use costs, and what many of them cost others.
+
+The pool is full, as that of a service which has run for a while: each cold prefix takes the place of another. In a new
+one a prefix meets memory that the machine never touched, which on a virtual one may cost more than the load.
+"""
 
 import asyncio
 import itertools
+import json
 import os
 import statistics
 import time
@@ -13,6 +18,8 @@ from typing import Any
 from bench.service_run import LIGHT, M, ServiceRun, require_all
 from bench.service_site import Running
 from bench.table import Row
+from prefix_engine import EngineConfig
+from prefix_engine.base import checkpoint_of
 from service.cli import bench_load
 from service.cli.bench_load import Ask, Outcome
 from service.cli.bench_report import percentile
@@ -21,20 +28,35 @@ _PROMPT = 64
 _STREAMS = 8
 _CROWDS = 3
 _LONGEST = 950  # tokens of the streams: they run until they are cancelled
+_SPARE = 6  # prefixes of the pool beside those of a crowd and the streams
+_LEAST_POOL = 1 << 20  # that may be set
 
 
 def cold(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
-    """A service that has just started, so that no prefix is in its memory."""
+    """All of it on one service, whose pool has room for a crowd and the streams beside it."""
+    size = run.sizes.crowd
     names = [(tenant.key, name) for tenant in run.crowd for name in tenant.prefixes]
     first, others = names[: run.sizes.cold], names[run.sizes.cold :]
-    with Running(run.folder, run.base_model) as service:
+    crowds = [others[i * size : (i + 1) * size] for i in range(_CROWDS)]
+    resident = (others[_CROWDS * size :] + first)[:size]
+    with Running(run.folder, run.base_model, pool_bytes=_pool_bytes(run)) as service:
+        _load(service, crowds[1] + crowds[2])  # the pool is full; by their turn these are no longer in it
         _forget_pages(run.folder)
         rows, raw = _first_use(run, service, first)
-        size = run.sizes.crowd
-        crowds = [others[i * size : (i + 1) * size] for i in range(_CROWDS)]
-        resident = (others[_CROWDS * size :] + first)[:size]
+        _load(service, resident)
         more, beside = _beside(run, service, resident, crowds)
     return rows + more, raw | beside
+
+
+def _pool_bytes(run: ServiceRun) -> str:
+    config = json.loads((Path(checkpoint_of(run.base_model)) / "config.json").read_text())
+    page = EngineConfig().page * config["n_layer"] * 2 * config["n_embd"] * 4
+    return str(max(_LEAST_POOL, (run.sizes.crowd + _STREAMS + _SPARE) * page))
+
+
+def _load(service: Running, names: Sequence[tuple[str, str]]) -> None:
+    asks = (_ask(key, name, 3, 1, 1) for key, name in names)
+    require_all(bench_load.run(service.url, asks, concurrency=1)[0])
 
 
 def _first_use(
@@ -71,7 +93,6 @@ def _beside(
     The streams' texts grow, and their steps with them: what is before and behind the cold crowd is as far from it.
     """
     gaps: dict[str, list[float]] = {"quiet": [], "before": [], "cold": [], "behind": []}
-    require_all(bench_load.run(service.url, (_ask(key, name, 3, 1, 1) for key, name in resident))[0])
     for number, crowd in enumerate(crowds):
         crowded = partial(_crowded, run, service.url, (resident, crowd, crowd), number)
         streams, windows = run.referee.watched(lambda crowded=crowded: asyncio.run(crowded()))

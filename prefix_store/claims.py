@@ -6,7 +6,8 @@ That role chooses, locks and takes; what the job is, is read as its owner's, and
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select
+import structlog
+from sqlalchemy import ColumnElement, Connection, Row, case, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from prefix_store.checkpoints import tell_gone
@@ -20,7 +21,18 @@ from prefix_store.rows import one
 from prefix_store.seating import Seating, take
 from prefix_store.tables import jobs
 
+log = structlog.get_logger("prefix_store")
+
 _COLLISIONS = 8
+_PUT_OFF_SECONDS = 60.0
+
+
+class _Unreadable(Exception):
+    """A job with fields that this release does not know; it was not taken."""
+
+    def __init__(self, row: Row[Any]) -> None:
+        super().__init__(row.id)
+        self.row = row
 
 
 class Claims(Jobs):
@@ -51,6 +63,8 @@ class Claims(Jobs):
                     return None if row is None else self._claimed(connection, row)
             except IntegrityError:  # another worker took another job of this prefix at the same moment
                 continue
+            except _Unreadable as unread:
+                self._put_off(unread.row)
         return None
 
     def counts(self) -> dict[str, int]:
@@ -66,9 +80,23 @@ class Claims(Jobs):
         add_event(connection, row, "info", "message", f"Fine-tuning job started{again}")
         mine = (jobs.c.tenant_id == row.tenant_id, jobs.c.id == row.id)
         with self._core.database.read(Reach(row.tenant_id, row.owner_id)) as reading:
-            before = job_of(reading.execute(joined_jobs().where(*mine)).one())
+            found = reading.execute(joined_jobs().where(*mine)).one()
+        try:
+            before = job_of(found)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _Unreadable(row) from error
         job = replace(before, status="running", attempt=row.attempt, started_at=row.started_at)
         return Claim(row.id, row.attempt, job.owner, job, row.prefix_id, row.company == "joint")
+
+    def _put_off(self, row: Row[Any]) -> None:
+        """Leave a job that this release cannot read to a worker of the release that made it."""
+        log.error("job.unreadable", job=row.id)
+        mine = (jobs.c.tenant_id == row.tenant_id, jobs.c.id == row.id, jobs.c.attempt == row.attempt - 1)
+        later = db_now() + _PUT_OFF_SECONDS
+        running = jobs.c.status == "running"
+        values = {"run_at": later, "lease_until": case((running, later), else_=jobs.c.lease_until)}
+        with self._core.database.write(Reach(row.tenant_id, row.owner_id)) as connection:
+            connection.execute(update(jobs).where(*mine).values(values))
 
     def _give_up_crashed(self) -> None:
         columns = (jobs.c.tenant_id, jobs.c.owner_id, jobs.c.id)

@@ -23,7 +23,7 @@ from prefix_store.names import new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
 from prefix_store.reach import Reach
 from prefix_store.retire import remove_versions
-from prefix_store.rows import one
+from prefix_store.rows import change, one
 from prefix_store.scope import Owner, Scope
 from prefix_store.tables import LIVE, datasets, job_sources, jobs, owners, version_sources
 
@@ -266,7 +266,9 @@ class Datasets:
                 )
                 remove_versions(connection, scope.tenant_id, connection.execute(learned).scalars().all())
             mine = (datasets.c.tenant_id == scope.tenant_id, datasets.c.id == dataset_id)
-            connection.execute(delete(datasets).where(*mine))
+            if connection.execute(delete(datasets).where(*mine)).rowcount == 0:  # another deletion was first
+                raise NotFound("file", dataset_id)
+            change(connection, "version_gone", scope.tenant_id, dataset.owner.owner_id, dataset_id)
             forget(connection, scope.tenant_id, dataset_id)
             note(connection, [dataset.place])
             tell_gone(connection, ended)

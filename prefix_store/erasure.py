@@ -19,7 +19,7 @@ from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import cancel_jobs
 from prefix_store.litter import clear
 from prefix_store.names import new_id
-from prefix_store.owners import find_owner, lock_owners
+from prefix_store.owners import find_owner, lock_owners, lock_tenant
 from prefix_store.reach import OPERATOR, Reach
 from prefix_store.retire import remove_versions
 from prefix_store.rows import Change, change, one
@@ -79,12 +79,16 @@ class Erasures:
             NotFound: no such owner for this scope.
         """
         with self._core.database.write(scope.reach) as connection:
+            lock_tenant(
+                connection, scope.tenant_id
+            )  # one erasure at a time: several may reach the same versions
             return self._begin(connection, scope, find_owner(connection, scope, label))
 
     def begin_owner(self, scope: Scope, owner_id: str) -> Erasure:
         """The same by the owner's id, in a tenant-wide scope; for a restore."""
         mine = (owners.c.tenant_id == scope.tenant_id, owners.c.owner_id == owner_id, owners.c.state == LIVE)
         with self._core.database.write(scope.reach) as connection:
+            lock_tenant(connection, scope.tenant_id)
             found = one(connection, select(owners).where(*mine))
             if found is None:
                 raise NotFound("owner", owner_id)

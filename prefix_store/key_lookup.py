@@ -1,6 +1,7 @@
 """Whose a key is: asked before anything is known of the caller, and so by the system role."""
 
 import hmac
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -8,6 +9,7 @@ from sqlalchemy import Select, bindparam, select, update
 
 from prefix_store.core import Core
 from prefix_store.db import SystemDatabase, db_today
+from prefix_store.errors import Unavailable
 from prefix_store.keys import TOKEN, Keys, checksum
 from prefix_store.rows import one
 from prefix_store.scope import Admin, Owner, Scope
@@ -39,7 +41,8 @@ class KeyLookup(Keys):
         if not hmac.compare_digest(self.digest(match.group(3)), digest) or row is None:
             return None
         if row.last_used_day != row.today:
-            self._used(row.id, row.today)
+            with suppress(Unavailable):  # as where the disk is full: the key is good all the same
+                self._used(row.id, row.today)
         user = None
         if row.owner_id is not None:
             user = Owner(row.tenant_id, row.owner_id, "user", row.owner_name)

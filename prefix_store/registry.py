@@ -170,6 +170,8 @@ class Registry:
                     f"{name}@{number} is live; promote another version first, or delete {name}",
                 )
             told = remove_versions(connection, row.tenant_id, [row.version_id])
+            if not told:  # it went with the data of somebody whom it had learned from
+                raise NotFound("model", f"{name}@{number}")
             ids = (scope.tenant_id, scope.key_id)
             self._core.audit.record(connection, *ids, "version.deleted", row.version_id)
             # A backup of before may hold the job still open, which would make the version again.
@@ -197,9 +199,10 @@ class Registry:
                 prefixes.c.owner_id == first.p_owner_id,
                 prefixes.c.prefix_id == first.p_prefix_id,
             )
-            connection.execute(update(prefixes).where(*of).values(deleted_at=db_now(), live_version_id=None))
             gone = [row.version_id for row in rows if row.version_id is not None]
             told = remove_versions(connection, first.p_tenant_id, gone) + tell_gone(connection, ended)
+            # Versions before their prefix, as everybody holds them.
+            connection.execute(update(prefixes).where(*of).values(deleted_at=db_now(), live_version_id=None))
             if not told:
                 told = [change(connection, "version_gone", first.p_tenant_id, first.p_owner_id)]
             ids = (scope.tenant_id, scope.key_id)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, delete, select, update
 from prefix_store.crypto import Place
 from prefix_store.failpoints import failpoint
 from prefix_store.litter import note
-from prefix_store.rows import Change, change
+from prefix_store.rows import Change, change, one
 from prefix_store.tables import prefixes, version_sources, versions
 
 
@@ -22,10 +22,11 @@ def remove_versions(connection: Connection, tenant_id: str, version_ids: Iterabl
     """
     wanted = sorted(set(version_ids))
     mine = (versions.c.tenant_id == tenant_id, versions.c.version_id.in_(wanted))
-    rows = connection.execute(select(versions).where(*mine)).all()
     learned = (version_sources.c.tenant_id == tenant_id, version_sources.c.version_id.in_(wanted))
     connection.execute(delete(version_sources).where(*learned))
-    connection.execute(delete(versions).where(*mine))
+    # Those that this transaction removes: another one may have been first, and has told it then.
+    gone = connection.execute(delete(versions).where(*mine).returning(versions)).all()
+    rows = sorted(gone, key=lambda row: (row.owner_id, row.prefix_id, row.number))
     note(connection, [Place(row.tenant_id, row.owner_id, row.version_id) for row in rows])
     failpoint("version.removed")
     backs = [back for row in rows if (back := _point_back(connection, row)) is not None]
@@ -37,11 +38,15 @@ def remove_versions(connection: Connection, tenant_id: str, version_ids: Iterabl
 
 
 def _point_back(connection: Connection, gone: Row[Any]) -> tuple[str, str, str] | None:
-    pointed = (
+    mine = (
         prefixes.c.tenant_id == gone.tenant_id,
         prefixes.c.owner_id == gone.owner_id,
-        prefixes.c.live_version_id == gone.version_id,
+        prefixes.c.prefix_id == gone.prefix_id,
     )
+    # Held, live or not: who moves the pointer back to a version that is being removed comes before or after this.
+    live = one(connection, select(prefixes.c.live_version_id).where(*mine).with_for_update(key_share=True))
+    if live is None or live.live_version_id != gone.version_id:
+        return None
     newest = (
         select(versions.c.version_id)
         .where(
@@ -54,7 +59,5 @@ def _point_back(connection: Connection, gone: Row[Any]) -> tuple[str, str, str] 
         .limit(1)
     )
     back = connection.execute(newest).scalar()
-    moved = connection.execute(update(prefixes).where(*pointed).values(live_version_id=back))
-    if moved.rowcount == 0 or back is None:
-        return None
-    return gone.tenant_id, gone.owner_id, back
+    connection.execute(update(prefixes).where(*mine).values(live_version_id=back))
+    return None if back is None else (gone.tenant_id, gone.owner_id, back)

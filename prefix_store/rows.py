@@ -20,7 +20,8 @@ ChangeKind = Literal["owner_erased", "version_gone", "version_live"]
 class Change:
     """One change; `seq` counts in the order of commits, without gaps.
 
-    `version_gone` names a version, the job whose checkpoints are gone, or both: a version and the job that made it.
+    `version_gone` names a version, the job whose checkpoints are gone, or both: a version and the job that made it;
+    or, as a version, a file, which is not to be sent on.
     """
 
     seq: int

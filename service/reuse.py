@@ -5,6 +5,7 @@ In both cases OpenAI's body field `user` may tell who is behind the key, and can
 is plays no part: users of one task's prefix must not learn from the time of an answer what another has asked.
 """
 
+import hashlib
 from collections import Counter
 
 from prefix_store.scope import Scope
@@ -22,7 +23,8 @@ class Reuse:
 
     def ids(self, caller: Scope, user: str | None) -> tuple[str, ...]:
         """Who asks; requests of equal ids may use each other's prompts."""
-        behind = f"user {user}" if user else ""  # a client's own words, which must not pass for an id
+        # A client's own words: they must not pass for an id, and are kept for as long as its prompts are.
+        behind = f"user {hashlib.sha256(user.encode()).hexdigest()}" if user else ""
         if caller.user is not None:
             return (caller.tenant_id, caller.user.owner_id, behind)
         return (caller.tenant_id, caller.key_id, behind, self._era(caller.tenant_id))

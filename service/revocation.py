@@ -1,8 +1,8 @@
 """Follows the store's change feed and stops what was deleted, before it says that it has.
 
 Three threads: one reads the feed and tells that this process lives, one acts, one watches the reader. A
-process that cannot read the feed for `STALE_S` stops sending by itself, because the others will soon count
-it dead.
+process that can do one of the first two no more for `STALE_S` stops sending by itself, because the others will soon
+count it dead.
 """
 
 import threading
@@ -15,7 +15,7 @@ import structlog
 from prefix_engine import Engine
 from prefix_store import Store
 from prefix_store.db import CHANGES
-from prefix_store.errors import FeedGap
+from prefix_store.errors import FeedGap, NoRoom
 from prefix_store.failpoints import failpoint
 from prefix_store.rows import Change
 from service.connections import Connections
@@ -94,7 +94,7 @@ class Revocation:
 
     @property
     def age(self) -> float:
-        """Seconds since the last good read of the feed."""
+        """Seconds since the feed was last read, and this process known to live, without an error."""
         return time.monotonic() - self._fresh
 
     # ---- reading
@@ -105,7 +105,6 @@ class Revocation:
             began = time.monotonic()
             try:
                 changes = self._store.feed.read(self._read_to)
-                self._fresh = began  # what happened before this moment has been seen
                 if changes:
                     self._read_to = changes[-1].seq
                     self._todo.extend(changes)
@@ -115,6 +114,11 @@ class Revocation:
                 if acted != beaten_to or began - beaten > BEAT_S or (generating and not busy):
                     self._store.feed.beat(self._process_id, acted, generating)
                     beaten, beaten_to, busy = began, acted, generating > 0
+                # What happened before this moment has been seen; and who reads but cannot beat, as on a replica that
+                # is left behind, is soon counted dead like one that cannot read.
+                self._fresh = began
+            except NoRoom:  # where a beat finds no room, no deletion does
+                self._fresh = began
             except FeedGap:
                 log.critical("feed.gap")
                 self.broken = True

@@ -52,6 +52,7 @@ class Attempt:
         self._live: Resolved | None = None
         self._files: list[ResultFile] = []
         self._best: TrainedPrefix | None = None
+        self.end: Frame | None = None  # what the process told last of this job, until it is settled
 
     def frames(self) -> list[Frame] | None:
         """What the training process needs to begin; None if the job cannot be trained, which is settled then.
@@ -143,6 +144,7 @@ class Attempt:
         """
         self.heard = time.monotonic()
         if not self._passed_on(frame):
+            self.end = frame
             self.beat(at_once=True)
             return False
         return True
@@ -239,19 +241,28 @@ class Attempt:
             LeaseLost: the job is no longer ours.
             Unavailable: they are away, and there is no more time to wait for them.
         """
-        while True:
-            try:
-                failpoint("worker.before_settle")
-                self._settle(end)
-                failpoint("worker.after_settle")
-                break
-            except Unavailable:
-                if not may_wait():
-                    raise
-                self.log.warning("job.settled_again")
-                time.sleep(_AGAIN_SECONDS)
-                self.beat(at_once=True)
+        while not self.settled(end, may_wait):
+            time.sleep(_AGAIN_SECONDS)
+            self.beat(at_once=True)
+
+    def settled(self, end: Frame, may_wait: Callable[[], bool]) -> bool:
+        """Try `settle` once; False if database or files are away, and it is to be tried again.
+
+        Raises:
+            LeaseLost: the job is no longer ours.
+            Unavailable: they are away, and there is no more time to wait for them.
+        """
+        try:
+            failpoint("worker.before_settle")
+            self._settle(end)
+            failpoint("worker.after_settle")
+        except Unavailable:
+            if not may_wait():
+                raise
+            self.log.warning("job.settled_again")
+            return False
         self._over(end.kind)
+        return True
 
     def _settle(self, end: Frame) -> None:
         store, claim = self._store, self.claim

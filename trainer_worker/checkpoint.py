@@ -75,12 +75,13 @@ def restore(data: bytes, learner: Learner, identity: str) -> tuple[State, Tensor
     try:
         tensors: dict[str, Tensor] = load(data)
         told = json.loads(bytes(tensors["state"].tolist()))
-    except (SafetensorError, KeyError, ValueError):
-        return None
-    if told.get("format") != FORMAT or told["state"]["identity"] != identity:
+        if told.get("format") != FORMAT or told["state"]["identity"] != identity:
+            return None
+        state = _state(told["state"])
+    except (SafetensorError, KeyError, ValueError, TypeError):  # TypeError: another release's state
         return None
     _put_back(tensors, learner, int(told["done"]))
-    return _state(told["state"]), tensors["best"]
+    return state, tensors["best"]
 
 
 def _put_back(tensors: dict[str, Tensor], learner: Learner, done: int) -> None:

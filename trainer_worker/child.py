@@ -153,6 +153,7 @@ def _train(inbox: "queue.SimpleQueue[_Taken]", out: BinaryIO, pace: Pace) -> Non
     from trainer_worker.shop import Shop  # noqa: PLC0415
 
     write_logs("text" if os.environ.get("PREFIX_LOG_FORMAT") == "text" else "json")
+    frames.write(out, Frame("ready"))  # from here on it is a job that it may die of
     if first.order is None:
         return
     shop = Shop(first.order[0].fields)

@@ -27,7 +27,7 @@ def score(base: Base, rows: Sequence[Encoded], prefix: Tensor | None, position_o
     """Score rows behind one prefix, or by the base alone; pauses before every batch."""
     total, correct, tokens = 0.0, 0, 0
     prefixes = [] if prefix is None else [prefix]
-    for batch in _batches(rows):
+    for batch in _batches(rows, 0 if prefix is None else prefix.shape[3]):
         yield
         texts = [row.behind(None if prefix is None else 0, position_offset) for row in batch]
         with torch.no_grad():  # not around the pause: others compute gradients meanwhile
@@ -38,13 +38,14 @@ def score(base: Base, rows: Sequence[Encoded], prefix: Tensor | None, position_o
     return Score(total / tokens, correct / tokens, tokens)
 
 
-def _batches(rows: Sequence[Encoded]) -> list[list[Encoded]]:
+def _batches(rows: Sequence[Encoded], m: int) -> list[list[Encoded]]:
+    """Rows, shortest first, in batches of about as many positions, each row's `m` of the prefix among them."""
     batches: list[list[Encoded]] = [[]]
     size = 0
     for row in sorted(rows, key=lambda row: len(row.tokens)):
-        if batches[-1] and size + len(row.tokens) > _BATCH_TOKENS:
+        if batches[-1] and size + m + len(row.tokens) > _BATCH_TOKENS:
             batches.append([])
             size = 0
         batches[-1].append(row)
-        size += len(row.tokens)
+        size += m + len(row.tokens)
     return batches

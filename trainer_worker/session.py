@@ -27,6 +27,8 @@ log = structlog.get_logger("trainer_worker")
 _LISTEN_SECONDS = 0.2
 _GLANCE_SECONDS = 0.3
 _FAULT_SECONDS = 5.0
+# Where no process could be started, or it ended before it looked at a job: the machine is to blame.
+_NOT_BEGUN_SECONDS = 60.0
 
 
 class Session:
@@ -54,7 +56,7 @@ class Session:
         self._leaving: dict[
             str, tuple[float, Callable[[], None]]
         ] = {}  # when its lease was last kept; what is done then
-        self._joint = self._full = False
+        self._joint = self._full = self._ready = False
         self._looked = self._glanced = time.monotonic()
         self._share = self._wanted = 1.0
         self._stop_by: float | None = None
@@ -70,7 +72,7 @@ class Session:
         self._guarded(attempt, lambda: self._begin(attempt))
 
     def _begin(self, attempt: Attempt) -> None:
-        frames = attempt.frames()
+        frames = self._read(attempt)
         if frames is None:
             return
         self._seats[attempt.claim.job_id] = attempt
@@ -86,10 +88,23 @@ class Session:
                 self._guarded(other, partial(self._left, other), crashed=not self._stopped)
             self._seats.clear()
 
+    @staticmethod
+    def _read(attempt: Attempt) -> list[Frame] | None:
+        """What its process needs, see `Attempt.frames`; reading many files may take longer than a lease."""
+        with Pulse(lambda: [attempt]):
+            return attempt.frames()
+
     def _left(self, attempt: Attempt) -> None:
-        """A job that was in the process when it ended: given back if the worker stops, else it crashed."""
-        if self._stopped:
+        """A job that was in the process when it ended.
+
+        Settled if it had told its end; given back if the worker stops or the process never began; else it crashed.
+        """
+        if attempt.end is not None:
+            attempt.settle(attempt.end, self._may_wait)
+        elif self._stopped:
             attempt.settle(Frame("stopped"), self._may_wait)
+        elif not self._ready:
+            attempt.released(crashed=False, delay_seconds=_NOT_BEGUN_SECONDS)
         else:
             attempt.crashed()
 
@@ -97,7 +112,7 @@ class Session:
         """Until every job has ended or left, or the process is not to be trusted any more."""
         while self._seats or self._leaving:
             for attempt in list(self._seats.values()):
-                self._for_seat(child, attempt, attempt.check)
+                self._for_seat(child, attempt, partial(self._look_after, attempt))
             self._let_by(child)
             if self._stuck() or (self._leaving and not self._joint):
                 return
@@ -116,23 +131,30 @@ class Session:
                     attempt.heard = time.monotonic()
                 self._heard(child, frame)
 
+    def _look_after(self, attempt: Attempt) -> None:
+        attempt.check()
+        if attempt.end is not None:
+            self._end(attempt, attempt.end)
+
     def _heard(self, child: Child, frame: Frame) -> None:
         if frame.kind == "dropped":
             self._gone(frame.job)
             return
+        self._ready = True
         attempt = self._seats.get(frame.job)
         if attempt is not None:
             self._for_seat(child, attempt, lambda: self._take(attempt, frame))
 
     def _take(self, attempt: Attempt, frame: Frame) -> None:
         if not attempt.take(frame):
+            if frame.kind == "no_base":
+                self._full = True  # nobody fares better here; the next process may
             self._end(attempt, frame)
 
-    def _end(self, attempt: Attempt, frame: Frame) -> None:
-        if frame.kind == "no_base":
-            self._full = True  # nobody fares better here; the next process may
-        attempt.settle(frame, self._may_wait)
-        del self._seats[attempt.claim.job_id]
+    def _end(self, attempt: Attempt, told: Frame) -> None:
+        """Settle what it told; if the store is away, in a while again: the other jobs are not to wait for that."""
+        if attempt.settled(told, self._may_wait):
+            del self._seats[attempt.claim.job_id]
 
     def _for_seat(self, child: Child, attempt: Attempt, act: Callable[[], None]) -> None:
         """Do something for one job; if that fails it leaves, and nobody else."""
@@ -217,7 +239,7 @@ class Session:
         self._guarded(attempt, lambda: self._seat(child, attempt))
 
     def _seat(self, child: Child, attempt: Attempt) -> None:
-        frames = attempt.frames()
+        frames = self._read(attempt)
         if frames is not None:
             attempt.log.info("job.joins")
             attempt.heard = time.monotonic()

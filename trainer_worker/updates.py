@@ -22,7 +22,7 @@ from trainer_worker.refusal import Refused
 from trainer_worker.rows import Encoded
 
 CLIP = 1.0
-PIECE_TOKENS = 8192
+PIECE_TOKENS = 2048  # and positions of prefixes before them: what lies in memory, and what others wait for
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def update(base: Base, learners: Sequence[Learner]) -> Pieces[list[Updated | Ref
         for place, batch in enumerate(batches)
         for row in batch
     ]
-    for number, piece in enumerate(_pieces(texts)):
+    for number, piece in enumerate(_pieces(texts, [leaf.shape[3] for leaf in leaves])):
         if number:
             yield
         found = token_losses(base, [text for _, text in piece], leaves)
@@ -132,14 +132,18 @@ def update(base: Base, learners: Sequence[Learner]) -> Pieces[list[Updated | Ref
     return seen
 
 
-def _pieces(texts: Sequence[tuple[int, Text]]) -> list[list[tuple[int, Text]]]:
-    """Texts, shortest first, in pieces of about as many tokens as may be in memory at once."""
+def _pieces(texts: Sequence[tuple[int, Text]], lengths: Sequence[int]) -> list[list[tuple[int, Text]]]:
+    """Texts, shortest first, in pieces of about as many positions as may be in memory at once.
+
+    `lengths` are those of the prefixes: each row has keys and values of its own prefix before it.
+    """
     pieces: list[list[tuple[int, Text]]] = [[]]
     size = 0
     for placed in sorted(texts, key=lambda placed: len(placed[1].tokens)):
-        if pieces[-1] and size + len(placed[1].tokens) > PIECE_TOKENS:
+        more = lengths[placed[0]] + len(placed[1].tokens)
+        if pieces[-1] and size + more > PIECE_TOKENS:
             pieces.append([])
             size = 0
         pieces[-1].append(placed)
-        size += len(placed[1].tokens)
+        size += more
     return pieces

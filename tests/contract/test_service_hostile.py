@@ -11,7 +11,8 @@ from service_making import ADMIN_KEY, complete, error_of, serving
 from sqlalchemy.exc import OperationalError
 from store_making import rows
 
-from prefix_store.errors import Unavailable
+from prefix_store.errors import NoRoom, Unavailable
+from service.revocation import STALE_S
 
 HALF = "a\ud800"
 
@@ -236,6 +237,63 @@ def test_deleting_a_file_stops_its_own_transfer(own_service):
         except ConnectionResetError:
             pass
     assert got < len(data)
+
+
+def test_deleting_a_file_stops_its_transfers_in_other_processes(tmp_path, database_url):
+    with serving(tmp_path, database_url) as one, serving(tmp_path, database_url) as two:
+        acme = one.tenant()
+        one.user(acme, "alice")
+        data = rows(("p" * 50, "c" * 900)) * 30_000
+        file = one.upload(acme, data, user="alice").json()["id"]
+        with socket.socket() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.connect(("127.0.0.1", two.port))
+            raw.sendall(
+                f"GET /v1/files/{file}/content HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {acme.key}\r\n\r\n".encode()
+            )
+            raw.settimeout(20)
+            got = len(raw.recv(1000))
+            assert acme.delete(f"/v1/files/{file}").json()["deleted"]
+            assert two.parts.tickets.count() == 0
+            try:
+                while piece := raw.recv(1 << 20):
+                    got += len(piece)
+            except ConnectionResetError:
+                pass
+        assert got < len(data)
+
+
+def test_a_process_that_reads_but_cannot_beat_falls_silent_unless_the_disk_is_full(own_service, monkeypatch):
+    service = own_service
+    acme = service.tenant()
+    feed, error = service.parts._system.feed, NoRoom()
+
+    def away(*_):
+        raise error
+
+    monkeypatch.setattr(feed, "beat", away)
+    until = time.monotonic() + 2 * STALE_S
+    while time.monotonic() < until:
+        assert complete(acme, "tiny").status_code == 200
+        time.sleep(0.1)
+    error = Unavailable("read-only")
+    for undo, status in ((lambda: None, 503), (monkeypatch.undo, 200)):
+        undo()
+        give_up = time.monotonic() + 120
+        while complete(acme, "tiny").status_code != status:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+
+
+def test_a_key_is_good_though_its_day_of_use_cannot_be_written(own_service, monkeypatch):
+    service = own_service
+    acme = service.tenant()
+
+    def full(*_):
+        raise NoRoom()
+
+    monkeypatch.setattr(service.parts._system.keys, "_used", full)
+    assert complete(acme, "tiny").status_code == 200
 
 
 def test_a_process_that_is_blind_cuts_off_even_who_does_not_read(tmp_path, database_url, monkeypatch):

@@ -352,6 +352,15 @@ def test_limits_of_a_tenant_answer_429_with_the_time_to_wait(service):
     assert int(answers[2].headers["retry-after-ms"]) <= 60_000
 
 
+def test_a_users_key_is_not_told_what_is_left_of_its_tenants_limits(service):
+    roomy = service.tenant(requests_per_minute=9, tokens_per_day=1000)
+    told = [set(complete(who, "tiny").headers) for who in (roomy, service.user(roomy, "alice"))]
+    kinds = {"requests", "tokens"}
+    assert told[0] >= {f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining") for kind in kinds}
+    assert told[1] >= {f"x-ratelimit-limit-{kind}" for kind in kinds}
+    assert not [name for name in told[1] if "remaining" in name]
+
+
 def test_a_used_up_quota_is_429_and_not_tried_again(service):
     small = service.tenant(tokens_per_day=20)
     assert complete(small, "tiny").status_code == 200

@@ -3,13 +3,16 @@
 import time
 
 import pytest
+from database_making import everything
 from production_making import damage
+from sqlalchemy import select, update
 from store_making import BASE, complete, files_on_disk, publish, queue, trained, upload
 
 from prefix_store import open_store
 from prefix_store.errors import Conflict, Invalid, LeaseLost, NotFound
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.scope import Admin
+from prefix_store.tables import jobs
 
 
 def test_what_a_job_was_asked_reads_back(store, tenant, alice):
@@ -316,3 +319,19 @@ def test_a_joint_job_that_was_given_back_may_be_joint_again(store, joint):
     queue(store, scope, alice, "voice")
     store.jobs.release(store.jobs.claim("w", "first"))
     assert store.jobs.claim("w", "first").joint
+
+
+def test_a_job_with_fields_of_a_later_release_is_left_to_a_worker_that_knows_them(store, tenant, alice):
+    later, known = queue(store, tenant, alice, "a"), queue(store, tenant, alice, "b")
+    with everything(store) as connection:
+        mine = jobs.c.id == later.id
+        spec = connection.execute(select(jobs.c.spec).where(mine)).scalar_one()
+        told = spec | {"hyperparameters": spec["hyperparameters"] | {"of_tomorrow": 1}}
+        connection.execute(update(jobs).where(mine).values(spec=told))
+    assert store.jobs.claim("w").job_id == known.id
+    assert store.jobs.claim("w") is None
+    with everything(store) as connection:
+        row = connection.execute(select(jobs).where(mine)).one()
+        assert (row.status, row.attempt, row.crashes) == ("queued", 0, 0)
+        connection.execute(update(jobs).where(mine).values(spec=spec, run_at=0.0))
+    assert store.jobs.claim("w").job_id == later.id

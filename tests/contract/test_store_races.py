@@ -192,3 +192,49 @@ def test_an_erasure_killed_anywhere_is_finished_at_the_next_start(store, setting
             assert store.registry.read(store.registry.resolve(scope, "alice:voice"))
     print(f"killed after the erasure had begun: {begun_count} of 10")
     assert store.audit.verify() > 0
+
+
+def test_users_whom_one_version_learned_from_are_erased_at_the_same_moment(store, tenant):
+    task = store.owners.ensure_task(tenant, "e2e")
+    publish(store, tenant, task, "e2e")
+    for turn in range(12):
+        users = [store.owners.create_user(tenant, name) for name in ("alice", "bob")]
+        own, others = (upload(store, tenant, user).id for user in users)
+        publish(store, tenant, task, "e2e", files=[others])
+        publish(store, tenant, task, "e2e", files=[own, others])
+        publish(store, tenant, task, "e2e", files=[own])
+        erasures = _both(
+            lambda: store.erasure.begin(tenant, "alice"), lambda: store.erasure.begin(tenant, "bob"), turn % 4
+        )
+        assert store.registry.resolve(tenant, "task:e2e").number == 1
+        assert [version.number for version in store.registry.versions(tenant, "task:e2e")] == [1]
+        assert [store.erasure.purge(erasure.id).state for erasure in erasures] == ["done", "done"]
+
+
+def test_a_file_is_deleted_once_and_its_versions_once(store, tenant):
+    task = store.owners.ensure_task(tenant, "e2e")
+    publish(store, tenant, task, "e2e")
+    for turn in range(12):
+        file = upload(store, tenant, task)
+        publish(store, tenant, task, "e2e", files=[file.id])
+        ends = _both(
+            lambda f=file: store.datasets.delete(tenant, f.id, versions=True),
+            lambda f=file: store.datasets.delete(tenant, f.id, versions=True),
+            turn % 4,
+        )
+        assert [type(end) for end in ends].count(NotFound) == 1
+        assert store.registry.resolve(tenant, "task:e2e").number == 1
+
+
+def test_a_tenant_is_erased_while_a_user_of_it_is(store):
+    for turn in range(12):
+        tenant = store.keys.verify(store.tenants.create(Admin(), f"acme{turn}")[1])
+        for name in ("alice", "bob"):
+            upload(store, tenant, store.owners.create_user(tenant, name))
+        whole, _ = _both(
+            lambda t=tenant: store.erasure.begin_tenant(Admin(), t.tenant_id),
+            lambda t=tenant: store.erasure.begin(t, "alice"),
+            turn % 4,
+        )
+        assert store.erasure.purge(whole.id).state == "done"
+        assert files_on_disk(store) == set()

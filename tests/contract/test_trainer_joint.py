@@ -14,6 +14,7 @@ from test_trainer_jobs import LONG, ended, training_processes, underway, wait_fo
 from trainer_making import dataset
 
 from prefix_store import StoreSettings
+from prefix_store.errors import Unavailable
 from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.scope import Admin
@@ -233,3 +234,32 @@ def test_a_job_that_writes_texts_does_so_between_its_neighbours_updates(store, j
         seen = store.jobs.get(scope, left.id).progress["update"]
         wait_for(store, scope, left, lambda found: found.progress["update"] > seen, PATIENCE_S)
         assert training_processes() == {process}
+
+
+def test_a_job_whose_end_cannot_be_written_yet_does_not_halt_its_neighbours(
+    store, jobs_of, worker, monkeypatch
+):
+    (long,) = jobs_of("acme", 1, joint=True, wishes=LONG)
+    complete, tried, back = store.jobs.complete, threading.Event(), threading.Event()
+
+    def away(*told, **more):
+        tried.set()
+        if not back.is_set():
+            raise Unavailable("the files do not answer")
+        return complete(*told, **more)
+
+    monkeypatch.setattr(store.jobs, "complete", away)
+    with working(worker):
+        underway(store, *long)
+        (quick,) = jobs_of("globex", 1, joint=True)
+        assert tried.wait(PATIENCE_S)
+        seen = store.jobs.get(*_ids(long)).progress["update"]
+        wait_for(store, *long, lambda found: found.progress["update"] > seen + 3, PATIENCE_S)
+        assert store.jobs.get(*_ids(quick)).status == "running"
+        back.set()
+        assert ended(store, *quick).status == "succeeded"
+        assert len(training_processes()) == 1
+
+
+def _ids(job):
+    return job[0], job[1].id

@@ -1,17 +1,23 @@
 """Leases of jobs whose session is busy with something else."""
 
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from database_making import everything
 from production_making import beside
+from sqlalchemy import select
 from store_making import upload
 from trainer_making import dataset
 
 from prefix_store import StoreSettings
 from prefix_store.errors import LeaseLost
+from prefix_store.tables import jobs
 from trainer_worker.attempt import Attempt
 from trainer_worker.pulse import Pulse
+from trainer_worker.session import Session
 from trainer_worker.settings import WorkerSettings
 
 LEASE_S = 3.0
@@ -68,3 +74,38 @@ def test_who_is_seated_later_is_kept_too_and_nobody_else(store, attempt):
         while attempt._beaten == before:
             assert time.monotonic() < give_up
             beaten.wait(0.05)
+
+
+def test_a_lease_is_kept_while_a_jobs_files_are_read(store, attempt, monkeypatch):
+    read = store.datasets.read
+
+    def slow(*which):
+        time.sleep(2.0 * LEASE_S)
+        return read(*which)
+
+    monkeypatch.setattr(store.datasets, "read", slow)
+    assert Session._read(attempt)
+    attempt.check()
+    assert store.jobs.claim("rival") is None
+
+
+def _began(store, tenant, attempt):
+    Session(store, WorkerSettings(), "mine", lambda: False).run(attempt.claim)
+    with everything(store) as connection:
+        row = connection.execute(select(jobs).where(jobs.c.id == attempt.claim.job_id)).one()
+    return row.status, row.crashes, row.run_at > row.created_at + 30
+
+
+def test_a_machine_that_starts_no_process_is_not_the_jobs_fault(store, tenant, attempt, monkeypatch):
+    def none(*_, **__):
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(subprocess, "Popen", none)
+    assert _began(store, tenant, attempt) == ("queued", 0, True)
+
+
+def test_a_process_that_ends_before_it_looks_at_a_job_is_not_the_jobs_fault(
+    store, tenant, attempt, monkeypatch
+):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert _began(store, tenant, attempt) == ("queued", 0, True)

@@ -5,20 +5,20 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 from trainer_making import Recorder, dataset, order, train
 
 from prefix_engine.prefix import Prefix
 from prefix_engine.template import Template
 from prefix_engine.testing import random_prefix, tiny_base
-from trainer_worker import updates
+from trainer_worker import evaluate, updates
 from trainer_worker.evaluate import score
 from trainer_worker.gate import judge
 from trainer_worker.order import Version
 from trainer_worker.pieces import at_once
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Stopped
-from trainer_worker.rows import check_lengths, encode, rows_of
+from trainer_worker.rows import Encoded, check_lengths, encode, rows_of
 from trainer_worker.training import Training
 
 BASE = tiny_base()
@@ -124,6 +124,19 @@ def test_a_checkpoint_taken_on_the_way_leads_to_the_same_end():
         again = Recorder()
         assert digest(train(BASE, order_with(asked, state), again)) == digest(whole)
         assert again.updates[0]["update"] == update + 1
+
+
+def test_a_checkpoint_of_another_release_is_left_aside_and_the_run_begins_anew():
+    asked = order(checkpoint_seconds=0.0)
+    report = Recorder()
+    whole = train(BASE, asked, report)
+    tensors = load(report.checkpoints[5][1])
+    told = json.loads(bytes(tensors["state"].tolist()))
+    told["state"]["of_tomorrow"] = 1
+    tensors["state"] = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
+    again = Recorder()
+    assert digest(train(BASE, order_with(asked, save(tensors)), again)) == digest(whole)
+    assert again.updates[0]["update"] == 1
 
 
 def test_the_best_prefix_is_told_with_the_checkpoint_and_once_while_it_stays_the_best():
@@ -297,6 +310,15 @@ def test_pieces_of_an_update_add_up_to_the_whole(monkeypatch):
     pieces = train(BASE, order(wishes={"max_steps": 6}))
     assert torch.allclose(whole.prefix.tensor, pieces.prefix.tensor, atol=2e-4)
     assert whole.metrics["held_out_loss"] == pytest.approx(pieces.metrics["held_out_loss"], abs=1e-4)
+
+
+def test_a_prefixs_positions_count_for_the_pieces_of_an_update_and_of_a_look():
+    row = Encoded((1, 2, 3, 4), 1)
+    long = updates.PIECE_TOKENS // 2 - 4
+    pieces = updates._pieces([(0, row.behind(0, 0))] * 4 + [(1, row.behind(1, 0))] * 8, [long, 0])
+    assert [[place for place, _ in piece] for piece in pieces] == [[0, 0], [0, 0], [1] * 8]
+    batches = evaluate._batches([row] * 5, evaluate._BATCH_TOKENS // 2 - 4)
+    assert [len(batch) for batch in batches] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("m", [10, 100])
