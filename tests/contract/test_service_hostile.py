@@ -290,7 +290,7 @@ def test_a_key_is_good_though_its_day_of_use_cannot_be_written(own_service, monk
     acme = service.tenant()
 
     def full(*_):
-        raise NoRoom()
+        raise NoRoom
 
     monkeypatch.setattr(service.parts._system.keys, "_used", full)
     assert complete(acme, "tiny").status_code == 200
