@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 import structlog
 
-from prefix_engine.template import Template
 from prefix_store import Store
-from prefix_store.errors import Corrupt, LeaseLost, NotFound, Unavailable
+from prefix_store.errors import LeaseLost, Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import Claim
 from prefix_store.publish import ResultFile, TrainedPrefix
@@ -20,7 +19,7 @@ from prefix_store.version_rows import Resolved
 from trainer_worker.forgiveness import forgiven
 from trainer_worker.frames import Frame
 from trainer_worker.gate import verdict_on
-from trainer_worker.order import Order, Version
+from trainer_worker.reading import read_order
 from trainer_worker.refusal import Refused
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.tracing import JobSpan
@@ -62,7 +61,7 @@ class Attempt:
         """
         job = self.claim.job
         try:
-            order = self._order()
+            order, self._live = read_order(self._store, self._settings, self.claim)
         except Refused as error:
             self._store.jobs.fail(self.claim, error.code, error.message, error.param)
             self._over("refused")
@@ -76,65 +75,6 @@ class Attempt:
             job=job.id,
             joint=self.claim.joint,
         )
-
-    def _order(self) -> Order:
-        """Everything that the child needs, in memory.
-
-        Raises:
-            Refused: something that the job names is gone or damaged.
-            LeaseLost: the job itself is.
-        """
-        store, job = self._store, self.claim.job
-        try:
-            training = [(file, store.datasets.read(self.claim, file)) for file in job.training_files]
-            validation = job.validation_file
-            held_out = (
-                None if validation is None else (validation, store.datasets.read(self.claim, validation))
-            )
-        except NotFound:  # deleting a file or its owner cancels the job
-            raise LeaseLost("a file of the job is gone") from None
-        except Corrupt:
-            told = "a file of the job is damaged; upload it again"
-            raise Refused("file_corrupt", told, "training_file") from None
-        return Order(
-            wishes=job.hyperparameters,
-            seed=job.seed,
-            training=training,
-            validation=held_out,
-            start=self._start(),
-            live=self._live_version(),
-            checkpoint=store.jobs.load_checkpoint(self.claim),
-            checkpoint_seconds=self._settings.worker_checkpoint_seconds,
-            evaluation=job.evaluation,
-        )
-
-    def _start(self) -> Version | None:
-        try:
-            found = self._store.jobs.start(self.claim)
-            return None if found is None else self._version(found)
-        except NotFound:
-            raise Refused("start_deleted", "the version to start from was deleted", "model") from None
-        except Corrupt:
-            told = "the version to start from is damaged; start from another"
-            raise Refused("corrupt", told, "model") from None
-
-    def _live_version(self) -> Version | None:
-        self._live = self._store.jobs.live(self.claim)
-        if self._live is None:
-            return None
-        try:
-            return self._version(self._live)
-        except NotFound:  # deleted this moment; if another went live, publishing notices
-            self._live = None
-        except (Corrupt, ValueError):
-            told = "The live version is damaged and cannot be compared with"
-            self._store.jobs.event(self.claim, "warn", "message", told)
-        return None
-
-    def _version(self, found: Resolved) -> Version:
-        """Its bytes; ValueError if the template beside them is none."""
-        payload = self._store.registry.read(found)
-        return Version(found.version_id, payload, Template.from_json(found.template))
 
     def take(self, frame: Frame) -> bool:
         """Pass on what the process tells of this job; False if it says how the job ended.
