@@ -44,7 +44,7 @@ def _one(run: Run, name: str, weights: str, kv: str) -> dict[str, float]:
         "loaded": loaded["resident"] - before,
         "peak": loaded["peak"] - before,
         "packed": matrix_weights(shape) * WEIGHT_BYTES[weights],
-        "embedding": after["of_base"] if after["mapped"] else table,
+        "embedding": min(table, after["of_base"]) if after["mapped"] else table,
         "kv": used["most_pages"] * used["page"] * kv_byte,
         "prefixes": used["prefix_bytes"],
         "head": shape["vocab"] * shape["width"] * WEIGHT_BYTES[weights],

@@ -252,6 +252,7 @@ class Datasets:
         bytes are left to `Erasures.clear`.
         """
         with self._core.database.write(scope.reach) as connection:
+            lock_tenant(connection, scope.tenant_id)  # as an erasure does: both remove versions, and tell it
             dataset = visible_dataset(connection, scope, dataset_id)
             widen(connection)  # jobs and versions of tasks may have learned from it
             uses = [job_sources.c.tenant_id == scope.tenant_id, job_sources.c.dataset_id == dataset_id]

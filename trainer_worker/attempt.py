@@ -27,9 +27,11 @@ from trainer_worker.tracing import JobSpan
 log = structlog.get_logger("trainer_worker")
 
 _AGAIN_SECONDS = 0.2
+_LONGEST_PAUSE = 5.0
 _PROGRESS_SECONDS = 1.0
 _BEAT_SECONDS = 2.0  # a beat is also how a cancellation is noticed
 _NO_BASE_SECONDS = 60.0
+_MOST_NOT_BEGUN = 5  # attempts of which none that ended before it began counts as a crash
 _LONGEST_BACKOFF = 60.0
 
 
@@ -52,6 +54,7 @@ class Attempt:
         self._files: list[ResultFile] = []
         self._best: TrainedPrefix | None = None
         self.end: Frame | None = None  # what the process told last of this job, until it is settled
+        self.again, self._pause = 0.0, _AGAIN_SECONDS  # when that may be tried again, on the monotonic clock
 
     def frames(self) -> list[Frame] | None:
         """What the training process needs to begin; None if the job cannot be trained, which is settled then.
@@ -200,6 +203,8 @@ class Attempt:
             if not may_wait():
                 raise
             self.log.warning("job.settled_again")
+            self.again = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             return False
         self._over(end.kind)
         return True
@@ -237,6 +242,19 @@ class Attempt:
         self.log.error("job.process_died")
         self._store.jobs.release(self.claim, crashed=True, delay_seconds=delay)
         self._over("crashed")
+
+    def not_begun(self) -> None:
+        """No process could be started, or it ended before it looked at a job: the machine is to blame, for a while.
+
+        It may be this job's size all the same, so that it is not tried for ever.
+        """
+        if self.claim.attempt > _MOST_NOT_BEGUN:
+            self.crashed()
+            return
+        with forgiven(self.log, "event"):
+            told = "No training process could be started; trying again in a minute"
+            self._store.jobs.event(self.claim, "warn", "message", told)
+        self.released(crashed=False, delay_seconds=_NO_BASE_SECONDS)
 
     def released(self, *, crashed: bool, delay_seconds: float) -> None:
         """Give it back: something of ours or of the store's went wrong."""

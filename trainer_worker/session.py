@@ -27,8 +27,6 @@ log = structlog.get_logger("trainer_worker")
 _LISTEN_SECONDS = 0.2
 _GLANCE_SECONDS = 0.3
 _FAULT_SECONDS = 5.0
-# Where no process could be started, or it ended before it looked at a job: the machine is to blame.
-_NOT_BEGUN_SECONDS = 60.0
 
 
 class Session:
@@ -84,15 +82,21 @@ class Session:
         finally:  # nothing of the process is left
             for job_id in list(self._leaving):
                 self._gone(job_id)
-            for other in list(self._seats.values()):
-                self._guarded(other, partial(self._left, other), crashed=not self._stopped)
-            self._seats.clear()
+            self._leave_all()
 
     @staticmethod
     def _read(attempt: Attempt) -> list[Frame] | None:
         """What its process needs, see `Attempt.frames`; reading many files may take longer than a lease."""
         with Pulse(lambda: [attempt]):
             return attempt.frames()
+
+    def _leave_all(self) -> None:
+        """Who told no end first: who did may have to wait for the store, and has its lease kept meanwhile."""
+        with Pulse(lambda: list(self._seats.values())):
+            for attempt in sorted(self._seats.values(), key=lambda attempt: attempt.end is not None):
+                blamed = False if self._stopped else None if attempt.end or not self._ready else True
+                self._guarded(attempt, partial(self._left, attempt), crashed=blamed)
+                del self._seats[attempt.claim.job_id]
 
     def _left(self, attempt: Attempt) -> None:
         """A job that was in the process when it ended.
@@ -104,7 +108,7 @@ class Session:
         elif self._stopped:
             attempt.settle(Frame("stopped"), self._may_wait)
         elif not self._ready:
-            attempt.released(crashed=False, delay_seconds=_NOT_BEGUN_SECONDS)
+            attempt.not_begun()
         else:
             attempt.crashed()
 
@@ -133,7 +137,7 @@ class Session:
 
     def _look_after(self, attempt: Attempt) -> None:
         attempt.check()
-        if attempt.end is not None:
+        if attempt.end is not None and time.monotonic() > attempt.again:
             self._end(attempt, attempt.end)
 
     def _heard(self, child: Child, frame: Frame) -> None:
@@ -185,7 +189,8 @@ class Session:
 
     def _stuck(self) -> bool:
         now = time.monotonic()
-        silent = [a for a in self._seats.values() if now > a.heard + self._settings.worker_silence_seconds]
+        working = [attempt for attempt in self._seats.values() if attempt.end is None]
+        silent = [a for a in working if now > a.heard + self._settings.worker_silence_seconds]
         for attempt in silent:
             attempt.log.error("job.stuck")
         return bool(silent) or any(now > since + self._leave_seconds for since, _ in self._leaving.values())

@@ -91,8 +91,8 @@ async def admitted(
     limited = tenant.requests_per_minute is not None
     headers = await to_thread.run_sync(parts.admission.rate, tenant) if limited else {}
     headers |= parts.admission.quota(tenant, used.tokens)
-    if scope.user is not None:  # what is left is the tenant's, and tells what its other users ask for
-        headers = {name: value for name, value in headers.items() if "-remaining-" not in name}
+    if scope.user is not None:  # what is left, and from when, tells what the tenant's other users ask for
+        headers = {name: value for name, value in headers.items() if "-limit-" in name}
     share, reuse = scope.tenant_id, parts.reuse.ids(scope, body.user)
     ready = await to_thread.run_sync(
         lambda: plan(parts.base, body, resolved, share, reuse, deadline),

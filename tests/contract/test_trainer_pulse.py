@@ -102,6 +102,7 @@ def test_a_machine_that_starts_no_process_is_not_the_jobs_fault(store, tenant, a
 
     monkeypatch.setattr(subprocess, "Popen", none)
     assert _began(store, tenant, attempt) == ("queued", 0, True)
+    assert store.jobs.events(tenant, attempt.claim.job_id)[0].level == "warn"
 
 
 def test_a_process_that_ends_before_it_looks_at_a_job_is_not_the_jobs_fault(
@@ -109,3 +110,9 @@ def test_a_process_that_ends_before_it_looks_at_a_job_is_not_the_jobs_fault(
 ):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert _began(store, tenant, attempt) == ("queued", 0, True)
+
+
+def test_a_job_that_no_process_ever_looks_at_is_not_tried_for_ever(store, tenant, attempt, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr("trainer_worker.attempt._MOST_NOT_BEGUN", 0)
+    assert _began(store, tenant, attempt) == ("queued", 1, False)
