@@ -216,51 +216,55 @@ def test_an_upload_that_stalls_is_given_up(tmp_path):
             assert raw.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
+LONG_FILE = rows(("p" * 50, "c" * 900)) * 30_000
+
+
+def slow_reader(service, key, file):
+    """A connection that has asked for a file's bytes and takes few at a time."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", service.port))
+    raw.sendall(
+        f"GET /v1/files/{file}/content HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n".encode()
+    )
+    raw.settimeout(20)
+    return raw
+
+
+def rest(raw):
+    """How many bytes come until the other side ends or cuts the connection."""
+    got = 0
+    try:
+        while piece := raw.recv(1 << 20):
+            got += len(piece)
+    except ConnectionResetError:
+        pass
+    return got
+
+
 def test_deleting_a_file_stops_its_own_transfer(own_service):
     service = own_service
     acme = service.tenant()
     service.user(acme, "alice")
-    data = rows(("p" * 50, "c" * 900)) * 30_000
-    file = service.upload(acme, data, user="alice").json()["id"]
-    with socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.connect(("127.0.0.1", service.port))
-        raw.sendall(
-            f"GET /v1/files/{file}/content HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {acme.key}\r\n\r\n".encode()
-        )
-        raw.settimeout(20)
+    file = service.upload(acme, LONG_FILE, user="alice").json()["id"]
+    with slow_reader(service, acme.key, file) as raw:
         got = len(raw.recv(1000))
         assert acme.delete(f"/v1/files/{file}").json()["deleted"]
-        try:
-            while piece := raw.recv(1 << 20):
-                got += len(piece)
-        except ConnectionResetError:
-            pass
-    assert got < len(data)
+        got += rest(raw)
+    assert got < len(LONG_FILE)
 
 
 def test_deleting_a_file_stops_its_transfers_in_other_processes(tmp_path, database_url):
     with serving(tmp_path, database_url) as one, serving(tmp_path, database_url) as two:
         acme = one.tenant()
         one.user(acme, "alice")
-        data = rows(("p" * 50, "c" * 900)) * 30_000
-        file = one.upload(acme, data, user="alice").json()["id"]
-        with socket.socket() as raw:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            raw.connect(("127.0.0.1", two.port))
-            raw.sendall(
-                f"GET /v1/files/{file}/content HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {acme.key}\r\n\r\n".encode()
-            )
-            raw.settimeout(20)
+        file = one.upload(acme, LONG_FILE, user="alice").json()["id"]
+        with slow_reader(two, acme.key, file) as raw:
             got = len(raw.recv(1000))
             assert acme.delete(f"/v1/files/{file}").json()["deleted"]
             assert two.parts.tickets.count() == 0
-            try:
-                while piece := raw.recv(1 << 20):
-                    got += len(piece)
-            except ConnectionResetError:
-                pass
-        assert got < len(data)
+            got += rest(raw)
+        assert got < len(LONG_FILE)
 
 
 def test_a_process_that_reads_but_cannot_beat_falls_silent_unless_the_disk_is_full(own_service, monkeypatch):
@@ -305,13 +309,8 @@ def test_a_process_that_is_blind_cuts_off_even_who_does_not_read(tmp_path, datab
         acme = one.tenant()
         one.user(acme, "alice")
         one.publish(acme.scope, "alice", "voice")
-        file = one.upload(acme, rows(("p" * 50, "c" * 900)) * 30_000, user="alice").json()["id"]
-        raw = socket.socket()
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.connect(("127.0.0.1", two.port))
-        raw.sendall(
-            f"GET /v1/files/{file}/content HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {acme.key}\r\n\r\n".encode()
-        )
+        file = one.upload(acme, LONG_FILE, user="alice").json()["id"]
+        raw = slow_reader(two, acme.key, file)
         give_up = time.monotonic() + 120
         while not any(t.get_write_buffer_size() for t in two.parts.connections._transports.values()):
             assert time.monotonic() < give_up

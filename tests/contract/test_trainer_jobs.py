@@ -289,9 +289,8 @@ def test_a_training_process_that_dies_is_counted_and_the_job_given_up_in_the_end
     store, tenant, queue, worker, monkeypatch
 ):
     monkeypatch.setattr(attempt, "_LONGEST_BACKOFF", 0.05)
-    monkeypatch.setattr(
-        attempt, "_MOST_NOT_BEGUN", 0
-    )  # the next process may be killed before it looks at the job
+    # The next process may be killed before it looks at the job, and is to count all the same.
+    monkeypatch.setattr(attempt, "_MOST_NOT_BEGUN", 0)
     poison, other = queue(wishes=LONG), queue(prefix="other")
     killed = set()
     with working(worker):
