@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prefix_engine.base import Base
 from prefix_engine.packed import token_losses
-from trainer_worker.pieces import Pieces
+from trainer_worker.pieces import Pieces, cut
 from trainer_worker.rows import Encoded
 
 _BATCH_TOKENS = 4096
@@ -40,12 +40,5 @@ def score(base: Base, rows: Sequence[Encoded], prefix: Tensor | None, position_o
 
 def _batches(rows: Sequence[Encoded], m: int) -> list[list[Encoded]]:
     """Rows, shortest first, in batches of about as many positions, each row's `m` of the prefix among them."""
-    batches: list[list[Encoded]] = [[]]
-    size = 0
-    for row in sorted(rows, key=lambda row: len(row.tokens)):
-        if batches[-1] and size + m + len(row.tokens) > _BATCH_TOKENS:
-            batches.append([])
-            size = 0
-        batches[-1].append(row)
-        size += m + len(row.tokens)
-    return batches
+    shortest_first = sorted(rows, key=lambda row: len(row.tokens))
+    return list(cut(shortest_first, lambda row: m + len(row.tokens), _BATCH_TOKENS))

@@ -4,9 +4,10 @@ A training process serves several jobs; while one looks at its held-out rows or 
 on, and whoever is to leave leaves, between two pieces.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 Pieces = Generator[None, None, Result]
 
@@ -18,3 +19,17 @@ def at_once(work: Pieces[Result]) -> Result:
             next(work)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+
+
+def cut(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """Items in their order, in pieces of at most so much together, or of one that is larger by itself."""
+    piece: list[Item] = []
+    total = 0
+    for item in items:
+        if piece and total + size(item) > most:
+            yield piece
+            piece, total = [], 0
+        piece.append(item)
+        total += size(item)
+    if piece:
+        yield piece

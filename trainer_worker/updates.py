@@ -16,7 +16,7 @@ from prefix_engine.base import Base
 from prefix_engine.packed import Text, token_losses
 from trainer_worker.batches import Batches
 from trainer_worker.parametrization import Parametrization
-from trainer_worker.pieces import Pieces
+from trainer_worker.pieces import Pieces, cut
 from trainer_worker.plan import Plan
 from trainer_worker.refusal import Refused
 from trainer_worker.rows import Encoded
@@ -137,13 +137,5 @@ def _pieces(texts: Sequence[tuple[int, Text]], lengths: Sequence[int]) -> list[l
 
     `lengths` are those of the prefixes: each row has keys and values of its own prefix before it.
     """
-    pieces: list[list[tuple[int, Text]]] = [[]]
-    size = 0
-    for placed in sorted(texts, key=lambda placed: len(placed[1].tokens)):
-        more = lengths[placed[0]] + len(placed[1].tokens)
-        if pieces[-1] and size + more > PIECE_TOKENS:
-            pieces.append([])
-            size = 0
-        pieces[-1].append(placed)
-        size += more
-    return pieces
+    shortest_first = sorted(texts, key=lambda placed: len(placed[1].tokens))
+    return list(cut(shortest_first, lambda placed: lengths[placed[0]] + len(placed[1].tokens), PIECE_TOKENS))

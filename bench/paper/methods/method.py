@@ -9,6 +9,7 @@ from transformers import GPT2LMHeadModel
 
 from bench.paper.host import Host
 from bench.paper.reading import Context, heads, loss
+from trainer_worker.pieces import cut
 from trainer_worker.plan import Plan
 from trainer_worker.rows import Encoded
 from trainer_worker.updates import CLIP, PIECE_TOKENS
@@ -111,13 +112,4 @@ class Gradient(Mover):
 
 def pieces(rows: Sequence[Encoded], most: int = PIECE_TOKENS) -> Iterator[list[Encoded]]:
     """Rows, shortest first, in pieces of about as many tokens as may be in memory at once."""
-    piece: list[Encoded] = []
-    size = 0
-    for row in sorted(rows, key=lambda row: len(row.tokens)):
-        if piece and size + len(row.tokens) > most:
-            yield piece
-            piece, size = [], 0
-        piece.append(row)
-        size += len(row.tokens)
-    if piece:
-        yield piece
+    return cut(sorted(rows, key=lambda row: len(row.tokens)), lambda row: len(row.tokens), most)
