@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+DEVICE ?= cpu
 PEERS := $(patsubst bench/peers/%.txt,build/peers/%/.installed,$(wildcard bench/peers/*.txt))
 
 .DEFAULT_GOAL := help
@@ -31,7 +32,7 @@ cluster: $(STAMP) ## the production form on this machine until Ctrl-C (wants ngi
 	@$(BIN)/python -m deploy.cluster $(ARGS)
 
 test: $(STAMP) ## every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: $(STAMP) ## real processes under kills, restarts, damaged files and deletions, full size; ARGS="--size 0.1 --only jobs"
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python -m faults $(ARGS)
@@ -44,8 +45,9 @@ lint: $(STAMP) ## style, types, import rules, unused dependencies and code
 	$(BIN)/deptry .
 	$(BIN)/vulture
 
-bench: $(STAMP) ## every measurement of docs/performance.md, and what the prefixes gain on the carried datasets
-	@failed=0; for part in bench bench.service bench.training "bench.losses --forms direct --starts 0" bench.report bench.plots; do \
+bench: $(STAMP) ## the table and plots of docs/performance.md, and what the prefixes gain on the carried datasets
+	@failed=0; for part in "bench --device $(DEVICE)" "bench.service --device $(DEVICE)" "bench.training --device $(DEVICE)" \
+		"bench.losses --forms direct --starts 0" "bench.report --device $(DEVICE)" "bench.plots --device $(DEVICE)"; do \
 		echo "$(BIN)/python -m $$part"; $(BIN)/python -m $$part || failed=1; done; exit $$failed
 
 bench-peers: $(PEERS) ## what bench compares with and setup does not bring, each in a venv of its own
@@ -63,6 +65,6 @@ build/peers/%/.installed: bench/peers/%.txt
 	build/peers/$*/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-clean: ## remove the venv and every cache; data folders stay
+clean: ## remove the venv, every cache and build/ (what bench measured, the peers); data folders stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """The engine's bench: every row of docs/performance.md that needs no service.
 
-Run: python -m bench [--quick] [--rows contest,mixing,...] [--rounds 4] [--peers ...]
+Run: python -m bench [--quick] [--rows contest,mixing,...] [--rounds 6] [--peers ...] [--device cuda]
 """
 
 import argparse
@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from bench.contest import entries
-from bench.results import ENGINE, choose_rows, folder
+from bench.results import ENGINE, choose_device, choose_rows, folder
 from bench.run import Run
 from bench.sections import Planned, end, measure_all
 from bench.table import Row
@@ -18,9 +18,9 @@ from bench.table import Row
 def main() -> None:
     """Measure the sections that were asked for, keep each as it ends, and print their table."""
     args = arguments()
-    run = Run(args.quick, 1 if args.quick else args.rounds, args.peers)
+    run = Run(args.quick, 1 if args.quick else args.rounds, args.peers, args.device)
     sections = {name: Planned(name, partial(_measured, name, run), run.referee) for name in args.rows}
-    lines, failed = measure_all(sections, folder(quick=args.quick))
+    lines, failed = measure_all(sections, folder(quick=args.quick, device=args.device), args.device)
     referee = run.referee
     print("\n".join(lines))
     print(
@@ -40,7 +40,8 @@ def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     choose_rows(parser, ENGINE)
-    parser.add_argument("--rounds", type=int, default=4, help="timed rounds of a contest")
+    choose_device(parser)
+    parser.add_argument("--rounds", type=int, default=6, help="timed rounds of a contest")
     parser.add_argument(
         "--peers",
         type=lambda text: frozenset(filter(None, text.split(","))),

@@ -7,7 +7,7 @@ peak, whichever is longer.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-WEIGHT_BYTES = {"fp32": 4, "int8": 1}
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 KV_BYTES = {"fp32": 4, "bf16": 2}
 
 

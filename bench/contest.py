@@ -11,15 +11,17 @@ from typing import Any
 from bench.contestant import Missing
 from bench.process import ContestantError, Process
 from bench.run import MAIN, Run, venv
-from bench.table import Row, paired
+from bench.table import Row, interval, paired
 from bench.workload import W1, W2, Workload, uniform
 
 ENGINE, INT8, INT8_BF16 = "engine fp32", "engine int8", "engine int8, KV bf16"
+BF16 = "engine bf16, KV bf16"  # in place of int8, on an accelerator
 PEFT, STATIC = "PEFT one by one", "transformers static batch"
 CONTINUOUS, VLLM, VLLM_EAGER = "transformers continuous batching", "vLLM fp32 compiled", "vLLM fp32 eager"
 CT2, CT2_INT8 = "CTranslate2 fp32", "CTranslate2 int8"
 FP32_PEERS = (STATIC, CONTINUOUS, CT2, VLLM, VLLM_EAGER)
 _NO_PREFIXES = (CONTINUOUS, CT2, CT2_INT8, VLLM, VLLM_EAGER)
+_OF_PEFT = 0.125  # of the requests: it serves one after another, each in the same time
 _NEAR_TIE = 1e-3  # nats between the best two tokens, within which two summation orders may disagree
 
 
@@ -34,20 +36,22 @@ class _Entry:
 
 
 def entries(run: Run) -> dict[str, _Entry]:
-    """Everybody who may take part, in the order of the rounds."""
+    """Everybody who may take part, in the order of the rounds: who is held against whom stands close by."""
     own = {"rows": 32}
     found = {
-        ENGINE: _Entry(MAIN, "engine", own | {"weights": "fp32", "kv": "fp32"}),
-        STATIC: _Entry(MAIN, "static", {}),
-        INT8: _Entry(MAIN, "engine", own | {"weights": "int8", "kv": "fp32"}),
-        PEFT: _Entry(MAIN, "peft_switching", {}, share=0.125),  # its time is the same for each request
         CONTINUOUS: _Entry(MAIN, "continuous", {}),
         CT2: _Entry(venv("ctranslate2"), "ct2", {"compute_type": "float32"}),
-        INT8_BF16: _Entry(MAIN, "engine", own | {"weights": "int8", "kv": "bf16"}),
-        CT2_INT8: _Entry(venv("ctranslate2"), "ct2", {"compute_type": "int8"}),
-        VLLM: _Entry(venv("vllm"), "vllm_cpu", {"eager": False}),
+        STATIC: _Entry(MAIN, "static", {}),
         VLLM_EAGER: _Entry(venv("vllm"), "vllm_cpu", {"eager": True}),
+        VLLM: _Entry(venv("vllm"), "vllm_cpu", {"eager": False}),
+        ENGINE: _Entry(MAIN, "engine", own | {"weights": "fp32", "kv": "fp32"}),
+        PEFT: _Entry(MAIN, "peft_switching", {}, share=_OF_PEFT),
+        INT8: _Entry(MAIN, "engine", own | {"weights": "int8", "kv": "fp32"}),
+        CT2_INT8: _Entry(venv("ctranslate2"), "ct2", {"compute_type": "int8"}),
+        INT8_BF16: _Entry(MAIN, "engine", own | {"weights": "int8", "kv": "bf16"}),
     }
+    if run.device != "cpu":
+        found[BF16] = _Entry(MAIN, "engine", own | {"weights": "bf16", "kv": "bf16"})
     return {name: entry for name, entry in found.items() if run.peers is None or _named(name, run.peers)}
 
 
@@ -74,6 +78,8 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
             equal = _equal_work(run, processes[ENGINE], workload, answers)
             raw[name] = {"tokens_s": speeds, "absent": absent, "equal": equal}
             rows += [_marked(row, equal) for row in (_w1 if name == "W1" else _w2)(speeds, absent)]
+            if BF16 in speeds:
+                rows.append(_against(f"{name} bf16 with bf16 KV against fp32", speeds, absent, BF16, ENGINE))
     return rows, raw
 
 
@@ -108,7 +114,7 @@ def _equal_work(
     bare = engine.ask("run", workload=without)["tokens"]
     found = {}
     for name, given in answers.items():
-        if name in (ENGINE, INT8, INT8_BF16, CT2_INT8):
+        if name in (ENGINE, INT8, INT8_BF16, BF16, CT2_INT8):
             continue
         asked = without if name in _NO_PREFIXES else workload
         own = bare if name in _NO_PREFIXES else answers[ENGINE][0]["tokens"]
@@ -130,7 +136,8 @@ def _compared(engine: Process, workload: Workload, own: list[list[int]], other: 
         pairs = enumerate(zip(own[i], other[i], strict=False))
         place = next((p for p, (mine, theirs) in pairs if mine != theirs), None)
         ties += place is not None and margins[i][place] < _NEAR_TIE
-    return f"{text}, {ties} more up to a near-tie, {len(differing) - ties} DIFFER"
+    text += f", {ties} more up to a near-tie"
+    return text if ties == len(differing) else f"{text}, {len(differing) - ties} DIFFER"
 
 
 def _marked(row: Row, equal: dict[str, str]) -> Row:
@@ -142,16 +149,25 @@ def _marked(row: Row, equal: dict[str, str]) -> Row:
 
 
 def _against(
-    what: str, speeds: dict[str, list[float]], absent: dict[str, str], ours: str, peer: str, at_least: float
+    what: str,
+    speeds: dict[str, list[float]],
+    absent: dict[str, str],
+    ours: str,
+    peer: str,
+    at_least: float | None = None,
 ) -> Row:
     for name in (ours, peer):
         if name not in speeds:
             return Row(what, "-", f"{name}: {absent.get(name, 'failed')}", at_least=at_least)
-    ratio = statistics.median(paired(speeds[ours], speeds[peer]))
+    ratios = paired(speeds[ours], speeds[peer])
+    low, high = interval(ratios)
     mine, theirs = statistics.median(speeds[ours]), statistics.median(speeds[peer])
     less = " without prefixes" if peer in _NO_PREFIXES else ""
-    against = f"{peer} {theirs:.0f} tok/s{less}, {len(speeds[peer])} rounds"
-    return Row(what, f"{mine:.0f} tok/s", against, ratio, at_least)
+    few = f" with {_OF_PEFT:.0%} of the requests, one by one" if peer == PEFT else ""
+    against = (
+        f"{peer} {theirs:.0f} tok/s{less}{few}; 95% interval {low:.2f} to {high:.2f}, {len(ratios)} rounds"
+    )
+    return Row(what, f"{mine:.0f} tok/s", against, statistics.median(ratios), at_least)
 
 
 def _fastest(speeds: dict[str, list[float]], peers: tuple[str, ...]) -> str:

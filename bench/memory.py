@@ -29,13 +29,13 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
 
 def _one(run: Run, name: str, weights: str, kv: str) -> dict[str, float]:
     with Process(f"memory {name}", MAIN, "engine", run.threads) as engine:
-        before = engine.ask("memory")["resident"]
-        engine.ask("load", folder=run.folder, rows=32, weights=weights, kv=kv)
-        loaded = engine.ask("memory")
+        before = engine.ask("memory", device=run.device)["resident"]
+        engine.ask("load", folder=run.folder, device=run.device, rows=32, weights=weights, kv=kv)
+        loaded = engine.ask("memory", device=run.device)
         workload = uniform(4, 16, 4, m=3) if run.quick else W1
         engine.ask("run", workload=workload)
         used = engine.ask("run", workload=workload)
-        after = engine.ask("memory")
+        after = engine.ask("memory", device=run.device)
     shape = run.shape
     table = (shape["vocab"] + shape["positions"]) * shape["width"] * 4
     kv_byte = kv_values(shape) * KV_BYTES[kv]

@@ -16,6 +16,7 @@ from bench.workload import uniform
 LENGTHS = (0, 10, 50, 200, 512)
 COUNTS = (1, 2, 4, 8, 16, 32)
 PROMPT, NEW = 64, 16
+ROUNDS = 15  # of what is close to one
 DISTINCT, SHARED, NONE = "distinct prefixes", "one shared prefix", "no prefix"
 
 
@@ -24,7 +25,7 @@ def measure(run: Run) -> tuple[list[Row], dict[str, Any]]:
     rows: list[Row] = []
     raw: dict[str, Any] = {}
     pool = 3 << 30  # 32 prefixes of every length stay resident
-    machines = [machine.measure(quick=run.quick)]
+    machines = [machine.measure(quick=run.quick, device=run.device)]
     with ExitStack() as stack:
         engine = stack.enter_context(run.engine("mixing", rows=32, pool_bytes=pool, shared_reads=False))
         for part in (_many_against_one, _by_length, _by_count):
@@ -47,7 +48,7 @@ def _many_against_one(run: Run, engine: Process, _: list[bound.Machine]) -> tupl
         NONE: uniform(count, PROMPT + m, NEW),
     }
     turns = {name: partial(engine.ask, "run", workload=workload) for name, workload in workloads.items()}
-    answers = run.referee.alternate(turns, 2 if run.quick else 15)
+    answers = run.referee.alternate(turns, 2 if run.quick else ROUNDS)
     whole = {name: [answer["seconds"] for answer in given] for name, given in answers.items()}
     steps = {name: [step_s(answer["times"]) for answer in given] for name, given in answers.items()}
     # Without a prefix the same cached length takes a longer prompt, so only the steps compare.
@@ -73,7 +74,7 @@ def _by_length(run: Run, engine: Process, machines: list[bound.Machine]) -> tupl
     count = _requests(run)
     turns = {str(m): partial(engine.ask, "run", workload=uniform(count, PROMPT, NEW, m=m)) for m in LENGTHS}
     answers = run.referee.alternate(turns, 1 if run.quick else 3)
-    machines.append(machine.measure(quick=run.quick))
+    machines.append(machine.measure(quick=run.quick, device=run.device))
     found = machine.best_of(machines)
     took = {m: statistics.median(step_s(answer["times"]) for answer in answers[str(m)]) for m in LENGTHS}
     generated = statistics.fmean(step.generated for step in decode_steps(answers["0"][0]["times"]))
@@ -130,13 +131,15 @@ def _shared_reads(run: Run, apart: Process, stack: ExitStack, pool: int) -> tupl
         "apart": partial(apart.ask, "run", workload=workload),
         "together": partial(together.ask, "run", workload=workload),
     }
-    answers = run.referee.alternate(turns, 1 if run.quick else 5)
+    answers = run.referee.alternate(turns, 1 if run.quick else ROUNDS)
     steps = {name: [step_s(answer["times"]) for answer in given] for name, given in answers.items()}
-    gain = statistics.median(paired(steps["apart"], steps["together"]))
+    gains = paired(steps["apart"], steps["together"])
+    low, high = interval(gains)
     row = Row(
         what,
         f"step {statistics.median(steps['together']) * 1e3:.1f} ms",
-        f"read once a row: {statistics.median(steps['apart']) * 1e3:.1f} ms",
-        gain,
+        f"read once a row: {statistics.median(steps['apart']) * 1e3:.1f} ms; "
+        f"95% interval {low:.3f} to {high:.3f}, {len(gains)} rounds",
+        statistics.median(gains),
     )
     return [row], {"shared_reads": steps}

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from bench.plot_names import DRAWN, PLOTS
-from bench.results import folder, read
+from bench.results import choose_device, folder, read
 from trainer_worker.results import FAINT, OTHER, OURS, PICTURES
 
 PEER = OTHER
@@ -193,9 +193,10 @@ def main() -> None:
         "--quick", action="store_true", help="what the --quick runs left, beside their results"
     )
     parser.add_argument("--into", type=Path, help="a folder; docs/plots if not given")
+    choose_device(parser)
     args = parser.parse_args()
-    place = folder(quick=args.quick)
-    into = args.into or (place / "plots" if args.quick else DRAWN)
+    place = folder(quick=args.quick, device=args.device)
+    into = args.into or (place / "plots" if args.quick or args.device != "cpu" else DRAWN)
     for name, what in draw(place, into).items():
         print(f"{name}: {what}")
 

@@ -67,10 +67,13 @@ class Referee:
         return answer
 
     def alternate(self, turns: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
-        """Answers of each turn: A B C A B C ..., behind one round to warm up; who fails is left out."""
+        """Answers of each turn: A B C C B A ..., behind one round to warm up; who fails is left out.
+
+        Neighbours stay neighbours, and neither is always the first.
+        """
         answers: dict[str, list[Any]] = {name: [] for name in turns}
         for number in range(rounds + 1):
-            for name in list(answers):
+            for name in list(answers) if number % 2 else list(reversed(answers)):
                 start = time.perf_counter()
                 try:
                     answer = self.undisturbed(turns[name]) if number else turns[name]()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.plot_names import DRAWN, PLOTS
-from bench.results import COMMANDS, choose_rows, folder, names, read
+from bench.results import COMMANDS, choose_device, choose_rows, folder, names, read
 from bench.table import HEAD
 
 MARKS = re.compile(r"(?P<open><!-- bench: (?P<rows>[a-z,-]+) -->\n).*?(?P<close><!-- /bench -->)", re.DOTALL)
@@ -73,7 +73,7 @@ def written(document: str, place: Path, plots: str = "") -> str:
 def main() -> None:
     """Print the table, keep it beside the results, and write it where it was asked for."""
     args = arguments()
-    place = folder(quick=args.quick)
+    place = folder(quick=args.quick, device=args.device)
     text = table(place, args.rows)
     (place / "table.md").write_text(text)
     print(text, end="")
@@ -87,6 +87,7 @@ def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     choose_rows(parser, ALL)
+    choose_device(parser)
     parser.add_argument("--quick", action="store_true", help="what the --quick runs left")
     parser.add_argument("--into", nargs="+", type=Path, default=[], help="documents to write the tables into")
     return parser.parse_args()

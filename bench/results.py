@@ -48,23 +48,31 @@ class Section:
     kept_disturbed: int = 0
 
 
-def folder(*, quick: bool, base: str = "") -> Path:
-    """Where the results of a run lie; those of a quick one, or on another base, never among the others."""
+def folder(*, quick: bool, base: str = "", device: str = "cpu") -> Path:
+    """Where the results of a run lie; those of a quick one, another base or another device never among the others."""
     commit()  # of the code as it is when the run begins
-    place = BUILD / ("quick" if quick else f"results-{Path(base).name}" if base else "results")
+    apart = [Path(base).name] if base else []
+    apart += [device.replace(":", "-")] if device != "cpu" else []
+    place = BUILD / "-".join(["quick" if quick else "results", *apart])
     place.mkdir(parents=True, exist_ok=True)
     return place
 
 
 def keep(
-    place: Path, name: str, rows: list[Row], raw: dict[str, Any], seconds: float, kept_disturbed: int = 0
+    place: Path,
+    name: str,
+    rows: list[Row],
+    raw: dict[str, Any],
+    seconds: float,
+    kept_disturbed: int = 0,
+    device: str = "cpu",
 ) -> list[str]:
     """Write a section's file, whole or not at all; the lines of its rows.
 
-    `kept_disturbed`: turns that its figures hold though the machine was disturbed.
+    `kept_disturbed`: turns that its figures hold though the machine was disturbed. `device`: that computed.
     """
     lines = [row.markdown() for row in rows]
-    found = {"rows": lines, "seconds": seconds, "machine": machine(), "commit": commit(), "raw": raw}
+    found = {"rows": lines, "seconds": seconds, "machine": machine(device), "commit": commit(), "raw": raw}
     found["kept_disturbed"] = kept_disturbed
     with whole(place / f"{name}.json") as making:
         making.write_text(json.dumps(found, indent=1))
@@ -101,8 +109,11 @@ def _git(*arguments: str) -> str:
     return done.stdout
 
 
-def machine() -> str:
-    """The processor as the kernel calls it, how wide it computes, the cores that this process may use, its threads."""
+def machine(device: str = "cpu") -> str:
+    """The accelerator, the processor as the kernel calls it, how wide it computes, the cores it may use, its threads.
+
+    Family and model are told too: hosts of virtual machines leave the generation out of the name.
+    """
     found = {}
     with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - read up to the first processor's end
         for line in itertools.takewhile(str.strip, lines):
@@ -112,7 +123,23 @@ def machine() -> str:
     width = next((f", {name}" for name in ("avx512_vnni", "avx512f", "avx2") if name in flags), "")
     told = os.environ.get("OMP_NUM_THREADS")
     cores = f", {len(os.sched_getaffinity(0))} cores"
-    return found.get("model name", "?") + width + cores + (f", OMP_NUM_THREADS={told}" if told else "")
+    made = f" (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else ""
+    return (
+        _accelerator(device)
+        + found.get("model name", "?")
+        + made
+        + width
+        + cores
+        + (f", OMP_NUM_THREADS={told}" if told else "")
+    )
+
+
+def _accelerator(device: str) -> str:
+    if device == "cpu":
+        return ""
+    import torch  # noqa: PLC0415 - who only reads results loads no torch
+
+    return f"{torch.get_device_module(device).get_device_name(device)}, "
 
 
 def names(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -131,3 +158,8 @@ def choose_rows(parser: ArgumentParser, known: tuple[str, ...]) -> None:
     """Give a command `--rows`; what is not asked for is left as it is."""
     shown = f"of {','.join(known)}; all if not given"
     parser.add_argument("--rows", type=partial(names, known=known), default=known, help=shown)
+
+
+def choose_device(parser: ArgumentParser) -> None:
+    """Give a command `--device`."""
+    parser.add_argument("--device", default="cpu", help="on which everybody computes, as torch calls it")

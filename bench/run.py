@@ -28,11 +28,13 @@ class Run:
         quick: a tiny shape and one round, to show that everything works; its figures mean nothing.
         rounds: timed rounds of a contest.
         peers: names of the installed peers that may take part; None is all that are installed.
+        device: on which the contestants compute, as torch calls it.
     """
 
     quick: bool
     rounds: int
     peers: frozenset[str] | None = None
+    device: str = "cpu"
     referee: Referee = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +72,7 @@ class Run:
         """
         process = Process(name, python, module, self.threads)
         try:
-            process.ask("load", folder=self.folder, **settings)
+            process.ask("load", folder=self.folder, device=self.device, **settings)
         except Exception:
             process.close()
             raise

@@ -3,7 +3,7 @@
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,20 @@ class Planned:
     referee: Referee
 
 
-def measure_all(sections: Mapping[str, Planned], place: Path) -> tuple[list[str], list[str]]:
+def forget(files: Iterable[str], place: Path) -> None:
+    """Remove what an earlier run left: nothing of it is of this one, though this one should end before its turn."""
+    for file in files:
+        (place / f"{file}.json").unlink(missing_ok=True)
+
+
+def measure_all(
+    sections: Mapping[str, Planned], place: Path, device: str = "cpu"
+) -> tuple[list[str], list[str]]:
     """The lines of their table, and the names of those that failed, whose traces are on standard error."""
     lines, failed = [HEAD], []
+    forget([section.file for section in sections.values()], place)
     for name, section in sections.items():
         print(f"== {name}", flush=True)
-        (place / f"{section.file}.json").unlink(missing_ok=True)  # an older run's is none of this one's
         start, kept = time.perf_counter(), section.referee.kept_disturbed
         try:
             rows, raw = section.measure()
@@ -42,7 +50,7 @@ def measure_all(sections: Mapping[str, Planned], place: Path) -> tuple[list[str]
             failed.append(name)
             continue
         seconds = time.perf_counter() - start
-        lines += keep(place, section.file, rows, raw, seconds, section.referee.kept_disturbed - kept)
+        lines += keep(place, section.file, rows, raw, seconds, section.referee.kept_disturbed - kept, device)
         print(f"== {name}: {seconds:.0f} s", flush=True)
     return lines, failed
 

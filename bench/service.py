@@ -1,6 +1,6 @@
 """The service's bench (W3): over HTTP with streams, on a temporary folder, with tenants and prefixes of its own.
 
-Run: python -m bench.service [--quick] [--rows sweep,fair,cold,beside,registry] [--base gpt2-mini]
+Run: python -m bench.service [--quick] [--rows sweep,fair,cold,beside,registry] [--base gpt2-mini] [--device cuda]
 """
 
 import argparse
@@ -15,8 +15,8 @@ from typing import Any
 
 from bench.model import model_folder
 from bench.referee import LIMIT, Referee
-from bench.results import choose_rows, folder
-from bench.sections import Planned, end, measure_all
+from bench.results import choose_device, choose_rows, folder
+from bench.sections import Planned, end, forget, measure_all
 from bench.service_beside import beside
 from bench.service_cold import cold
 from bench.service_fair import fair
@@ -55,9 +55,11 @@ def main() -> None:
     args = arguments()
     for name in [name for name in os.environ if name.startswith("PREFIX_")]:
         del os.environ[name]  # nobody's own settings, least of all their database
+    os.environ["PREFIX_DEVICE"] = args.device  # what the service and the bare engine are told
     sizes = QUICK if args.quick else Sizes()
     base_model = args.base or str(model_folder("tiny" if args.quick else "124m"))
-    out = folder(quick=args.quick, base=args.base or "")
+    out = folder(quick=args.quick, base=args.base or "", device=args.device)
+    forget([f"service-{name}" for name in args.rows], out)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="prefixserve-bench-") as data:
         base = load_base(base_model, "cpu")
@@ -70,7 +72,7 @@ def main() -> None:
         sections = {
             name: Planned(f"service-{name}", partial(MEASURES[name], run), referee) for name in args.rows
         }
-        lines, failed = measure_all(sections, out)
+        lines, failed = measure_all(sections, out, args.device)
     print("\n".join(lines))
     print(
         f"\n{time.perf_counter() - began:.0f} s in all, {base_model.rpartition('/')[2]}; {referee.turns} watched "
@@ -83,6 +85,7 @@ def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     choose_rows(parser, tuple(MEASURES))
+    choose_device(parser)
     parser.add_argument("--base", help="a base model; random weights of the 124M shape if not given")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, short loads: shows that it works")
     return parser.parse_args()

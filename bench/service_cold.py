@@ -19,7 +19,7 @@ from bench.service_run import LIGHT, M, ServiceRun, require_all
 from bench.service_site import Running
 from bench.table import Row
 from prefix_engine import EngineConfig
-from prefix_engine.base import checkpoint_of
+from prefix_engine.checkpoint import folder_of
 from service.cli import bench_load
 from service.cli.bench_load import Ask, Outcome
 from service.cli.bench_report import percentile
@@ -49,7 +49,7 @@ def cold(run: ServiceRun) -> tuple[list[Row], dict[str, Any]]:
 
 
 def _pool_bytes(run: ServiceRun) -> str:
-    config = json.loads((Path(checkpoint_of(run.base_model)) / "config.json").read_text())
+    config = json.loads((folder_of(run.base_model) / "config.json").read_text())
     page = EngineConfig().page * config["n_layer"] * 2 * config["n_embd"] * 4
     return str(max(_LEAST_POOL, (run.sizes.crowd + _STREAMS + _SPARE) * page))
 

@@ -4,6 +4,7 @@ What the service is held against: the same requests, as many under way, no HTTP,
 in memory.
 """
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ def _engine(pipe: Connection, base_model: str, m: int) -> None:
     from prefix_engine.testing import random_prefix  # noqa: PLC0415
     from service.settings import ServiceSettings  # noqa: PLC0415
 
-    base = load_base(base_model, "cpu")
+    base = load_base(base_model, os.environ.get("PREFIX_DEVICE", "cpu"))
     config = ServiceSettings(prompt_cache_seconds=0).engine_config()
     engine = Engine(
         base, config, lambda name: random_prefix(base, m, offset=0, seed=crc32(name.encode()), spread=0.5)

@@ -190,7 +190,7 @@ def _admitted(parts: Any, scope: Any, name: str) -> tuple[Any, Any]:
     from service.schemas import CompletionBody  # noqa: PLC0415
 
     body = CompletionBody(model=name, prompt=[1, 2, 3], max_tokens=1)
-    tenant, resolved, _, used = _look_up(parts, scope, name)
+    tenant, resolved, used = _look_up(parts, scope, name)
     parts.admission.rate(tenant)
     parts.admission.quota(tenant, used.tokens)
     reuse = parts.reuse.ids(scope, None)

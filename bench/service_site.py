@@ -69,7 +69,11 @@ class Running:
 
     def __init__(self, folder: Path, base_model: str, **settings: str) -> None:
         port = free_port()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFIX_")}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("PREFIX_") or name == "PREFIX_DEVICE"
+        }
         own = {
             "PREFIX_DATA_DIR": str(folder),
             "PREFIX_PORT": str(port),

@@ -1,6 +1,6 @@
 """Training: one step beside PEFT's, many jobs in one pass beside one after another, and the time to the same loss.
 
-Run: python -m bench.training [--quick] [--rows steps,to-loss] [--rounds 4] [--datasets a,b --examples 400]
+Run: python -m bench.training [--quick] [--rows steps,to-loss] [--rounds 4] [--device cuda] [--datasets a,b --examples 400]
 """
 
 import argparse
@@ -10,10 +10,11 @@ from typing import Any
 
 from bench import to_loss
 from bench.process import Process
-from bench.results import TRAINING, choose_rows, folder
+from bench.results import TRAINING, choose_device, choose_rows, folder
 from bench.run import MAIN, Run
 from bench.sections import Planned, end, measure_all
 from bench.table import Row, paired
+from trainer_worker.settings import WorkerSettings
 
 ROWS, TOKENS = 8, 128
 COUNTS = (1, 2, 4, 8, 16, 32)
@@ -21,9 +22,10 @@ ROUNDS = {"steps": 4, "to-loss": 1}  # if not told
 # What each job has in an update: the name, its rows, their tokens, and how many jobs there are at most.
 WORK = (
     ("one row of 32 tokens", 1, 32, 32),
-    ("one row of 128 tokens", 1, 128, 16),
-    ("the default batch, 4 rows of 64", 4, 64, 16),
+    ("one row of 128 tokens", 1, 128, 32),
+    ("the default batch, 4 rows of 64", 4, 64, 32),
 )
+UPDATES = 240  # of a job of 200 rows and less, by the defaults
 REPORTED_ROUNDS = 2  # of what no target is set for: a round of the default batch takes a minute
 
 
@@ -32,13 +34,13 @@ def main() -> None:
     args = arguments()
     sections = {}
     for name in args.rows:
-        run = Run(args.quick, 1 if args.quick else args.rounds or ROUNDS[name])
+        run = Run(args.quick, 1 if args.quick else args.rounds or ROUNDS[name], device=args.device)
         if name == "steps":
             way = partial(measure, run)
         else:
             way = partial(to_loss.measure, run, args.datasets.split(","), args.examples)
         sections[name] = Planned(TRAINING[name], way, run.referee)
-    lines, failed = measure_all(sections, folder(quick=args.quick))
+    lines, failed = measure_all(sections, folder(quick=args.quick, device=args.device), args.device)
     print("\n".join(lines))
     end(failed, quick=args.quick)
 
@@ -47,6 +49,7 @@ def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     choose_rows(parser, tuple(TRAINING))
+    choose_device(parser)
     parser.add_argument("--rounds", type=int, help="timed rounds; 4 of steps and 1 of to-loss if not given")
     parser.add_argument("--datasets", default=",".join(to_loss.DATASETS), help="of to-loss")
     parser.add_argument("--examples", type=int, default=to_loss.EXAMPLES, help="rows of each, of to-loss")
@@ -119,12 +122,13 @@ def _jobs(run: Run, own: Process) -> tuple[list[Row], dict[str, Any]]:
         most = max(found.values(), key=lambda one: one["gain"])
         rows.append(
             Row(
-                f"jobs trained together against one after another, {name}, the number that gains most",
+                f"jobs trained together against one after another, {name}, the number that gains most "
+                f"(a worker takes {WorkerSettings().worker_joint_jobs} if not told)",
                 "; ".join(f"{count} jobs {one['gain']:.2f}x" for count, one in found.items()),
-                "seconds of an update of all, together / apart: "
+                f"jobs of {UPDATES} updates an hour, together / apart: "
                 + "; ".join(
-                    f"{statistics.median(one['seconds']['together']):.2f} / {statistics.median(one['seconds']['apart']):.2f}"
-                    for one in found.values()
+                    " / ".join(_an_hour(int(count), one["seconds"][side]) for side in ("together", "apart"))
+                    for count, one in found.items()
                 )
                 + "; highest memory above the base: "
                 + "; ".join(
@@ -136,6 +140,11 @@ def _jobs(run: Run, own: Process) -> tuple[list[Row], dict[str, Any]]:
             )
         )
     return rows, {"jobs": raw}
+
+
+def _an_hour(jobs: int, seconds: list[float]) -> str:
+    """Jobs that end in an hour, by the seconds of one update of each of them."""
+    return f"{3600 * jobs / (UPDATES * statistics.median(seconds)):,.0f}"
 
 
 if __name__ == "__main__":

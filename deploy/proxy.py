@@ -42,5 +42,7 @@ def command(folder: Path, port: int, services: Sequence[int]) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(NGINX / "nginx.conf", folder)
     (folder / "listen.conf").write_text(f"listen 127.0.0.1:{port};\n")
-    (folder / "servers.conf").write_text("".join(f"server 127.0.0.1:{own};\n" for own in services))
+    (folder / "servers.conf").write_text(
+        "".join(f"server 127.0.0.1:{own} max_fails=0;\n" for own in services)
+    )
     return [str(program()), "-p", f"{folder}/", "-c", str(folder / "nginx.conf"), "-e", "stderr"]

@@ -151,7 +151,7 @@ def start_redis(children: Children, folder: Path, port: int, conf: Path) -> None
 
 def start_storage(children: Children, port: int) -> None:
     """An S3 of moto's, which asks nobody who he is and forgets everything at its end."""
-    children.launch("s3", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
+    children.launch("s3", [sys.executable, "-m", "deploy.storage_server", "--port", str(port)])
     listens("s3", children, port)
 
 

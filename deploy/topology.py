@@ -5,7 +5,7 @@ The file is the one truth of names, commands, settings and secrets; here only pl
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "docker-compose.production.yml"
 OURS = ("migrate", "service-1", "service-2", "worker-1", "worker-2")
+OPS = "ops"  # ours too, but the operator starts it
 # Settings whose values are a place, and so not a container's here.
 PLACES = frozenset(
     {
@@ -55,11 +56,11 @@ def read(path: Path = COMPOSE) -> dict[str, Any]:
     return found
 
 
-def processes(compose: Mapping[str, Any] | None = None) -> list[Process]:
+def processes(names: Sequence[str] = OURS) -> list[Process]:
     """Our processes in the order of their start."""
-    services = (compose or read())["services"]
+    services = read()["services"]
     found = []
-    for name in OURS:
+    for name in names:
         service = services[name]
         settings = {key: str(value) for key, value in service["environment"].items()}
         for file in service["env_file"]:

@@ -4,7 +4,8 @@ Whoever calls these runs on a CPU too, by the plain branch that each of them has
 around them is tested without a GPU. What is chosen here and why: docs/performance.md, "On a GPU".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -30,6 +31,41 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     if x.device.type == "cpu":
         return x.float() @ weight.float()  # a product of two bfloat16 numbers is exact in float32
     return torch.mm(x, weight, out_dtype=torch.float32)
+
+
+class Courier:
+    """Takes one prefix after another to the device.
+
+    torch frees pinned memory, and memory of the device, as it is. So the pinned side is one buffer, which the next
+    prefix overwrites and `settle` zeroes, and the copy on the device is zeroed once it was read.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device if device.type == "cuda" else None
+        self._pinned = torch.empty(0, dtype=torch.float32)
+
+    @contextmanager
+    def lent(self, tensor: Tensor) -> Iterator[Tensor]:
+        """A float32 tensor of the CPU, on the device; the tensor itself where that is the CPU."""
+        if self._device is None:
+            yield tensor
+            return
+        torch.cuda.synchronize(self._device)  # the copy before this one may still be reading the pinned side
+        if len(self._pinned) < tensor.numel():
+            self._pinned.zero_()
+            self._pinned = torch.empty(tensor.numel(), dtype=torch.float32, pin_memory=True)
+        host = self._pinned[: tensor.numel()].view(tensor.shape)
+        there = host.copy_(tensor).to(self._device, non_blocking=True)
+        try:
+            yield there
+        finally:
+            there.zero_()  # behind the reads, on the same stream
+
+    def settle(self) -> None:
+        """Wait for all that the device was told, and zero the pinned side."""
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
+            self._pinned.zero_()
 
 
 class Staging:

@@ -18,9 +18,10 @@ from functools import partial
 from prefix_engine.base import Base
 from prefix_engine.config import EngineConfig
 from prefix_engine.generation import Generation
-from prefix_engine.loop import Loop, Sink
+from prefix_engine.loop import Loop
 from prefix_engine.pool import Loaded, Loader
-from prefix_engine.request import SEED_BITS, Delta, Event, Failed, QueueFullError, Request
+from prefix_engine.request import SEED_BITS, Failed, QueueFullError, Request
+from prefix_engine.row import Sink, tell, timed
 from prefix_engine.sampling import Sampler
 from prefix_engine.sequence import Sequence, Times
 from prefix_engine.stats import EngineStats, stats_of
@@ -90,8 +91,8 @@ class Engine:
 
         Args:
             request: what to generate.
-            sink: called on the engine's thread with every event; must not block. Exactly one Finished
-                or Failed comes last. An exception from it costs this request its row.
+            sink: called on the engine's thread with every event; must not block. Exactly one Finished or Failed comes
+                last. An exception from it costs this request its row.
 
         Raises:
             RequestError: a token id that the base does not have.
@@ -105,22 +106,23 @@ class Engine:
                 self._check_room(request)
             self._next_number += 1
             sequence = Sequence(self._next_number, request, seed, times=Times(time.monotonic()))
-            counted = self._counted(sequence, sink)
             self._unfinished.add(sequence)
-            self._post(lambda: self._loop.add(sequence, counted) if refusal is None else counted(refusal))
+            self._post(partial(self._take, sequence, timed(sequence, sink, self._ended), refusal))
         return Generation(sequence, self._cancel)
 
     def revoke(self, prefix_ids: Iterable[str]) -> None:
         """Stop every use of these prefixes, for good.
 
-        Blocks until no row and no load of them is left and their tensors are zeroed, with all texts that
-        stood behind them; their requests failed with `revoked` before it returns. Later requests that name them fail with `revoked` too;
-        after an hour it is the loader that refuses them (`gone.Gone`).
-        Not to be called from a sink.
+        Blocks until no row and no load of them is left and their pages are zeroed, with all texts behind them. Their requests
+        failed with `revoked` before it returns, as later ones do, after an hour by the loader (`gone.Gone`). Not for a sink.
         """
+        self.begin_revocation(prefix_ids).wait()
+
+    def begin_revocation(self, prefix_ids: Iterable[str]) -> threading.Event:
+        """Begin `revoke`; the event is set when that would have returned, which a load may hold up for long."""
         revocation = _Revocation(set(prefix_ids), threading.Event())
         self._post(lambda: self._begin_revocation(revocation))
-        revocation.done.wait()
+        return revocation.done
 
     def forget(self, ids: Iterable[str]) -> None:
         """Zero every kept text of requests that had one of these ids in `reuse`, and keep none any more.
@@ -129,7 +131,7 @@ class Engine:
         name the ids are answered all the same. Not to be called from a sink.
         """
         gone, done = set(ids), threading.Event()
-        self._post(lambda: self._loop.cache.forget(gone))
+        self._post(lambda: self._loop.forget(gone))
         self._post(done.set)
         done.wait()
 
@@ -218,23 +220,10 @@ class Engine:
     def _loaded(self, loaded: Loaded) -> None:
         self._post(partial(self._settle, loaded))
 
-    def _counted(self, sequence: Sequence, sink: Sink) -> Sink:
-        times = sequence.times
-
-        def counting(event: Event) -> None:
-            if not isinstance(event, Delta):
-                times.ended = time.monotonic()
-            elif times.first is None:
-                times.first = time.monotonic()
-            try:
-                sink(event)
-            finally:
-                if not isinstance(event, Delta):
-                    with self._wakeup:
-                        self._unfinished.end(sequence)
-                        self._wakeup.notify_all()
-
-        return counting
+    def _ended(self, sequence: Sequence) -> None:
+        with self._wakeup:
+            self._unfinished.end(sequence)
+            self._wakeup.notify_all()
 
     def _run(self) -> None:
         """The loop's thread; what follows is done on it."""
@@ -259,6 +248,12 @@ class Engine:
             count = len(self._inbox)
         for _ in range(count):
             self._inbox.popleft()()
+
+    def _take(self, sequence: Sequence, sink: Sink, refusal: Failed | None) -> None:
+        if refusal is None:
+            self._loop.add(sequence, sink)
+        else:
+            tell(sequence, sink, refusal)
 
     def _rest(self) -> None:
         """Wait for something to do, at most until the next deadline."""

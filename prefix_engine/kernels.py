@@ -1,8 +1,7 @@
 """What computes a step: torch on any device, with graphs on CUDA, or the compiled kernels on a CPU."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -34,8 +33,32 @@ class StepAttend(Protocol):
         """See `gpt2.Attend`; stores the step's keys and values too."""
 
 
-# tokens [n], positions [n], the attention of the same kernels, wanted [k] or None -> [k, width]; see `hidden_states`
-Forward = Callable[[Tensor, Tensor, Any, Tensor | None], Tensor]
+class Forward(Protocol):
+    """What runs all blocks of a network."""
+
+    def __call__(
+        self, tokens: Tensor, positions: Tensor, attend: Any, wanted: Tensor | None = None, /
+    ) -> Tensor:
+        """See `gpt2.hidden_states`; `attend` is of the same kernels."""
+
+    def wipe(self) -> None:
+        """Zero what a call leaves in memory that the next one uses again."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainForward:
+    """See `Forward`; keeps no memory of its own between two calls."""
+
+    network: Network
+
+    def __call__(
+        self, tokens: Tensor, positions: Tensor, attend: Any, wanted: Tensor | None = None, /
+    ) -> Tensor:
+        """See `Forward`."""
+        return hidden_states(self.network, tokens, positions, attend, wanted)
+
+    def wipe(self) -> None:
+        """See `Forward`."""
 
 
 class Kernels(Protocol):
@@ -78,7 +101,7 @@ class TorchKernels:
 
     def forward(self, network: Network) -> Forward:
         """See `Kernels`."""
-        return partial(hidden_states, network)
+        return PlainForward(network)
 
     def attention(self, memory: PagedMemory, plan: Plan) -> StepAttend:
         """See `Kernels`."""

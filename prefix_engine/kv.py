@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prefix_engine import huge
 from prefix_engine.base import BaseConfig
-from prefix_engine.cuda import sent
+from prefix_engine.cuda import Courier
 from prefix_engine.pages import PageAllocator, pages_for
 from prefix_engine.prefix import Prefix
 
@@ -56,6 +56,7 @@ class PagedMemory:
         self.keys = [self.content[:, layer, 0] for layer in range(base.layers)]
         self.values = [self.content[:, layer, 1] for layer in range(base.layers)]
         self.stride = base.layers * 2 * base.heads
+        self._courier = Courier(device)
 
     def blocks(self, tables: Tensor) -> Tensor:
         """Which rows of `rows` the pages `[rows, blocks]` are: `[heads * rows * blocks]`."""
@@ -81,14 +82,21 @@ class PagedMemory:
             rows.index_copy_(0, places, numbers.reshape(-1, head_dim).to(rows.dtype))
 
     def place(self, prefix: Prefix) -> tuple[int, ...] | None:
-        """Copy a prefix into free pages, in one transfer to the device; None if there are not enough."""
+        """Copy a prefix into free pages, in one transfer to the device; None if there are not enough.
+
+        If it raises, no page is held.
+        """
         pages = self.prefix_pages.take(pages_for(prefix.m, self.page))
         if pages is None:
             return None
-        there = sent(prefix.tensor, self.content.device)
-        for number, page in enumerate(pages):
-            part = there[:, :, :, number * self.page : (number + 1) * self.page]
-            self.content[page, :, :, :, : part.shape[3]].copy_(part)
+        try:
+            with self._courier.lent(prefix.tensor) as there:
+                for number, page in enumerate(pages):
+                    part = there[:, :, :, number * self.page : (number + 1) * self.page]
+                    self.content[page, :, :, :, : part.shape[3]].copy_(part)
+        except BaseException:  # out of memory on the device, for one
+            self.remove(pages)
+            raise
         return pages
 
     def prepare(self, count: int) -> None:
@@ -101,6 +109,10 @@ class PagedMemory:
         """Erase the content of pages."""
         for page in pages:
             self.content[page].zero_()
+
+    def settle(self) -> None:
+        """Wait until what was zeroed is zero, and zero what is left of the prefix that was placed last elsewhere."""
+        self._courier.settle()
 
     def remove(self, pages: tuple[int, ...]) -> None:
         """Erase a prefix and free its pages."""

@@ -6,7 +6,6 @@ All methods belong to one thread; the engine sees to that.
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -19,7 +18,8 @@ from prefix_engine.kv import PagedMemory
 from prefix_engine.pages import pages_for
 from prefix_engine.pool import Loaded, Loader, PrefixPool
 from prefix_engine.prompt_cache import PromptCache
-from prefix_engine.request import Delta, Event, Failed, Finished, FinishReason
+from prefix_engine.request import Delta, Failed, Finished, FinishReason
+from prefix_engine.row import Row, Sink
 from prefix_engine.runner import Scored, StepResult, runner_for
 from prefix_engine.sampling import Pick, Sampler, Score
 from prefix_engine.scheduler import Plan, Readiness, Scheduler, seats_for
@@ -28,19 +28,7 @@ from prefix_engine.text import TextStream, token_info
 
 log = logging.getLogger(__name__)
 
-Sink = Callable[[Event], None]
-
 _NON_FINITE = "the logits of this row are not finite"
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A request from submission to its last event."""
-
-    sequence: Sequence
-    sink: Sink
-    stream: TextStream
-    prompt_scores: list[Score] = field(default_factory=list)
 
 
 class Loop:
@@ -114,6 +102,12 @@ class Loop:
         self.fail_prefixes(prefix_ids, "revoked", "the prefix was revoked")
         self.cache.drop(prefix_ids)
         self.pool.erase(prefix_ids)
+        self._wipe()
+
+    def forget(self, ids: set[str]) -> None:
+        """Erase the kept texts of requests that had one of these ids in `reuse`, and keep none any more."""
+        self.cache.forget(ids)
+        self._wipe()
 
     def abandon(self, code: str, message: str) -> None:
         """End every request and erase all prefixes and texts, whatever state a failed step left behind."""
@@ -233,7 +227,7 @@ class Loop:
             scores: list[Score | None] = [None, *row.prompt_scores]
             scores += [None] * (len(request.prompt) - len(scores))
             tokens = tuple(map(partial(token_info, self._base.tokenizer), request.prompt, scores))
-            self._emit(row, Delta(text, tokens))
+            row.tell(Delta(text, tokens))
         if not request.max_tokens:
             self._finish(row, "length")
 
@@ -254,7 +248,7 @@ class Loop:
         info = token_info(self._base.tokenizer, pick.token, pick.score)
         text, tokens, stopped = row.stream.push(info, accept=sequence.may_stop)
         if text or tokens:
-            self._emit(row, Delta(text, tokens))
+            row.tell(Delta(text, tokens))
         if stopped:
             self._end(row, sequence.finished("stop"))
         elif len(sequence.generated) >= request.max_tokens:
@@ -264,7 +258,7 @@ class Loop:
         """Give out what was held back, and end."""
         text, tokens, stopped = row.stream.finish(accept=row.sequence.may_stop)
         if text or tokens:
-            self._emit(row, Delta(text, tokens))
+            row.tell(Delta(text, tokens))
         self._end(row, row.sequence.finished("stop" if stopped else reason, end_logprob))
 
     def _fail(self, row: Row, code: str, message: str) -> None:
@@ -277,19 +271,19 @@ class Loop:
         if sequence.cancelled and isinstance(event, Finished):  # its sink lost a piece
             event = Failed("cancelled", "the request was cancelled")
         with ExitStack() as then:
-            then.callback(self._emit, row, event)
+            then.callback(row.tell, event)
+            if self.cache.is_forgotten(sequence.request):
+                then.callback(self._wipe)
             then.callback(self._unseat, sequence)
             then.callback(self._runner.forget, sequence)
             then.callback(self.scheduler.remove, sequence)
             if isinstance(event, Finished) and sequence.generated:
                 self.cache.keep(sequence)
 
-    def _emit(self, row: Row, event: Event) -> None:
-        try:
-            row.sink(event)
-        except Exception as error:  # noqa: BLE001 - a stranger's callback: it loses its row, nobody else does
-            log.warning("sink.failed error=%s", type(error).__name__)
-            row.sequence.cancelled = True
+    def _wipe(self) -> None:
+        """Leave nothing of who was erased outside the pages either, and wait until they are zero."""
+        self._runner.wipe()
+        self.memory.settle()
 
     def _callers(self) -> set[str]:
         return {one for row in self._rows.values() for one in row.sequence.request.reuse or ()}

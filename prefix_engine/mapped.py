@@ -11,16 +11,16 @@ import logging
 import math
 import mmap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from prefix_engine.cache_folder import cache_folder, making
+from prefix_engine.cache_folder import cache_folder, is_own, making
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,12 @@ class Mapping:
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is no such file.
+        SafetensorError, ValueError: it is no such file.
     """
 
     def __init__(self, path: Path) -> None:
+        with safe_open(path, "pt"):  # looks whether the header and the file agree
+            pass
         with path.open("rb") as file:
             self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._begin = 8 + int.from_bytes(self._memory[:8], "little")
@@ -46,12 +48,17 @@ class Mapping:
             return None
         start, stop = (self._begin + place for place in told["data_offsets"])
         count = math.prod(told["shape"])
-        if start % 4 or stop - start != 4 * count or not 0 < stop <= len(self._memory):
+        if not count or start % 4 or stop - start != 4 * count or not 0 < stop <= len(self._memory):
             return None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # nor is it to be
             found = torch.frombuffer(self._memory, dtype=torch.float32, count=count, offset=start)
         return found.view(told["shape"])
+
+    def tensors(self, names: Collection[str]) -> dict[str, Tensor] | None:
+        """All of these; None if one of them is no view, see `tensor`."""
+        found = {name: tensor for name in names if (tensor := self.tensor(name)) is not None}
+        return found if len(found) == len(names) else None
 
     def release(self) -> None:
         """Give back what this process has touched of it; what is read again comes from the system's cache."""
@@ -59,68 +66,60 @@ class Mapping:
             self._memory.madvise(mmap.MADV_DONTNEED)
 
 
-def map_parameters(model: Any, place: str) -> Mapping | None:
-    """Have a loaded model's parameters lie in a mapping of its file, or of an unpacked copy of it.
+def map_weights(path: Path, names: Collection[str]) -> tuple[dict[str, Tensor], Mapping | None]:
+    """Weights of a safetensors file as views of it, or of a copy of it that was unpacked to float32.
 
     Args:
-        model: of transformers, in float32 on the CPU.
-        place: that it was loaded from, see `checkpoint_of`.
+        path: of the file.
+        names: of the weights, all of which it has.
 
     Returns:
-        The mapping; None where the model keeps its own memory: the checkpoint is of several files, or the copy
-        cannot be written or is not what was loaded. The log says why.
-    """
-    from transformers.utils.hub import cached_file  # noqa: PLC0415 - slow, and only needed here
+        The tensors by name, and the mapping that they lie in: None, and they are this process's own, where the copy
+        cannot be written, of which the log says why.
 
-    parameters = dict(model.named_parameters())
+    Raises:
+        OSError, ValueError, RuntimeError, SafetensorError: the file is damaged.
+    """
+    mapping = Mapping(path)
+    found = mapping.tensors(names)
+    if found is not None:
+        return found, mapping
+    with safe_open(path, "pt") as file:
+        loaded = {name: file.get_tensor(name).float() for name in names}
     try:
-        source = Path(cached_file(place, "model.safetensors") or "")
-        for path in _files(source, parameters):
-            mapping = _mapped(path, parameters)
-            if mapping is not None:
-                return mapping
-        why = f"{path} holds other weights"
+        for copy in _copies(path, loaded):
+            mapped = _mapped(copy, loaded)
+            if mapped is not None:
+                return mapped
+        why = f"{copy} holds other weights"
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # no home, room, or right to write
         why = str(error)
     log.warning("base.not_shared why=%s", why)
-    return None
+    return loaded, None
 
 
-def _files(source: Path, parameters: dict[str, Tensor]) -> Iterator[Path]:
-    """The checkpoint as it lies, the unpacked copy of it if there is one, and at last a copy made anew.
+def _copies(source: Path, loaded: dict[str, Tensor]) -> Iterator[Path]:
+    """The unpacked copy of a checkpoint if there is one, and then one made anew.
 
     Who maps a copy that is replaced reads that one on.
     """
-    yield source
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     copy = cache_folder() / f"base-{digest[:32]}.safetensors"
-    if copy.is_file():
+    if copy.is_file() and is_own(copy):
         yield copy
     with making(copy) as made:
-        save_file({name: tensor.detach().contiguous() for name, tensor in parameters.items()}, made)
+        save_file({name: tensor.contiguous() for name, tensor in loaded.items()}, made)
     yield copy
 
 
-def _mapped(path: Path, parameters: dict[str, Any]) -> Mapping | None:
-    """Put the parameters into a mapping of this file, if it holds the same numbers; half a file does not."""
+def _mapped(copy: Path, loaded: dict[str, Tensor]) -> tuple[dict[str, Tensor], Mapping] | None:
+    """A copy's tensors, if they are the numbers that were loaded; half a file's are not."""
     try:
-        mapping = Mapping(path)
-        tensors = {name: _found(mapping, name) for name in parameters}
-    except (OSError, ValueError, RuntimeError):
+        mapping = Mapping(copy)
+        found = mapping.tensors(loaded)
+    except (OSError, ValueError, RuntimeError, SafetensorError):
         return None
-    if not all(_equal(tensors[name], parameter) for name, parameter in parameters.items()):
+    if found is None or not all(torch.equal(found[name], loaded[name]) for name in loaded):
         return None
-    for name, parameter in parameters.items():
-        parameter.data = tensors[name]
-    return mapping
-
-
-def _found(mapping: Mapping, name: str) -> Tensor | None:
-    """Checkpoints of the body alone leave out its name."""
-    found = mapping.tensor(name)
-    return mapping.tensor(name.removeprefix("transformer.")) if found is None else found
-
-
-def _equal(found: Tensor | None, loaded: Tensor) -> bool:
-    return found is not None and torch.equal(found, loaded)
+    return found, mapping

@@ -43,6 +43,9 @@ class LoadError:
     message: str
 
 
+_STOPPED = LoadError("engine_stopped", "the engine has stopped")
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What a loader thread hands over."""
@@ -108,7 +111,7 @@ class PrefixPool:
             thread.start()
 
     def stop(self) -> None:
-        """Let the loader threads end after the load that they are in, of which nothing is kept."""
+        """Let the loader threads end after the load that they are in, of which nothing is kept; none begins any more."""
         self._stopped = True
         for _ in self._threads:
             self._orders.put(None)
@@ -138,8 +141,10 @@ class PrefixPool:
             self._residents.move_to_end(prefix_id)
             return Readiness.READY
         if prefix_id in self._held:
-            placed = self._place(prefix_id, protected)
-            return Readiness.READY if placed else Readiness.NO_ROOM
+            if self._place(prefix_id, protected):
+                return Readiness.READY
+            if prefix_id in self._held:
+                return Readiness.NO_ROOM
         if prefix_id in self._loading:
             return Readiness.LOADING
         if self.loading >= self._most_loads:
@@ -147,7 +152,7 @@ class PrefixPool:
         self._loading.add(prefix_id)
         self.misses += 1
         self._orders.put(prefix_id)
-        return Readiness.LOADING
+        return Readiness.BEGUN
 
     def pin(self, prefix_id: str) -> Resident:
         """Keep a resident prefix until `unpin`."""
@@ -208,7 +213,7 @@ class PrefixPool:
 
     def _taken(self, loaded: Loaded) -> LoadError | None:
         if self._stopped:
-            return LoadError("engine_stopped", "the engine has stopped")
+            return _STOPPED
         if loaded.prefix_id in self._revoked:
             return LoadError("revoked", "the prefix was revoked")
         if isinstance(loaded.outcome, LoadError):
@@ -232,12 +237,24 @@ class PrefixPool:
             return False
         self.erase(victims)
         self.evictions += len(victims)
-        pages = self._memory.place(prefix)
+        try:
+            pages = self._memory.place(prefix)
+        except (RuntimeError, MemoryError) as error:  # no memory on the device, for one
+            self._lose(prefix_id, error)
+            return False
         if pages is None:
             return False
         self._residents[prefix_id] = Resident(prefix.m, prefix.position_offset, pages)
         del self._held[prefix_id]
         return True
+
+    def _lose(self, prefix_id: str, error: Exception) -> None:
+        """Have a prefix that could not be placed come as a failed load, which ends its own requests and no others."""
+        log.warning("prefix.place_failed error=%s", type(error).__name__)
+        self._loading.add(prefix_id)
+        del self._held[prefix_id]
+        failed = LoadError("load_failed", "there was no memory for the prefix")
+        self._deliver(Loaded(prefix_id, failed, 0.0, time.monotonic()))
 
     def _serve(self) -> None:
         self._memory.prepare(_READY_PAGES)
@@ -247,7 +264,8 @@ class PrefixPool:
 
     def _load(self, prefix_id: str) -> Loaded:
         start = time.monotonic()
-        outcome = self._outcome(prefix_id)
+        # Once it was stopped an order is only answered: a revocation may wait for it.
+        outcome = _STOPPED if self._stopped else self._outcome(prefix_id)
         ended = time.monotonic()
         return Loaded(prefix_id, outcome, ended - start, ended)
 

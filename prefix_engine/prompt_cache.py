@@ -18,6 +18,7 @@ from prefix_engine.pages import PageAllocator, pages_for
 from prefix_engine.request import Request
 from prefix_engine.sequence import Sequence
 
+_EXPIRED_AT_ONCE = 64  # pages: zeroing them holds up the step behind it
 _Key = tuple[tuple[str, ...], str | None]  # Request.reuse and prefix_id
 
 
@@ -142,10 +143,10 @@ class PromptCache:
         self._unread(path)
 
     def expire(self, now: float) -> None:
-        """Zero what nobody has read for `keep_s`; `now` is the time until the next call."""
+        """Zero what nobody has read for `keep_s`, some pages a call; `now` is the time until the next one."""
         self._now = now
         old = takewhile(lambda kept: kept.idle_since + self._keep_s <= now, self._idle)
-        self._evict(list(old))
+        self._evict(list(islice(old, _EXPIRED_AT_ONCE)))
 
     def drop(self, prefix_ids: Collection[str | None]) -> None:
         """Zero what stands behind these prefixes; a page that a row still reads, when it ends."""
@@ -156,13 +157,17 @@ class PromptCache:
         self._gone.add(ids)
         self._drop([key for key in self._roots if self._gone.any_of(key[0])])
 
+    def is_forgotten(self, request: Request) -> bool:
+        """Whether nothing of this request may be kept any more, see `forget`."""
+        return self._gone.any_of(request.reuse or ())
+
     def clear(self) -> None:
         """Zero everything that no row reads, the rest when its rows end."""
         self._drop(list(self._roots))
 
     def _keeps(self, request: Request) -> bool:
         """Whether others may read what this request computes, once it has a token."""
-        kept = request.reuse is not None and not self._gone.any_of(request.reuse)
+        kept = request.reuse is not None and not self.is_forgotten(request)
         return kept and self._keep_s > 0 and request.max_tokens > 0
 
     def _found(self, request: Request) -> list[_Kept]:

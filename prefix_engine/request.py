@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 MOST_LOGPROBS = 5
+MOST_STOP = 256  # characters: what may become a stop string is looked for in every row's text at every step
 SEED_BITS = 63
 _LARGEST = 1e30  # that may be added to a logit: more, with the sum of many, is not finite in float32
+
+
+_WRONG = {"prompt": "empty", "stop": f"a stop string has 1 to {MOST_STOP} characters"}
 
 
 class RequestError(ValueError):
@@ -82,7 +86,7 @@ class Request:
         reuse: ids of whoever it is from, which `Engine.forget` takes. Requests with the same ids and the same
             prefix may use each other's keys and values of equal beginnings, and notice it by the time that
             they take; None uses none and leaves none.
-        stop: strings that end the text and are never emitted.
+        stop: strings that end the text and are never emitted, of `MOST_STOP` characters at most.
         sampling: how tokens are chosen.
         logprobs: None, or how many best tokens to report beside the chosen one's log probability (0..5).
         echo: give the prompt back, with its log probabilities if `logprobs` is set (the first is None).
@@ -105,13 +109,13 @@ class Request:
         wrong = {
             "prompt": not self.prompt,
             "max_tokens": self.max_tokens < 0,
-            "stop": not all(self.stop),
+            "stop": not all(0 < len(stop) <= MOST_STOP for stop in self.stop),
             "logprobs": self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS,
             "deadline": self.deadline is not None and math.isnan(self.deadline),
         }
         for name, bad in wrong.items():
             if bad:
-                raise RequestError(name, "empty" if name in {"prompt", "stop"} else "out of range")
+                raise RequestError(name, _WRONG.get(name, "out of range"))
 
     @property
     def positions(self) -> int:
@@ -136,7 +140,8 @@ class TokenInfo:
 
     `text` is the token's own text. A token that is no whole UTF-8 by itself reads `bytes:\xe2\x80`, as in
     OpenAI's API; special tokens read as empty. A token cut by a stop string carries only the part before it.
-    `top` holds (id, text, logprob), best first.
+    `top` holds (id, text, logprob), best first, and last the token itself where it is none of the best; special
+    tokens are there by name, so that no two read alike.
     """
 
     id: int

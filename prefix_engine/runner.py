@@ -71,6 +71,10 @@ class Runner:
         """Drop what is kept for a row that ended."""
         self._sampler.forget(sequence)
 
+    def wipe(self) -> None:
+        """Zero what a step leaves in memory that the next one uses again."""
+        self._forward.wipe()
+
     def step(self, plan: Plan) -> StepResult:
         """Compute one step; the plan's keys and values are in memory afterwards."""
         if self._decode is not None and not plan.chunks:

@@ -27,6 +27,7 @@ _LEFT_OVER = 2  # of them that such a key may fill
 _A_LOT = 4  # who has no more than this part of the rows is not over its share
 _MOST_PASSED_OVER = 4  # steps in a row without a token for a row that decodes
 _MOST_UNREAD = 32  # steps in a row without a chunk, after which a prompt's turn comes
+_LOAD = 64  # tokens that a load is charged as: else who asks for a word each of many prefixes has all loads
 
 
 class Readiness(Enum):
@@ -34,6 +35,7 @@ class Readiness(Enum):
 
     READY = "ready"
     LOADING = "loading"  # delays only itself; not asked about again before `Scheduler.wake`
+    BEGUN = "begun"  # the same, and it was this very question that began the load
     COLD = "cold"  # neither there nor loading, because as many loads as may be are under way
     NO_ROOM = "no room"  # loaded, but running rows pin the pool: later prefixes wait, so that it drains
 
@@ -115,6 +117,7 @@ class Scheduler:
         else:
             self._queue.remove(sequence)
             self._served.start(key)
+            self._pay_load(sequence)
         self._served.leave(key)
         self._pages.release(sequence)
 
@@ -151,9 +154,9 @@ class Scheduler:
             if state is Readiness.NO_ROOM:
                 walk.prefixes = False
             elif state is not Readiness.READY:
-                cold = state is Readiness.COLD
-                walk.loads = walk.loads and not cold
-                aside.append((sequence, cold))
+                aside.append((sequence, state is Readiness.COLD))
+                walk.loads = walk.loads and state is not Readiness.COLD
+                sequence.loaded = sequence.loaded or state is Readiness.BEGUN
             elif seat and key not in short and not self._pages.awaits(sequence):
                 if self._takes_spare(sequence, held):
                     short.add(key)
@@ -173,6 +176,12 @@ class Scheduler:
         for sequence in admitted:
             self._queue.remove(sequence)
             self._served.start(sequence.request.share)
+            self._pay_load(sequence)
+
+    def _pay_load(self, sequence: Sequence) -> None:
+        """Charge a load when its request stops waiting, once: charged before, whoever came meanwhile would pass it."""
+        if sequence.loaded:
+            self._charge(sequence.request.share, _LOAD)
 
     def _takes_spare(self, sequence: Sequence, held: Counter[str]) -> bool:
         """Whether it would take of the last pages, which are for keys that have fewer rows than another."""

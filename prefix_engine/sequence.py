@@ -41,6 +41,7 @@ class Sequence:
         computed: text tokens whose keys and values lie in `pages`.
         generated: tokens chosen so far.
         turn: number of the step in which it last had a part.
+        loaded: whether a load of its prefix was begun for it.
         cancelled: set from any thread; read by the loop.
         times: when it got on.
     """
@@ -56,6 +57,7 @@ class Sequence:
     computed: int = 0
     generated: list[int] = field(default_factory=list)
     turn: int = 0
+    loaded: bool = False
     cancelled: bool = False
     times: Times = field(default_factory=Times)
 

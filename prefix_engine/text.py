@@ -1,6 +1,7 @@
 """Tokens of one row to text that may be shown: whole characters, never any part of a stop string."""
 
 from collections.abc import Sequence as Items
+from dataclasses import replace
 
 from prefix_engine.request import TokenInfo
 from prefix_engine.sampling import Score
@@ -110,7 +111,7 @@ class TextStream:
         if stopped and self._waiting and self._waiting[0][0] < self._shown:
             start, _, info = self._waiting[0]
             own = info.text.startswith("bytes:")
-            tokens.append(TokenInfo(info.id, "" if own else info.text[: self._shown - start], info.logprob))
+            tokens.append(replace(info, text="" if own else info.text[: self._shown - start]))
         return text, tuple(tokens), stopped
 
 
@@ -125,7 +126,11 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 
 def token_info(tokenizer: Tokenizer, token: int, score: Score | None) -> TokenInfo:
     """A token as it is given out, with its score if there is one."""
+    text = token_text(tokenizer, token)
     if score is None:
-        return TokenInfo(token, token_text(tokenizer, token))
-    top = tuple((i, token_text(tokenizer, i), logprob) for i, logprob in score.top)
-    return TokenInfo(token, token_text(tokenizer, token), score.logprob, top)
+        return TokenInfo(token, text)
+    best = score.top
+    if best and all(i != token for i, _ in best):
+        best = (*best, (token, score.logprob))
+    top = tuple((i, tokenizer.special_name(i) or token_text(tokenizer, i), logprob) for i, logprob in best)
+    return TokenInfo(token, text, score.logprob, top)

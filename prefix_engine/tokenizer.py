@@ -25,15 +25,22 @@ class Tokenizer:
 
     def __init__(self, backend: Any, end_id: int) -> None:
         backend.encode_special_tokens = True
+        # tokenizer.json may hold what its last user cut and padded texts to; transformers too does neither unasked.
+        backend.no_truncation()
+        backend.no_padding()
         self._backend = backend
         self.end_id = end_id
-        specials = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        specials = {
+            i: str(token.content) for i, token in backend.get_added_tokens_decoder().items() if token.special
+        }
         byte_of = _byte_of_char()
-        self._bytes = [b""] * backend.get_vocab_size()
-        for token, i in backend.get_vocab().items():
+        vocabulary = backend.get_vocab()
+        self._bytes = [b""] * (max(vocabulary.values(), default=-1) + 1)  # ids may have gaps
+        for token, i in vocabulary.items():
             if i not in specials:
                 self._bytes[i] = bytes(byte_of[char] for char in token)
 
+        self._specials = specials
         self.longest = max(map(len, self._bytes), default=0)
 
     def encode(self, text: str) -> list[int]:
@@ -44,6 +51,10 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """UTF-8 bytes that `token` stands for; empty for special tokens and ids without an entry."""
         return self._bytes[token] if 0 <= token < len(self._bytes) else b""
+
+    def special_name(self, token: int) -> str | None:
+        """What a special token is called, such as `<|endoftext|>`; None for all others."""
+        return self._specials.get(token)
 
     def decode(self, tokens: list[int]) -> str:
         """Text of `tokens`, with U+FFFD where the bytes are no valid UTF-8."""

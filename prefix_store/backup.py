@@ -1,7 +1,8 @@
 """A consistent copy of a store while its processes run: the database first, then the files that its copy names.
 
-A file that went meanwhile is looked for in a newer copy of the database, until a copy and its files fit. Secrets and
-the ledger of deletions are never copied: a backup opens nothing, and the ledger must outlive it.
+A file that went meanwhile is looked for in a newer copy of the database, until a copy and its files fit. Checkpoints are
+not: beside a training there is always a newer one, and a run whose checkpoint is lacking begins anew and ends the same.
+Secrets and the ledger of deletions are never copied: a backup opens nothing, and the ledger must outlive it.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from prefix_store.errors import StoreError
 from prefix_store.failpoints import failpoint
 from prefix_store.ledger import BACKUP, Ledger
 from prefix_store.manifest import Manifest
-from prefix_store.named_files import named_files
+from prefix_store.named_files import CHECKPOINT, named_files
 from prefix_store.names import new_id
 from prefix_store.sealed_files import path_of
 
@@ -52,14 +53,15 @@ class Backups:
         held: dict[str, str] = {}
         for _ in range(_TRIES):
             with copied(self._owner, self._core.settings.owner_url, target) as connection:
-                named = {path_of(place): place for place in named_files(connection)}
+                found = named_files(connection)
                 rows = counts(connection)
                 revision = MigrationContext.configure(connection).get_current_revision()
             failpoint("backup.after_database")
-            missing = [path for path, place in named.items() if not self._copy(path, place, folder, held)]
+            absent = [place for place in found if not self._copy(path_of(place), place, folder, held)]
+            missing = sorted(path_of(place) for place in absent if found[place].kind != CHECKPOINT)
             if not missing:
                 break
-        for path in held.keys() - named.keys():  # of an earlier try
+        for path in held.keys() - {path_of(place) for place in found}:  # of an earlier try
             (folder / FILES / path).unlink()
             del held[path]
         manifest = Manifest(
@@ -70,7 +72,7 @@ class Backups:
             database=digest_of(target),
             rows=rows,
             files=dict(sorted(held.items())),
-            missing=sorted(missing),
+            missing=missing,
             key_id=MasterKey(self._core.secrets.master_key).key_id.hex(),
             ledger=told.mac,
         )

@@ -35,7 +35,7 @@ class BlobCache:
 
     def __init__(self, link: RedisLink, seconds: int) -> None:
         self._link, self._seconds = link, seconds
-        # Removals that Redis has not confirmed, and when they are moot.
+        # Removals that Redis has not confirmed, and when they are moot; kept as long again for whoever asks about one.
         self._owed: dict[_Ids, float] = {}
         self._lock = threading.Lock()
 
@@ -57,9 +57,9 @@ class BlobCache:
         )
         self._link.ask(lambda redis: redis.eval(_PUT, 3, *keys, object_id, sealed, self._seconds), None)
 
-    def forget(self, place: Place) -> None:
-        """Remove a blob for good."""
-        self._remove((place.tenant_id, place.owner_id, place.object_id))
+    def forget(self, place: Place) -> bool:
+        """Remove a blob for good; whether Redis has confirmed that, or the blobs' time is over since it was first asked."""
+        return self._remove((place.tenant_id, place.owner_id, place.object_id))
 
     def forget_owner(self, tenant_id: str, owner_id: str) -> None:
         """Remove an owner's blobs for good."""
@@ -70,19 +70,19 @@ class BlobCache:
 
         What was put before a removal is gone after the blobs' time even if Redis never answers.
         """
-        for ids in self._still_owed():
-            self._remove(ids)
-        return not self._owed
+        left = [ids for ids in self._still_owed() if not self._remove(ids)]
+        return not left
 
-    def _remove(self, ids: _Ids) -> None:
+    def _remove(self, ids: _Ids) -> bool:
         done = self._link.ask(lambda redis: self._removed(redis, ids), otherwise=False)
         if not done and len(self._owed) > _MANY:
             self._still_owed()
         with self._lock:
             if done:
                 self._owed.pop(ids, None)
-            else:
-                self._owed.setdefault(ids, time.monotonic() + self._seconds)
+                return True
+            now = time.monotonic()
+            return self._owed.setdefault(ids, now + self._seconds) <= now
 
     def _removed(self, redis: Any, ids: _Ids) -> bool:
         tenant_id, owner_id, object_id = ids
@@ -99,8 +99,8 @@ class BlobCache:
     def _still_owed(self) -> list[_Ids]:
         with self._lock:
             now = time.monotonic()
-            self._owed = {ids: until for ids, until in self._owed.items() if until > now}
-            return list(self._owed)
+            self._owed = {ids: until for ids, until in self._owed.items() if until + self._seconds > now}
+            return [ids for ids, until in self._owed.items() if until > now]
 
     def _blobs(self, tenant_id: str, owner_id: str) -> str:
         return self._link.key("blobs", tenant_id, owner_id)

@@ -19,6 +19,8 @@ from prefix_store.sealed_files import Draft, SealedFiles
 
 log = logging.getLogger(__name__)
 
+_MANY = 10_000
+
 
 @contextmanager
 def _disk() -> Iterator[None]:
@@ -86,6 +88,7 @@ class Blobs:
 
     def __init__(self, files: SealedFiles, key: MasterKey, cache: BlobCache | None = None) -> None:
         self.files, self._key, self._cache = files, key, cache
+        self._unconfirmed: set[Place] = set()  # their files are gone, copies of them may lie in the cache
 
     def writer(self, place: Place) -> BlobWriter:
         """Begin a file for `place`; Unavailable if the disk takes none."""
@@ -137,19 +140,29 @@ class Blobs:
                     cache.forget(place)
         return data
 
-    def delete(self, place: Place) -> None:
-        """Remove a file; nothing if it is gone already."""
-        if self._cache is not None:
-            self._cache.forget(place)
-        self.files.delete(place)
+    def delete(self, place: Place) -> bool:
+        """Remove a file, nothing if it is gone already; whether no cache can hold it any more, else ask again."""
+        if place not in self._unconfirmed:
+            self.files.delete(place)
+        if self._cache is None or self._cache.forget(place):
+            self._unconfirmed.discard(place)
+            return True
+        if len(self._unconfirmed) >= _MANY:  # a file that is asked for once more is no harm
+            self._unconfirmed.clear()
+        self._unconfirmed.add(place)
+        return False
 
-    def discard(self, places: Iterable[Place]) -> None:
-        """Remove files that no row names and none ever will; the janitor takes what cannot be removed now."""
+    def discard(self, places: Iterable[Place]) -> bool:
+        """Remove files that no row names and none ever will; whether they are gone for good, else the sweep takes them."""
+        of = list(places)
         try:
-            for place in places:
+            for place in of:
                 self.files.delete(place)
+            self.files.sync(of)
         except (Unavailable, OSError):
             log.warning("files that no row names are left to the sweep")
+            return False
+        return True
 
     def sync(self, places: Iterable[Place]) -> None:
         """Return once removals of `places` will outlast a crash."""

@@ -2,13 +2,16 @@
 
 obstore lists neither, so this asks botocore, which also finds the credentials for both where AWS's own tools look: the
 environment (`AWS_ACCESS_KEY_ID` and so on), `AWS_SHARED_CREDENTIALS_FILE`, the machine's role. No setting holds them.
+They are looked for anew every few minutes (`BucketCredentials`).
 """
 
 import logging
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from email.utils import mktime_tz, parsedate_tz
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from prefix_store.breaker import Breaker, Shut
+from prefix_store.bucket_credentials import BucketCredentials
 from prefix_store.errors import StoreError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -25,7 +29,6 @@ log = logging.getLogger(__name__)
 _CONNECT_S = 3.0
 _ATTEMPTS = 3
 _AT_ONCE = 1000  # the most that DeleteObjects takes
-_CREDENTIALS_HOLD = timedelta(minutes=5)
 _GONE = frozenset({"NoSuchKey", "NoSuchUpload", "NoSuchVersion"})
 
 
@@ -47,11 +50,11 @@ class BucketAddress:
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
-    """One version or delete marker; `at` in seconds since the epoch, by the store's clock."""
+    """One version or delete marker; `age` in seconds, by the store's clock."""
 
     key: str
     id: str
-    at: float
+    age: float
 
 
 def address_of(url: str, endpoint: str | None, region: str, seconds: float) -> BucketAddress:
@@ -83,21 +86,20 @@ def credentials_of(address: BucketAddress) -> Callable[[], Any]:
     Raises:
         StoreError: there are none.
     """
-    session, _ = _access(address.server)
-    found = session.get_credentials()
-    if found is None:
+    credentials = access_to(address.server).credentials
+    if credentials.now() is None:
         raise StoreError(
             "no credentials for PREFIX_BLOBS_URL; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "AWS_SHARED_CREDENTIALS_FILE"
         )
 
     def ask() -> dict[str, Any]:
-        frozen = found.get_frozen_credentials()
+        frozen, left = credentials.now(), timedelta(seconds=credentials.left())
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
             "token": frozen.token,
-            "expires_at": datetime.now(UTC) + _CREDENTIALS_HOLD,  # noqa: TID251 - obstore compares with wall time
+            "expires_at": datetime.now(UTC) + left,  # noqa: TID251 - obstore compares with wall time
         }
 
     return ask
@@ -109,7 +111,7 @@ def make_bucket(address: BucketAddress) -> None:
     Raises:
         Unavailable: the store did not answer, or refused.
     """
-    _, client = _access(address.server)
+    client = access_to(address.server).client()
     wanted: dict[str, Any] = {"Bucket": address.bucket}
     if address.region != "us-east-1":  # which S3 refuses to be told
         wanted["CreateBucketConfiguration"] = {"LocationConstraint": address.region}
@@ -126,16 +128,16 @@ class BucketVersions:
 
     def __init__(self, address: BucketAddress, breaker: Breaker) -> None:
         self._bucket, self._breaker = address.bucket, breaker
-        _, self._client = _access(address.server)
+        self._access = access_to(address.server)
 
     def below(self, prefix: str) -> list[ObjectVersion]:
         """Versions and delete markers of every key that begins with `prefix`."""
         with self._reached():
-            pages = self._client.get_paginator("list_object_versions")
+            pages = self._access.client().get_paginator("list_object_versions")
             return [
-                ObjectVersion(found["Key"], found["VersionId"], found["LastModified"].timestamp())
+                ObjectVersion(found["Key"], found["VersionId"], age)
                 for page in pages.paginate(Bucket=self._bucket, Prefix=prefix)
-                for found in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+                for found, age in _with_ages(page, ("Versions", "DeleteMarkers"), "LastModified")
             ]
 
     def remove(self, key: str, *, below: bool = False) -> None:
@@ -153,27 +155,27 @@ class BucketVersions:
                 {"Key": version.key, "VersionId": version.id} for version in found[start : start + _AT_ONCE]
             ]
             with self._reached():
-                answer = self._client.delete_objects(
+                answer = self._access.client().delete_objects(
                     Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True}
                 )
             refused = [error for error in answer.get("Errors", []) if error.get("Code") not in _GONE]
             if refused:
                 raise unavailable(str(refused[0].get("Code")))
 
-    def end_uploads(self, prefix: str, *, begun_before: float | None = None, exactly: bool = False) -> None:
-        """End unfinished multipart uploads of keys that begin with `prefix`, or are it."""
+    def end_uploads(self, prefix: str, *, older_than: float | None = None, exactly: bool = False) -> None:
+        """End unfinished multipart uploads of keys that begin with `prefix`, or are it, of so many seconds or all."""
         with self._reached():
-            pages = self._client.get_paginator("list_multipart_uploads")
+            pages = self._access.client().get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
-                for upload in page.get("Uploads", []):
-                    key, begun = upload["Key"], upload["Initiated"].timestamp()
+                for upload, age in _with_ages(page, ("Uploads",), "Initiated"):
+                    key = upload["Key"]
                     mine = key == prefix if exactly else key.startswith(prefix)
-                    if mine and (begun_before is None or begun < begun_before):
+                    if mine and (older_than is None or age > older_than):
                         self._end(key, upload["UploadId"])
 
     def _end(self, key: str, upload_id: str) -> None:
         try:
-            self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+            self._access.client().abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
         except ClientError as error:  # completed or ended meanwhile
             if error.response["Error"].get("Code") not in _GONE:
                 raise
@@ -191,6 +193,19 @@ class BucketVersions:
             raise unavailable(type(error).__name__) from None
 
 
+def _with_ages(page: Mapping[str, Any], kinds: Sequence[str], since: str) -> Iterator[tuple[Any, float]]:
+    """What a page of a listing names, each with its age as of the page, in seconds.
+
+    This machine's clock has no part in it: ahead of the store's it would make of what is on its way to its row
+    something long forgotten. A store that does not say what time it is has at least the time of the newest. It says so in
+    whole seconds, and what was put in this one is of some age too: an age is too high by a second or two at most.
+    """
+    found = [one for kind in kinds for one in page.get(kind, [])]
+    told = parsedate_tz(page["ResponseMetadata"]["HTTPHeaders"].get("date"))
+    now = mktime_tz(told) if told else max((one[since].timestamp() for one in found), default=0.0)
+    return ((one, now + 1 - one[since].timestamp()) for one in found)
+
+
 def unavailable(code: str | None = None) -> Unavailable:
     """The error for a store that is away; `code` goes to the log, since a client has no use for it."""
     if code is not None:
@@ -198,20 +213,47 @@ def unavailable(code: str | None = None) -> Unavailable:
     return Unavailable("the object storage does not answer")
 
 
+class Access:
+    """Credentials for a server, and botocore's client with those of now; for any thread."""
+
+    def __init__(self, address: BucketAddress) -> None:
+        self._address, self.credentials = address, BucketCredentials()
+        self._session = (
+            botocore.session.get_session()
+        )  # keeps the description of S3, a tenth of a second to read
+        self._making = threading.Lock()
+        self._client: Any = None
+        self._of: Any = None  # the credentials that the client has
+
+    def client(self) -> Any:
+        """A client with the credentials of now, made anew when they have changed."""
+        wanted = self.credentials.now()
+        with self._making:
+            if self._client is None or self._of != wanted:
+                self._client, self._of = self._make(wanted), wanted
+            return self._client
+
+    def _make(self, credentials: Any) -> Any:
+        address = self._address
+        style = "auto" if address.endpoint is None else "path"
+        keys: tuple[Any, Any, Any] = credentials or (None, None, None)
+        return self._session.create_client(
+            "s3",
+            endpoint_url=address.endpoint,
+            region_name=address.region,
+            aws_access_key_id=keys[0],
+            aws_secret_access_key=keys[1],
+            aws_session_token=keys[2],
+            config=Config(
+                connect_timeout=min(_CONNECT_S, address.seconds),
+                read_timeout=address.seconds / _ATTEMPTS,
+                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                s3={"addressing_style": style},
+            ),
+        )
+
+
 @cache
-def _access(address: BucketAddress) -> tuple[Any, Any]:
-    """Session and client of botocore: reading the description of S3 takes a tenth of a second."""
-    session = botocore.session.get_session()
-    style = "auto" if address.endpoint is None else "path"
-    client = session.create_client(
-        "s3",
-        endpoint_url=address.endpoint,
-        region_name=address.region,
-        config=Config(
-            connect_timeout=min(_CONNECT_S, address.seconds),
-            read_timeout=address.seconds / _ATTEMPTS,
-            retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-            s3={"addressing_style": style},
-        ),
-    )
-    return session, client
+def access_to(address: BucketAddress) -> Access:
+    """One for all of a process, whatever prefix of the bucket a store has."""
+    return Access(address)

@@ -4,7 +4,7 @@ Both are sealed files under ids that are never given twice, so that what a proce
 taken for another's. A checkpoint goes when the next one is kept and when its job ends. Private to the store's parts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,6 +26,7 @@ from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
 from prefix_store.errors import Corrupt, NoCheckpoint, NotFound
+from prefix_store.intents import withdraw
 from prefix_store.litter import note
 from prefix_store.names import ModelName, prefix_name
 from prefix_store.rows import Change, change, one
@@ -62,14 +63,16 @@ class Sealed:
     sha256: str
 
 
-def seal(core: Core, files: Iterable[tuple[Place, bytes]]) -> list[Sealed]:
-    """Write files, all or none; whoever does not keep them deletes them."""
+def seal(
+    core: Core, files: Iterable[tuple[Place, bytes]], put: Callable[[Place, bytes], str]
+) -> list[Sealed]:
+    """Write files by `put`, which announces each, all or none; whoever does not keep them withdraws them."""
     written: list[Sealed] = []
     try:
         for place, payload in files:
-            written.append(Sealed(place, core.blobs.put(place, payload)))
-    except Exception:
-        core.blobs.discard(file.place for file in written)
+            written.append(Sealed(place, put(place, payload)))
+    except Exception:  # a worker holds on to what it has trained and tries again: no litter each time
+        withdraw(core, [file.place for file in written])
         raise
     return written
 

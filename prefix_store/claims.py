@@ -27,8 +27,8 @@ _COLLISIONS = 8
 _PUT_OFF_SECONDS = 60.0
 
 
-class _Unreadable(Exception):
-    """A job with fields that this release does not know; it was not taken."""
+class _Later(Exception):
+    """A job of a later release, which this one does not know how to train; it was not taken."""
 
     def __init__(self, row: Row[Any]) -> None:
         super().__init__(row.id)
@@ -63,8 +63,8 @@ class Claims(Jobs):
                     return None if row is None else self._claimed(connection, row)
             except IntegrityError:  # another worker took another job of this prefix at the same moment
                 continue
-            except _Unreadable as unread:
-                self._put_off(unread.row)
+            except _Later as later:
+                self._put_off(later.row)
         return None
 
     def counts(self) -> dict[str, int]:
@@ -72,6 +72,12 @@ class Claims(Jobs):
         with self._system.read() as connection:
             rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
             return {row[0]: row[1] for row in rows}
+
+    def leased(self) -> int:
+        """Jobs that a worker holds, over all tenants; a row may say `running` when no worker is left."""
+        good = (jobs.c.status == "running", jobs.c.lease_until > db_now())
+        with self._system.read() as connection:
+            return int(connection.execute(select(func.count()).select_from(jobs).where(*good)).scalar_one())
 
     def _claimed(self, connection: Connection, row: Row[Any]) -> Claim:
         """Tell that the job starts, and read it as its owner's; if that fails, it was not taken."""
@@ -83,14 +89,16 @@ class Claims(Jobs):
             found = reading.execute(joined_jobs().where(*mine)).one()
         try:
             before = job_of(found)
-        except (KeyError, TypeError, ValueError) as error:
-            raise _Unreadable(row) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _Later(row) from error
+        if before.later:
+            raise _Later(row)
         job = replace(before, status="running", attempt=row.attempt, started_at=row.started_at)
         return Claim(row.id, row.attempt, job.owner, job, row.prefix_id, row.company == "joint")
 
     def _put_off(self, row: Row[Any]) -> None:
-        """Leave a job that this release cannot read to a worker of the release that made it."""
-        log.error("job.unreadable", job=row.id)
+        """Leave a job to a worker of the release that made it."""
+        log.error("job.of_later_release", job=row.id)
         mine = (jobs.c.tenant_id == row.tenant_id, jobs.c.id == row.id, jobs.c.attempt == row.attempt - 1)
         later = db_now() + _PUT_OFF_SECONDS
         running = jobs.c.status == "running"

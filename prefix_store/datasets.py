@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -16,6 +17,7 @@ from prefix_store.db import db_now, of_all_owners, widen
 from prefix_store.errors import Corrupt, Invalid, NoRoom, NotFound, Quota, StoreError, TooLarge, Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.idempotency import forget, remember, replayed
+from prefix_store.intents import announced, named, withdraw
 from prefix_store.job_rows import Claim, cancel_jobs
 from prefix_store.jsonl import LineChecker
 from prefix_store.litter import clear_soon, note
@@ -23,7 +25,7 @@ from prefix_store.names import new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
 from prefix_store.reach import Reach
 from prefix_store.retire import remove_versions
-from prefix_store.rows import change, one
+from prefix_store.rows import Change, change, one
 from prefix_store.scope import Owner, Scope
 from prefix_store.tables import LIVE, datasets, job_sources, jobs, owners, version_sources
 
@@ -100,23 +102,22 @@ class DatasetWriter:
         """
         try:
             self._lines.finish()
-            size, sha256 = self._blob.size, self._blob.commit()
+            alive = partial(lock_owners, tenant_id=self._place.tenant_id, owner_ids=[self._place.owner_id])
+            with announced(self._core, self._place, alive):
+                size, sha256 = self._blob.size, self._blob.commit()
         finally:
             self._blob.abort()
         try:
             failpoint("dataset.after_seal")
             with self._core.database.write(self._owner.reach) as connection:
                 dataset = self._insert(connection, size, sha256)
-        except NoRoom:  # nothing was committed, and what lies there takes up room
-            self._core.blobs.discard([self._place])
-            raise
-        except Unavailable:  # the commit may stand, so the file stays; if it does not, the janitor takes it
-            raise
-        except StoreError:
-            self._core.blobs.discard([self._place])
+        except StoreError as error:
+            # Of Unavailable the commit may stand, so the file stays; if it does not, its note says so. NoRoom is none.
+            if isinstance(error, NoRoom) or not isinstance(error, Unavailable):
+                withdraw(self._core, [self._place])
             raise
         if dataset.id != self.id:
-            self._core.blobs.discard([self._place])
+            withdraw(self._core, [self._place])
         return dataset
 
     def abort(self) -> None:
@@ -129,8 +130,7 @@ class DatasetWriter:
         lock_owners(connection, ids[0], [ids[1]])
         asked = f"{sha256} {self._purpose} {self._filename}".encode("utf-8", "surrogatepass")
         request = hashlib.sha256(asked).hexdigest()
-        before = replayed(connection, *ids, self._key, request)
-        if before is not None:
+        if (before := replayed(connection, *ids, self._key, request)) is not None:
             return _dataset(connection.execute(_joined().where(datasets.c.id == before)).one())
         with of_all_owners(connection, self._owner.reach):
             _check_quota(connection, tenant, size)
@@ -138,6 +138,7 @@ class DatasetWriter:
         keys = {"tenant_id": ids[0], "owner_id": ids[1], "id": self.id}
         statement = insert(datasets).values(rows=self._lines.rows, created_at=db_now(), **keys, **values)
         connection.execute(statement)
+        named(connection, [self._place])
         remember(connection, *ids, self._key, request, self.id)
         self._core.audit.record(connection, ids[0], self._scope.key_id, "dataset.created", self.id)
         failpoint("dataset.after_row")
@@ -199,9 +200,8 @@ class Datasets:
         if purpose != PURPOSE:
             raise Invalid("purpose", f"purpose must be {PURPOSE!r}")
         with self._core.database.read(scope.reach) as connection:
-            found = owner_of(find_owner(connection, scope, owner.label))
-        if found != owner:
-            raise NotFound("owner", owner.label)
+            if owner_of(find_owner(connection, scope, owner.label)) != owner:
+                raise NotFound("owner", owner.label)
         return DatasetWriter(self._core, scope, owner, filename, purpose, idempotency_key)
 
     def get(self, scope: Scope, dataset_id: str) -> Dataset:
@@ -245,8 +245,8 @@ class Datasets:
                 raise NotFound("file", dataset_id) from None
             raise
 
-    def delete(self, scope: Scope, dataset_id: str, *, versions: bool = False, clear: bool = True) -> None:
-        """Erase a dataset's bytes; with `versions` also the versions that learned from it.
+    def delete(self, scope: Scope, dataset_id: str, *, versions: bool = False, clear: bool = True) -> Change:
+        """Erase a dataset's bytes, with `versions` also the versions that learned from it; return the last change.
 
         Queued and running jobs that need it are cancelled. NotFound if absent or another's. Without `clear` the
         bytes are left to `Erasures.clear`.
@@ -269,15 +269,16 @@ class Datasets:
             mine = (datasets.c.tenant_id == scope.tenant_id, datasets.c.id == dataset_id)
             if connection.execute(delete(datasets).where(*mine)).rowcount == 0:  # another deletion was first
                 raise NotFound("file", dataset_id)
-            change(connection, "version_gone", scope.tenant_id, dataset.owner.owner_id, dataset_id)
+            told = [change(connection, "version_gone", scope.tenant_id, dataset.owner.owner_id, dataset_id)]
             forget(connection, scope.tenant_id, dataset_id)
             note(connection, [dataset.place])
-            tell_gone(connection, ended)
+            told += tell_gone(connection, ended)
             action = "dataset.deleted_with_versions" if versions else "dataset.deleted"
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, action, dataset_id)
             failpoint("dataset.removed")
         if clear:
             clear_soon(self._core, scope.tenant_id)
+        return told[-1]
 
     def _claimed(self, claim: Claim, dataset_id: str) -> Dataset:
         tenant_id = claim.owner.tenant_id

@@ -16,6 +16,7 @@ from prefix_store.core import Core
 from prefix_store.db import db_now, widen
 from prefix_store.errors import NotFound
 from prefix_store.failpoints import failpoint
+from prefix_store.intents import give_up
 from prefix_store.job_rows import cancel_jobs
 from prefix_store.litter import clear
 from prefix_store.names import new_id
@@ -31,6 +32,7 @@ from prefix_store.tables import (
     datasets,
     erasures,
     idempotency,
+    intents,
     job_events,
     job_sources,
     jobs,
@@ -143,7 +145,7 @@ class Erasures:
         return _erasure(row)
 
     def purge(self, erasure_id: str) -> Erasure:
-        """Remove files and rows; `done` once no worker can hold the owner's data and the bytes are gone.
+        """Remove files and rows; `done` once no worker can hold the owner's data, none can come and the bytes are gone.
 
         Idempotent, and may be cut short anywhere. While Redis is away it is not done before what lay there is gone.
 
@@ -160,14 +162,15 @@ class Erasures:
             return connection.execute(select(erasures).where(erasures.c.id == erasure_id)).one()
 
     def _removed(self, row: Row[Any]) -> bool:
-        """Remove its rows and files; whether no worker may still hold data of it.
+        """Remove its rows and files; whether no worker may still hold data of it, and no file of it may still come.
 
         Raises:
             Unavailable: files or database do not answer.
         """
         with self._core.database.write(Reach(row.tenant_id)) as connection:
             targets = _targets(connection, row)
-            held = sum(_purge_rows(connection, row.tenant_id, owner_id) for owner_id in targets)
+            late = self._core.blobs.files.late_seconds
+            held = sum(_purge_rows(connection, row.tenant_id, owner_id, late) for owner_id in targets)
             if row.kind == "tenant":
                 connection.execute(delete(api_keys).where(api_keys.c.tenant_id == row.tenant_id))
                 connection.execute(delete(usage).where(usage.c.tenant_id == row.tenant_id))
@@ -241,8 +244,8 @@ def _targets(connection: Connection, row: Row[Any]) -> Sequence[str]:
     return connection.execute(mine).scalars().all()
 
 
-def _purge_rows(connection: Connection, tenant_id: str, owner_id: str) -> int:
-    """Remove an owner's rows; return how many jobs with its data a worker may still hold."""
+def _purge_rows(connection: Connection, tenant_id: str, owner_id: str, late: float) -> int:
+    """Remove an owner's rows; return how many jobs with its data a worker may still hold, else how many files may come."""
 
     def mine(table: Table) -> ColumnElement[bool]:
         return (table.c.tenant_id == tenant_id) & (table.c.owner_id == owner_id)
@@ -252,7 +255,11 @@ def _purge_rows(connection: Connection, tenant_id: str, owner_id: str) -> int:
     _fold_usage(connection, tenant_id, owner_id)
     touching = _touching(tenant_id, owner_id)
     held = select(func.count()).select_from(jobs).where(touching, jobs.c.lease_until > db_now())
-    count = int(connection.execute(held).scalar_one())
+    # Cancelled jobs announce no more files; what they had announced is waited for once no worker can write it.
+    announced = mine(intents) | (intents.c.tenant_id == tenant_id) & intents.c.job_id.in_(
+        select(jobs.c.id).where(touching)
+    )
+    count = int(connection.execute(held).scalar_one()) or give_up(connection, announced, late)
     if count:  # the rows say who holds what, so they stay, without content
         empty: dict[str, Any] = dict.fromkeys(("progress", "result", "error", "fine_tuned_model"))
         empty["spec"] = {}

@@ -75,13 +75,17 @@ class Tampered(StoreError):
 
 
 class FeedGap(StoreError):
-    """Changes after the asked position are forgotten already; the process must start anew."""
+    """Changes after the asked position are forgotten already, or never were; the process must start anew."""
 
 
 class Unavailable(StoreError):
     """The database or the object storage does not answer, or not in time; nothing was changed, unless the
     connection was lost at the very commit. Try again.
     """
+
+
+class Unsent(Unavailable):
+    """The object storage was not even asked, so nothing can come of it later."""
 
 
 class NoRoom(Unavailable):

@@ -45,6 +45,7 @@ POINTS: Final = {
     "object.before_put": Fault.NETWORK,
     "object.after_put": Fault.NETWORK,
     "object.before_delete": Fault.ANSWER,
+    "intent.noted": Fault.ANSWER,
     "litter.before_unlink": Fault.DISK,
     "litter.after_unlink": Fault.ANSWER,
     # every transaction that writes

@@ -7,7 +7,7 @@ cannot read the feed must stop serving by itself before the others count it dead
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import Row, Select, delete, func, insert, select, update
 
 from prefix_store.core import Core
 from prefix_store.db import SystemDatabase, db_now
@@ -58,24 +58,31 @@ class Feed(Acknowledgements):
             connection.execute(insert(processes).values(id=process_id, kind=kind, **values))
         return process_id
 
-    def read(self, after: int) -> Sequence[Change]:
+    def read(self, after: int, seen: Change | None = None) -> Sequence[Change]:
         """Changes after a position, in the order of their commits; an idle poll reads one row.
 
+        `seen` is the change at the position, if the caller has read it.
+
         Raises:
-            FeedGap: changes in between were forgotten (a process that slept for a day); start anew.
+            FeedGap: changes in between were forgotten (a process that slept for a day), or the database went back
+                behind `after` (a standby that lacks the last ones): what follows bears numbers that count as seen, and
+                at the position there may be another change by now. Start anew.
         """
-        statement = select(changes).where(changes.c.seq > after).order_by(changes.c.seq)
+        statement = select(changes).where(changes.c.seq >= after).order_by(changes.c.seq)
         with self._system.read() as connection:
             failpoint("feed.read")
             last = int(connection.execute(_position()).scalar_one())
-            if last <= after:
+            if last == after:
                 return []
-            rows = connection.execute(statement).all()
-        if not rows or rows[0].seq != after + 1:
+            if last < after:
+                raise FeedGap("the database lacks changes that this process has seen; start it anew")
+            found = [_change_of(row) for row in connection.execute(statement)]
+        there = found.pop(0) if found and found[0].seq == after else None  # it may be forgotten
+        if there is not None and seen is not None and there != seen:
+            raise FeedGap("the database has another change where this process has seen one; start it anew")
+        if not found or found[0].seq != after + 1:
             raise FeedGap("changes that this process has not seen are forgotten; start it anew")
-        return [
-            Change(row.seq, row.kind, row.tenant_id, row.owner_id, row.version_id, row.job_id) for row in rows
-        ]
+        return found
 
     def beat(self, process_id: str, position: int, generating: int = 0) -> None:
         """Say that this process lives, has acted on every change up to `position`, and generates so many texts."""
@@ -112,6 +119,10 @@ class Feed(Acknowledgements):
             behind = select(func.coalesce(func.min(processes.c.position), _position().scalar_subquery()))
             old = changes.c.at < db_now() - older_than_seconds
             connection.execute(delete(changes).where(old, changes.c.seq <= behind.scalar_subquery()))
+
+
+def _change_of(row: Row[Any]) -> Change:
+    return Change(row.seq, row.kind, row.tenant_id, row.owner_id, row.version_id, row.job_id)
 
 
 def _position() -> Select[Any]:

@@ -62,6 +62,15 @@ class Hyperparameters:
         read.check()
         return read
 
+    @staticmethod
+    def of_row(values: Mapping[str, Any]) -> tuple["Hyperparameters", bool]:
+        """As they stand in a job's row, unchecked; and whether a later release wrote names or choices unknown here."""
+        known = {field.name for field in fields(Hyperparameters)}
+        later = not known.issuperset(values) or any(
+            values.get(name) not in (None, *choices) for name, choices in _CHOICES.items()
+        )
+        return Hyperparameters(**{name: value for name, value in values.items() if name in known}), later
+
     def check(self) -> None:
         """Raise Invalid for a wrong type, a value out of bounds, or two that exclude each other."""
         for name, value in self.to_json().items():

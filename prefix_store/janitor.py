@@ -10,10 +10,11 @@ from prefix_store.db import SystemDatabase
 from prefix_store.failpoints import failpoint
 from prefix_store.feed import Feed
 from prefix_store.idempotency import trim
+from prefix_store.intents import give_up
 from prefix_store.litter import clear
 from prefix_store.named_files import NAMING
 from prefix_store.reach import Reach
-from prefix_store.tables import LIVE, owners, tenants
+from prefix_store.tables import LIVE, intents, owners, tenants
 
 _DAY = 86_400.0
 
@@ -39,22 +40,31 @@ class Janitor:
         with self._system.read() as connection:
             known = connection.execute(select(tenants.c.id)).scalars().all()
         # A tenant's row outlives it: files of one that has none are another database's, and are left alone.
-        ours = found.keys() & set(known)
-        removed = sum(self._sweep_files(tenant_id, found[tenant_id], grace_seconds) for tenant_id in ours)
-        self._core.blobs.sweep_drafts(grace_seconds)
+        removed = 0
         for tenant_id in known:
-            clear(self._core, tenant_id)
             with self._core.database.write(Reach(tenant_id)) as connection:
                 failpoint("sweep.before_trim")
                 trim(connection, tenant_id, _DAY)
+                # Before their files go: a machine that slept in front of its row is then refused it.
+                give_up(connection, intents.c.tenant_id == tenant_id, grace_seconds)
+            removed += self._sweep_files(tenant_id, found.get(tenant_id, []), grace_seconds)
+            clear(self._core, tenant_id)
+        self._core.blobs.sweep_drafts(grace_seconds)
         self._feed.trim(_DAY)
         return removed
 
     def _sweep_files(self, tenant_id: str, files: list[tuple[Place, float]], grace_seconds: float) -> int:
+        if not files:
+            return 0
         alive = select(owners.c.owner_id).where(owners.c.tenant_id == tenant_id, owners.c.state == LIVE)
+        coming = select(intents.c.tenant_id, intents.c.owner_id, intents.c.object_id)
         named: set[Place] = set()
         with self._core.database.read(Reach(tenant_id)) as connection:
             living = set(connection.execute(alive).scalars())
+            # Before the names: what is named in between is in one of the two. Its age by a file's clock says nothing.
+            noted = {
+                Place(*row) for row in connection.execute(coming.where(intents.c.tenant_id == tenant_id))
+            }
             for _, column, _ in NAMING:
                 of = (column.table.c.tenant_id, column.table.c.owner_id)
                 rows = connection.execute(select(*of, column).where(of[0] == tenant_id))
@@ -62,7 +72,8 @@ class Janitor:
         orphans = [
             place
             for place, age in files
-            if place not in named and (age > grace_seconds or place.owner_id not in living)
+            if place not in named
+            and (place.owner_id not in living or (age > grace_seconds and place not in noted))
         ]
         for place in orphans:
             failpoint("sweep.before_unlink")

@@ -1,14 +1,14 @@
 """Training jobs as their rows stand: read, tell an event, end. Private to the store's parts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, update
 
 from prefix_store.checkpoints import drop_checkpoint
 from prefix_store.db import db_now
-from prefix_store.errors import NotFound
+from prefix_store.errors import Invalid, NotFound
 from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.names import new_id, prefix_name
@@ -36,6 +36,8 @@ class Job:
     `prefix` is the bare name that it trains (`alice:voice`), `model` what the request called its start,
     `fine_tuned_model` the version it became (`alice:voice@3`), `resolved` the hyperparameters that its last attempt
     goes by, None before one has begun. Times are seconds by the database's clock. `trace` names the request that made it.
+    `later`: a later release made it, with fields or values that this one does not know; it shows the others, and is not
+    to train it.
     """
 
     id: str
@@ -66,6 +68,7 @@ class Job:
     started_at: float | None
     finished_at: float | None
     trace: dict[str, str] = field(default_factory=dict)
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def job_of(row: Row[Any]) -> Job:
     """Read a job from a row of `joined_jobs`."""
     owner = Owner(row.tenant_id, row.owner_id, row.owner_kind, row.owner_name)
     spec, result = row.spec, row.result or {}
-    asked = spec.get("evaluation")
+    hyperparameters, evaluation, later = _wishes(spec)
     return Job(
         id=row.id,
         owner=owner,
@@ -108,9 +111,9 @@ def job_of(row: Row[Any]) -> Job:
         status=row.status,
         training_files=tuple(spec["training_files"]),
         validation_file=spec["validation_file"],
-        hyperparameters=Hyperparameters(**spec["hyperparameters"]),
+        hyperparameters=hyperparameters,
         resolved=spec.get("resolved"),
-        evaluation=None if asked is None else Evaluation.from_json(asked),
+        evaluation=evaluation,
         seed=spec["seed"],
         start_version_id=spec["start_version_id"],
         base_fingerprint=spec["base_fingerprint"],
@@ -120,7 +123,7 @@ def job_of(row: Row[Any]) -> Job:
         progress=row.progress,
         result=result.get("metrics"),
         result_files=tuple(result.get("files", ())),
-        error=JobError(**row.error) if row.error else None,
+        error=_error(row.error),
         fine_tuned_model=row.fine_tuned_model,
         promoted=result.get("promoted"),
         trained_tokens=result.get("trained_tokens"),
@@ -129,7 +132,24 @@ def job_of(row: Row[Any]) -> Job:
         started_at=row.started_at,
         finished_at=row.finished_at,
         trace=spec.get("trace", {}),
+        later=later,
     )
+
+
+def _wishes(spec: dict[str, Any]) -> tuple[Hyperparameters, Evaluation | None, bool]:
+    """What the request wished, and whether that is of a later release; what is not known of it is left out."""
+    hyperparameters, later = Hyperparameters.of_row(spec["hyperparameters"])
+    asked = spec.get("evaluation")
+    try:
+        return hyperparameters, None if asked is None else Evaluation.from_json(asked), later
+    except Invalid:
+        return hyperparameters, None, True
+
+
+def _error(told: dict[str, Any] | None) -> JobError | None:
+    """Why it failed, less what a later release says more of it."""
+    names = {of.name for of in fields(JobError)}
+    return JobError(**{name: value for name, value in told.items() if name in names}) if told else None
 
 
 def joined_jobs() -> Select[Any]:

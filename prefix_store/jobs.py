@@ -29,7 +29,7 @@ from prefix_store.leases import Leases
 from prefix_store.litter import clear_soon
 from prefix_store.names import check_name, new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
-from prefix_store.rows import next_number, one
+from prefix_store.rows import Change, next_number, one
 from prefix_store.scope import Owner, Scope
 from prefix_store.sources import insert_sources, sources_of
 from prefix_store.tables import job_events, jobs, prefixes
@@ -143,10 +143,11 @@ class Jobs(Leases):
                 last = rows[-1].seq
         return found[:limit]
 
-    def cancel(self, scope: Scope, job_id: str, *, clear: bool = True) -> Job:
+    def cancel(self, scope: Scope, job_id: str, *, clear: bool = True) -> tuple[Job, Change | None]:
         """End a job at once; its worker notices at its next heartbeat and can publish nothing.
 
-        Without `clear` the bytes of its checkpoint are left to `Erasures.clear`.
+        The change is None for a job that has never run: nobody answers from it. Without `clear` the bytes of its
+        checkpoint are left to `Erasures.clear`.
 
         Raises:
             NotFound: absent or another's.
@@ -158,12 +159,12 @@ class Jobs(Leases):
             ended = cancel_jobs(connection, mine, "Fine-tuning job cancelled")
             if not ended:
                 raise Conflict("job_ended", f"job {job_id} has ended: {row.status}")
-            tell_gone(connection, ended)
+            told = tell_gone(connection, ended)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "job.cancelled", job_id)
             job = _get(connection, scope, job_id)
         if clear:
             clear_soon(self._core, scope.tenant_id)
-        return job
+        return job, told[-1] if told else None
 
     def checkpoints(self, scope: Scope, job_id: str) -> Sequence[Checkpoint]:
         """The last checkpoint of an open job, if it has one that can be called; NotFound as in `get`."""

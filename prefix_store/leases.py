@@ -6,6 +6,8 @@ running under it and that its owner is alive. Leases are kept by the database's 
 may jump.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, case, select, true, update
@@ -15,11 +17,12 @@ from prefix_store.crypto import Place
 from prefix_store.db import JOBS, db_now, tell
 from prefix_store.errors import LeaseLost, NoRoom, NotFound
 from prefix_store.failpoints import failpoint
+from prefix_store.intents import announced, named, withdraw
 from prefix_store.job_rows import Claim, add_event, held
 from prefix_store.litter import clear_soon
 from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
-from prefix_store.publish import Decision, KeptFile, Published, TrainedPrefix, keep_file, publish
+from prefix_store.publish import Decision, KeptFile, Published, TrainedPrefix, publish
 from prefix_store.rows import one
 from prefix_store.tables import jobs, prefixes, versions
 from prefix_store.telling import Telling
@@ -84,22 +87,23 @@ class Leases(Telling):
         Raises:
             LeaseLost: the job is no longer this claim's; nothing was kept.
         """
-        self._still(claim)
         files = [(self._place(claim, "state"), payload)]
         files += [] if best is None else [(self._place(claim, "ckpt"), best.payload)]
-        state, *kept = sealed = seal(self._core, files)
+        places = [place for place, _ in files]
+        state, *kept = seal(self._core, files, partial(self._put, claim))
         failpoint("checkpoint.after_seal")
         try:
             with self._core.database.write(claim.owner.reach) as connection:
                 lock_owners(connection, state.place.tenant_id, [state.place.owner_id])
                 job = self._require(connection, claim)
+                named(connection, places)
                 replace_checkpoint(connection, job, update_number, state, kept[0] if kept else None, best)
                 failpoint("checkpoint.after_row")
         except (LeaseLost, NotFound):
-            self._core.blobs.discard(written.place for written in sealed)
+            withdraw(self._core, places)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
         except NoRoom:
-            self._core.blobs.discard(written.place for written in sealed)
+            withdraw(self._core, places)
             raise
         clear_soon(self._core, claim.owner.tenant_id)
 
@@ -126,37 +130,43 @@ class Leases(Telling):
             NoRoom: the disk is full; the same.
         """
         decision = Decision(promote, compared_with, reason)
-        place = self._place(claim, "ver")
-        self._still(claim)
-        sha256, files = self._written(claim, place, trained)
+        version, *others = seal(self._core, self._files(claim, trained), partial(self._put, claim))
+        places = [version.place, *(other.place for other in others)]
+        files = [
+            KeptFile(file.filename, other.place, len(file.content), other.sha256)
+            for file, other in zip(trained.files, others, strict=True)
+        ]
         failpoint("publish.after_files")
         try:
             with self._core.database.write(claim.owner.reach) as connection:
-                lock_owners(connection, place.tenant_id, [place.owner_id])
+                lock_owners(connection, version.place.tenant_id, [version.place.owner_id])
                 job = self._require(connection, claim)
-                ids = (place.object_id, sha256)
+                named(connection, places)
+                ids = (version.place.object_id, version.sha256)
                 done = publish(self._core, connection, claim, job, trained, decision, *ids, files)
         except (LeaseLost, NotFound):
-            self._core.blobs.discard([place, *(file.place for file in files)])
+            withdraw(self._core, places)
             raise LeaseLost("the job was cancelled, erased or claimed again") from None
         except NoRoom:
-            self._core.blobs.discard([place, *(file.place for file in files)])
+            withdraw(self._core, places)
             raise
         clear_soon(self._core, claim.owner.tenant_id)
         return done
 
-    def _written(self, claim: Claim, place: Place, trained: TrainedPrefix) -> tuple[str, list[KeptFile]]:
-        """The version's checksum and the result files; all of them are there, or none."""
-        kept: list[KeptFile] = []
-        sha256 = self._core.blobs.put(place, trained.payload)
-        try:
-            failpoint("publish.after_seal")
-            for file in trained.files:
-                kept.append(keep_file(self._core, self._place(claim, "file"), file))  # noqa: PERF401 - what a failure follows is known
-        except Exception:  # a worker holds on to what it has trained and tries again: no litter each time
-            self._core.blobs.discard([place, *(file.place for file in kept)])
-            raise
-        return sha256, kept
+    def _files(self, claim: Claim, trained: TrainedPrefix) -> Iterator[tuple[Place, bytes]]:
+        """The version and its result files, each with its place."""
+        yield self._place(claim, "ver"), trained.payload
+        failpoint("publish.after_seal")
+        for file in trained.files:
+            yield self._place(claim, "file"), file.content
+
+    def _put(self, claim: Claim, place: Place, payload: bytes) -> str:
+        """Refuse before a file is written, or note it and write it; the transaction behind it decides.
+
+        The job's row is held for the note: an erasure that cancels it then finds that. Returns the file's checksum.
+        """
+        with announced(self._core, place, partial(self._require, claim=claim), claim.job_id):
+            return self._core.blobs.put(place, payload)
 
     def fail(self, claim: Claim, code: str, message: str, param: str | None = None) -> None:
         """End the job as failed, never retried: bad data, a bad setting.
@@ -229,12 +239,6 @@ class Leases(Telling):
         connection.execute(update(jobs).where(*mine).values(**values))
         drop_checkpoint(connection, row)
         add_event(connection, row, "error", "message", message, {"code": code, "param": param})
-
-    def _still(self, claim: Claim) -> None:
-        """Refuse before a file is written; the transaction after it decides."""
-        with self._core.database.read(claim.owner.reach) as connection:
-            if one(connection, select(jobs.c.id).where(*held(claim))) is None:
-                raise LeaseLost("the job was cancelled, erased or claimed again")
 
     def _version(
         self, claim: Claim, which: ColumnElement[bool], more: ColumnElement[bool]

@@ -1,7 +1,8 @@
 """Files whose row is gone and that must go too: noted in the transaction that removes the row.
 
 So a process killed between the commit and the unlink leaves a note, not a file that nobody names: the next
-`clear` of any process finishes the work. A note is removed only once the removal is on the disk.
+`clear` of any process finishes the work. A note is removed only once the removal is on the disk and Redis has confirmed
+that it holds no copy, or the copies' time is over: what one process still owes there another one finds here.
 """
 
 import logging
@@ -38,7 +39,7 @@ def clear(core: Core, tenant_id: str) -> int:
     """Remove every noted file of a tenant, then its note; return how many. May be repeated at any time.
 
     Raises:
-        Unavailable: files or database do not answer; what is left stays noted.
+        Unavailable: files or database do not answer; what is left stays noted, as does what may lie in Redis.
     """
     reach = Reach(tenant_id)
     with core.database.read(reach) as connection:
@@ -47,12 +48,13 @@ def clear(core: Core, tenant_id: str) -> int:
     if not places:
         return 0
     failpoint("litter.before_unlink")
-    for place in places:
-        core.blobs.delete(place)
+    gone = [place for place in places if core.blobs.delete(place)]
     core.blobs.sync(places)
     failpoint("litter.after_unlink")
+    if not gone:  # Redis is away: nobody is to wait for the database's one writer, again and again
+        return 0
     with core.database.write(reach) as connection:
-        for place in places:
+        for place in gone:
             mine = (litter.c.tenant_id == place.tenant_id, litter.c.object_id == place.object_id)
             connection.execute(delete(litter).where(*mine))
-    return len(places)
+    return len(gone)

@@ -57,6 +57,8 @@ class LocalDraft:
 class LocalFiles:
     """Files under `root/<tenant>/<owner>/<object>`; drafts under `root/tmp/<tenant>/<owner>/`."""
 
+    late_seconds = 5.0  # a disk that hangs: what a dead process began is done or never will be
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self._drafts = root / "tmp"
@@ -67,7 +69,8 @@ class LocalFiles:
         final = self.path(place)
         folder = self._draft_folder(place)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return LocalDraft(folder / secrets.token_hex(16), final)
+        # With its object's name, so that it goes with the object if its writer is killed.
+        return LocalDraft(folder / f"{place.object_id}.{secrets.token_hex(16)}", final)
 
     def read(self, place: Place) -> bytes | None:
         """A file's bytes; None if there is none."""
@@ -77,12 +80,15 @@ class LocalFiles:
             return None
 
     def delete(self, place: Place) -> None:
-        """Remove a file; nothing if it is gone already."""
+        """Remove a file and its drafts, these first since they may become the file; nothing if it is gone already."""
+        for draft in self._draft_folder(place).glob(f"{place.object_id}.*"):
+            draft.unlink(missing_ok=True)
         self.path(place).unlink(missing_ok=True)
 
     def sync(self, places: Iterable[Place]) -> None:
         """Wait until removals from the folders of `places` are on the disk."""
-        for folder in {self.path(place).parent for place in places}:
+        of = list(places)
+        for folder in {self.path(place).parent for place in of} | {self._draft_folder(place) for place in of}:
             if folder.exists():
                 sync_folder(folder)
 

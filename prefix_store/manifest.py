@@ -25,7 +25,7 @@ class Manifest:
         database: SHA-256 of the database's copy, in hex.
         rows: count of each table's rows.
         files: SHA-256 in hex of each sealed file as it lies, by `<tenant>/<owner>/<object>`.
-        missing: files that rows name and that were not there.
+        missing: files that rows name and that were not there; of checkpoints none is told, since a run does without.
         key_id: which master key opens the files.
         ledger: the seal of the ledger's entry that tells this backup.
     """

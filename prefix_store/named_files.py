@@ -13,11 +13,12 @@ from prefix_store.db import SystemDatabase
 from prefix_store.errors import StoreError
 from prefix_store.tables import LIVE, audit, checkpoints, datasets, litter, owners, versions
 
+CHECKPOINT: Final = "checkpoint"
 NAMING: Final = (
     ("dataset", datasets.c.id, datasets.c.sha256),
     ("version", versions.c.version_id, versions.c.sha256),
-    ("checkpoint", checkpoints.c.object_id, checkpoints.c.sha256),
-    ("checkpoint", checkpoints.c.prefix_object_id, checkpoints.c.prefix_sha256),
+    (CHECKPOINT, checkpoints.c.object_id, checkpoints.c.sha256),
+    (CHECKPOINT, checkpoints.c.prefix_object_id, checkpoints.c.prefix_sha256),
 )
 
 

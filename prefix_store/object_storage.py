@@ -7,12 +7,13 @@ uploads, which obstore cannot, is in `bucket_versions.py`. Whatever the store do
 
 import secrets
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from math import inf
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import obstore
@@ -22,10 +23,13 @@ from obstore.store import S3Store
 from prefix_store.breaker import Breaker, Shut
 from prefix_store.bucket_versions import BucketAddress, BucketVersions, credentials_of, unavailable
 from prefix_store.crypto import Place
+from prefix_store.errors import Unsent
 from prefix_store.failpoints import failpoint
 from prefix_store.sealed_files import path_of, place_of
 
 _IN_MEMORY = 1 << 20
+_LARGE = 8 << 20
+_LARGE_AT_ONCE = 2  # of a process: else as many as threads store files would each have one in memory
 _CONNECT = timedelta(seconds=3)
 _RETRIES = 2
 _PAUSE_S = 1.0
@@ -54,8 +58,9 @@ class ObjectDraft:
             FileExistsError: another file has this id.
         """
         try:
-            self._file.seek(0)
-            self._storage.create(self._place, self._file.read())
+            with self._storage.room(self._file.tell()):
+                self._file.seek(0)
+                self._storage.create(self._place, self._file.read())
         finally:
             self.abort()
 
@@ -74,7 +79,10 @@ class ObjectStorage:
 
     def __init__(self, address: BucketAddress, scratch: Path) -> None:
         self._store, self._scratch = _store(address.server), scratch
-        self._prefix = address.prefix
+        self._prefix, self._seconds = address.prefix, address.seconds
+        # One that waits for its turn, is sent twice as long at most, and may then still be at the store's own door.
+        self.late_seconds = 4 * address.seconds
+        self._large = Semaphore(_LARGE_AT_ONCE)
         self._breaker = Breaker(_PAUSE_S, _PAUSE_S)
         self._versions = BucketVersions(address, self._breaker)
 
@@ -82,6 +90,23 @@ class ObjectStorage:
         """Begin a file."""
         path_of(place)
         return ObjectDraft(self, place, self._scratch)
+
+    @contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """Within the block so many bytes may be in memory at once: a create-only PUT is sent in one piece.
+
+        Raises:
+            Unavailable: others that are as large take as long as a request may.
+        """
+        if size <= _LARGE:
+            yield
+            return
+        if not self._large.acquire(timeout=self._seconds):
+            raise Unsent(str(unavailable("large files wait for each other")))
+        try:
+            yield
+        finally:
+            self._large.release()
 
     def create(self, place: Place, sealed: bytes) -> None:
         """Store an object that is not there yet.
@@ -125,14 +150,13 @@ class ObjectStorage:
 
     def places(self) -> list[tuple[Place, float]]:
         """Every object and the age in seconds of its newest version, those too that a plain delete has only hidden."""
-        now = time.clock_gettime(time.CLOCK_REALTIME)  # the store's times are of this clock, give or take
         start = len(self._prefix)
-        newest: dict[Place, float] = {}
+        ages: dict[Place, float] = {}
         for version in self._versions.below(self._prefix):
             place = place_of(version.key[start:])
             if place is not None:
-                newest[place] = max(newest.get(place, 0.0), version.at)
-        return [(place, now - at) for place, at in newest.items()]
+                ages[place] = min(ages.get(place, inf), version.age)
+        return list(ages.items())
 
     def present(self) -> set[Place]:
         """Every object that a plain delete has not hidden."""
@@ -143,8 +167,7 @@ class ObjectStorage:
 
     def sweep_drafts(self, older_than: float) -> None:
         """End multipart uploads that somebody left unfinished; this code begins none."""
-        now = time.clock_gettime(time.CLOCK_REALTIME)
-        self._versions.end_uploads(self._prefix, begun_before=now - older_than)
+        self._versions.end_uploads(self._prefix, older_than=older_than)
 
     def _key(self, place: Place) -> str:
         return self._prefix + path_of(place)
@@ -155,7 +178,7 @@ class ObjectStorage:
             with self._breaker.asking(GenericError, OSError):
                 yield
         except Shut:
-            raise unavailable() from None
+            raise Unsent(str(unavailable())) from None
         except AlreadyExistsError:
             raise
         except (BaseError, OSError) as error:  # its message names the object; ours does not

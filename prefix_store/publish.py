@@ -78,11 +78,6 @@ class Decision:
     reason: str
 
 
-def keep_file(core: Core, place: Place, file: ResultFile) -> KeptFile:
-    """Write a result file; whoever does not publish it deletes it."""
-    return KeptFile(file.filename, place, len(file.content), core.blobs.put(place, file.content))
-
-
 def publish(
     core: Core,
     connection: Connection,

@@ -22,19 +22,21 @@ from prefix_store.failpoints import failpoint
 from prefix_store.idempotency import remember, replayed
 from prefix_store.job_rows import cancel_jobs
 from prefix_store.litter import clear_soon
-from prefix_store.names import parse_model
+from prefix_store.names import ModelName, parse_model
 from prefix_store.owners import lock_owners
 from prefix_store.retire import remove_versions
 from prefix_store.rows import Change, change, one
 from prefix_store.scope import Scope
-from prefix_store.tables import jobs, owners, prefixes, versions
+from prefix_store.tables import jobs, prefixes, versions
 from prefix_store.version_rows import (
     PrefixView,
     Resolved,
     Version,
     joined,
+    listed,
     name_values,
     named,
+    paged,
     resolved_of,
     standing,
     version_of,
@@ -95,18 +97,26 @@ class Registry:
                 raise
             raise NotFound("model", resolved.full_name) from None  # deleted while it was read
 
-    def list(self, scope: Scope) -> Sequence[PrefixView]:
-        """Prefixes that `scope` reaches and that have a version, by name."""
-        where = [prefixes.c.tenant_id == scope.tenant_id, versions.c.version_id.is_not(None)]
-        if scope.user is not None:
-            where.append((prefixes.c.owner_id == scope.user.owner_id) | (owners.c.kind == "task"))
-        order = (owners.c.kind.desc(), owners.c.name, prefixes.c.name, versions.c.number.desc())
+    def list(self, scope: Scope, after: str | None = None, limit: int | None = None) -> Sequence[PrefixView]:
+        """Prefixes that `scope` reaches and that have a version, by name, behind the prefix `after`.
+
+        Raises:
+            NotFound: `after` is none of them.
+        """
         with self._core.database.read(scope.reach) as connection:
-            rows = connection.execute(joined(true()).where(*where).order_by(*order)).all()
+            name = None if after is None else self._listed_name(connection, scope, after)
+            page = prefixes.c.prefix_id.in_(paged(scope, name, limit))
+            rows = connection.execute(listed(true(), scope).where(page)).all()
         grouped: dict[str, list[Row[Any]]] = {}
         for row in rows:
             grouped.setdefault(row.p_prefix_id, []).append(row)
         return [view_of(group) for group in grouped.values()]
+
+    def live(self, scope: Scope) -> Sequence[Version]:
+        """The live versions of the prefixes of `list`, in its order."""
+        which = versions.c.version_id == prefixes.c.live_version_id
+        with self._core.database.read(scope.reach) as connection:
+            return [version_of(row) for row in connection.execute(listed(which, scope))]
 
     def get(self, scope: Scope, name: str) -> PrefixView:
         """Return one prefix by its bare name; NotFound if absent, another's, or without any version."""
@@ -217,6 +227,16 @@ class Registry:
         statement = standing_checkpoint() if resolved.number is None else standing()
         with self._core.database.read(owner.reach) as connection:
             return one(connection, statement, values) is not None
+
+    def _listed_name(self, connection: Connection, scope: Scope, name: str) -> ModelName:
+        parsed = parse_model(name)
+        if parsed is None or parsed.version is not None or parsed.job is not None:
+            raise NotFound("model", name)
+        statement = named(of_user=scope.user is not None, tasks_too=True, which="live")
+        row = one(connection, statement, name_values(scope, parsed))
+        if row is None or not row.has_versions:
+            raise NotFound("model", name)
+        return parsed
 
     def _locked(self, connection: Connection, scope: Scope, name: str) -> Sequence[Row[Any]]:
         """Rows of a prefix to be changed, its owner held until commit."""

@@ -44,7 +44,7 @@ class Replay:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._erasures = Erasures(core)
-        self._acts: dict[str, Callable[[Scope, str], None]] = {
+        self._acts: dict[str, Callable[[Scope, str], object]] = {
             "user.erased": self._erase_owner,
             "task.erased": self._erase_owner,
             "tenant.erased": self._erase_tenant,

@@ -12,22 +12,25 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import delete, select
 from sqlalchemy.engine import make_url
 
 from prefix_store.backup import FILES, digest_of
 from prefix_store.core import Core
-from prefix_store.crypto import MasterKey
+from prefix_store.crypto import MasterKey, Place
 from prefix_store.database_copies import NAMES, load, read_only
 from prefix_store.db import SystemDatabase
 from prefix_store.engines import open_engine
 from prefix_store.errors import StoreError
 from prefix_store.failpoints import failpoint
 from prefix_store.ledger import Ledger, LedgerEntry
+from prefix_store.litter import note
 from prefix_store.local_files import sync_folder
 from prefix_store.manifest import Manifest, read_manifest
 from prefix_store.migrate import alone, finish_restore, migrate_restored, start_restore
 from prefix_store.replay import Replay
-from prefix_store.sealed_files import place_of
+from prefix_store.sealed_files import path_of, place_of
+from prefix_store.tables import checkpoints
 from prefix_store.unfinished import UnfinishedErasures
 
 
@@ -81,6 +84,7 @@ class Restore:
                 migrate_restored(self._owner, self._core.settings, manifest.revision)
             failpoint("restore.after_database")
             self._copy_files(folder / FILES, manifest)
+            self._forget_checkpoints(manifest)
             failpoint("restore.after_files")
             replayed = Replay(self._core).apply(entries)
             failpoint("restore.after_ledger")
@@ -139,6 +143,22 @@ class Restore:
                 draft.commit()
             finally:
                 draft.abort()
+
+    def _forget_checkpoints(self, manifest: Manifest) -> None:
+        """Of checkpoints that were replaced while the backup was made: their runs begin anew.
+
+        The one of two files that was copied is then nobody's, and was perhaps learned from somebody who is erased.
+        """
+        columns = (checkpoints.c.tenant_id, checkpoints.c.owner_id, checkpoints.c.job_id)
+        files = (checkpoints.c.object_id, checkpoints.c.prefix_object_id)
+        with self._owner.write() as connection:
+            for *job, state, prefix in connection.execute(select(*columns, *files)).all():
+                places = [Place(job[0], job[1], object_id) for object_id in (state, prefix) if object_id]
+                copied = [place for place in places if path_of(place) in manifest.files]
+                if copied != places:
+                    mine = [column == value for column, value in zip(columns, job, strict=True)]
+                    connection.execute(delete(checkpoints).where(*mine))
+                    note(connection, copied)
 
 
 def _check(copy: Path, sha256: str) -> None:

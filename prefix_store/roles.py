@@ -1,6 +1,6 @@
 """The two roles of a production database: what each is granted, and that the policies bind it.
 
-The application's role works under the policies of migration 0005. The system role looks over all tenants, and is
+The application's role works under the policies of the migrations. The system role looks over all tenants, and is
 granted only what looking keys up, claiming, following changes and finding unfinished erasures need, by column; it
 can read no dataset's row, no prefix's name and nothing of what a job was asked.
 """
@@ -32,6 +32,7 @@ APPLICATION: dict[str, tuple[str, ...]] = {
     "job_events": ("SELECT", "INSERT", "DELETE"),
     "checkpoints": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "litter": ("SELECT", "INSERT", "DELETE"),
+    "intents": ("SELECT", "INSERT", "DELETE"),
     "erasures": ("SELECT", "INSERT", "UPDATE"),
     "usage": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "idempotency": ("SELECT", "INSERT", "DELETE"),

@@ -26,7 +26,14 @@ class Draft(Protocol):
 
 
 class SealedFiles(Protocol):
-    """Keeps sealed files by place; what cannot be reached raises `Unavailable`, within a bounded time."""
+    """Keeps sealed files by place; what cannot be reached raises `Unavailable`, within a bounded time.
+
+    Attributes:
+        late_seconds: so long after it was announced a file may still come, though its writer was told that it does
+            not answer, or is dead.
+    """
+
+    late_seconds: float
 
     def draft(self, place: Place) -> Draft:
         """Begin a file."""

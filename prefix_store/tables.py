@@ -218,10 +218,13 @@ checkpoints = Table(
     Column("metrics", JSON),
     ForeignKeyConstraint(["tenant_id", "owner_id", "job_id"], ["jobs.tenant_id", "jobs.owner_id", "jobs.id"]),
 )
-litter = Table(
-    "litter",
+litter = Table("litter", metadata, *_owned(Column("object_id", String, primary_key=True)))
+intents = Table(
+    "intents",
     metadata,
     *_owned(Column("object_id", String, primary_key=True)),
+    Column("job_id", String),
+    Column("noted_at", Float, nullable=False),
 )
 counters = Table(
     "counters",
@@ -293,8 +296,4 @@ idempotency = Table(
     Column("object_id", String, nullable=False),
     Column("created_at", Float, nullable=False),
 )
-compatibility = Table(
-    "compatibility",
-    metadata,
-    Column("oldest", String, primary_key=True),
-)
+compatibility = Table("compatibility", metadata, Column("oldest", String, primary_key=True))

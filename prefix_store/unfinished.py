@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, or_, select
+from sqlalchemy import Row, func, or_, select
 
 from prefix_store.core import Core
 from prefix_store.db import SystemDatabase, db_now
@@ -31,6 +31,14 @@ class UnfinishedErasures(Erasures):
     def pending(self) -> Sequence[str]:
         """Ids of erasures that are not done, oldest first."""
         return self._open()
+
+    def backlog(self) -> tuple[int, float]:
+        """How many erasures are not done, and the age in seconds of the oldest; 0 if there is none. For metrics."""
+        oldest = func.coalesce(db_now() - func.min(erasures.c.created_at), 0.0)
+        found = select(func.count(), oldest).where(erasures.c.state != "done")
+        with self._system.read() as connection:
+            count, age = connection.execute(found).one()
+        return int(count), max(0.0, float(age))
 
     def resume(self) -> int:
         """Go on with every erasure and removal cut short; return how many erasures are still open.

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, exists, select, true
+from sqlalchemy import ColumnElement, Row, Select, bindparam, exists, select, true, tuple_
 
 from prefix_store.crypto import Place
 from prefix_store.names import ModelName, prefix_name
 from prefix_store.scope import Owner, Scope
 from prefix_store.tables import LIVE, owners, prefixes, versions
+
+_ALIVE = (owners.c.state == LIVE, prefixes.c.deleted_at.is_(None))
+_BY_NAME = (owners.c.kind.desc(), owners.c.name, prefixes.c.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,16 @@ def same_prefix() -> ColumnElement[bool]:
     )
 
 
+def _of_owner() -> ColumnElement[bool]:
+    return (owners.c.tenant_id == prefixes.c.tenant_id) & (owners.c.owner_id == prefixes.c.owner_id)
+
+
+def _has_versions() -> ColumnElement[bool]:
+    return exists().where(same_prefix()).correlate(prefixes)
+
+
 def joined(which: ColumnElement[bool]) -> Select[Any]:
     """Live owners, their prefixes and, where there are any, the versions that `which` takes."""
-    owner = (owners.c.tenant_id == prefixes.c.tenant_id) & (owners.c.owner_id == prefixes.c.owner_id)
-    some = exists().where(same_prefix()).correlate(prefixes)
     columns = (
         prefixes.c.tenant_id.label("p_tenant_id"),
         prefixes.c.owner_id.label("p_owner_id"),
@@ -96,11 +105,34 @@ def joined(which: ColumnElement[bool]) -> Select[Any]:
         prefixes.c.created_at.label("prefix_created_at"),
         owners.c.kind.label("owner_kind"),
         owners.c.name.label("owner_name"),
-        some.label("has_versions"),
+        _has_versions().label("has_versions"),
     )
-    tables = owners.join(prefixes, owner).outerjoin(versions, same_prefix() & which)
-    alive = (owners.c.state == LIVE, prefixes.c.deleted_at.is_(None))
-    return select(versions, *columns).select_from(tables).where(*alive)
+    tables = owners.join(prefixes, _of_owner()).outerjoin(versions, same_prefix() & which)
+    return select(versions, *columns).select_from(tables).where(*_ALIVE)
+
+
+def listed(which: ColumnElement[bool], scope: Scope) -> Select[Any]:
+    """Versions that `which` takes of the prefixes that a scope sees, by name, newest first."""
+    of = (*_seen(scope), versions.c.version_id.is_not(None))
+    return joined(which).where(*of).order_by(*_BY_NAME, versions.c.number.desc())
+
+
+def paged(scope: Scope, after: ModelName | None, limit: int | None) -> Select[Any]:
+    """Ids of the first prefixes that a scope sees and that have a version, by name, behind the name `after`."""
+    of = [*_ALIVE, *_seen(scope), _has_versions()]
+    if after is not None:
+        kind, name = after.owner_kind, after.owner_name
+        behind = tuple_(owners.c.name, prefixes.c.name) > tuple_(name, after.prefix)
+        of.append((owners.c.kind < kind) | ((owners.c.kind == kind) & behind))
+    alone = owners.join(prefixes, _of_owner())
+    return select(prefixes.c.prefix_id).select_from(alone).where(*of).order_by(*_BY_NAME).limit(limit)
+
+
+def _seen(scope: Scope) -> list[ColumnElement[bool]]:
+    where = [prefixes.c.tenant_id == scope.tenant_id]
+    if scope.user is not None:
+        where.append((prefixes.c.owner_id == scope.user.owner_id) | (owners.c.kind == "task"))
+    return where
 
 
 @cache

@@ -110,12 +110,16 @@ class Admission:
         self._door.learn(tenant, demand)
 
     def _wait(self, tenant_id: str) -> float:
-        """Seconds until what the tenant has under way would be done, by the speed measured lately."""
+        """Seconds until what the tenant has under way would be done, by the speed measured lately.
+
+        A time in which no token was generated is no sample: rows that are only scored ask for none.
+        """
         now, stats = time.monotonic(), self._engine.stats()
         at, generated = self._sampled
         if now - at >= _SAMPLE_S:
-            if stats.running and now - at < 10 * _SAMPLE_S:
-                speed = (stats.generated_tokens - generated) / (now - at)
+            more = stats.generated_tokens - generated
+            if stats.running and more and now - at < 10 * _SAMPLE_S:
+                speed = more / (now - at)
                 self._speed = speed if self._speed is None else _KEEP * self._speed + (1 - _KEEP) * speed
             self._sampled = (now, stats.generated_tokens)
         return self._tickets.tokens_ahead(tenant_id) / self._speed if self._speed else 0.0

@@ -16,8 +16,8 @@ from service.shapes import Deleted, Page
 _JOBS = "jobs:write"
 
 
-def parts_of(request: Request) -> Parts:
-    """The parts of this process."""
+async def parts_of(request: Request) -> Parts:
+    """The parts of this process; on no thread, which readiness must not need."""
     parts: Parts = request.app.state.parts
     return parts
 

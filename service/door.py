@@ -127,7 +127,7 @@ class Door:
             text = f"{self._most} requests of this tenant are under way (tenant_requests)"
             wait = self._tickets.seconds_until(tenant_id, Demand(1, 0, 0))
             raise _later(429, "too_many_requests", text, "tenant_requests", wait)
-        if length and (full := self.bytes.refusal(tenant_id, length)) is not None:
+        if (full := self.bytes.refusal(tenant_id, length)) is not None:
             wait = self._tickets.seconds_until(tenant_id, Demand(1, 0, 0))
             text = "bodies of requests under way fill the memory that is kept for them (held_bytes)"
             if full == "tenant":

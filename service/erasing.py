@@ -54,10 +54,22 @@ async def _within_bounds(parts: Parts, act: Callable[[], bool]) -> bool:
     """Whether `act` has ended and removed everything; what takes longer goes on behind, in the upkeep at last."""
     try:
         with move_on_after(PURGE_S):
-            return await to_thread.run_sync(act, abandon_on_cancel=True, limiter=parts.purging)
+            return await to_thread.run_sync(
+                _if_room, parts, act, abandon_on_cancel=True, limiter=parts.purging
+            )
     except Exception as error:  # noqa: BLE001 - the disk, the storage, the database: it is open and goes on
         log.warning("erasure.goes_on", error=type(error).__name__)
     return False
+
+
+def _if_room(parts: Parts, act: Callable[[], bool]) -> bool:
+    """Do `act`, unless threads that nobody waits for any more, and that no limiter counts, are as many as may be."""
+    if not parts.removing.acquire(blocking=False):
+        return False
+    try:
+        return act()
+    finally:
+        parts.removing.release()
 
 
 def _told(shown_id: str, kind: str, done: bool, purged: bool) -> Deleted:

@@ -24,7 +24,7 @@ from service.tickets import MOST_TRANSFERS, TransfersFull
 # Bounds that turn a request away for a time, as metrics call them; docs/api.md says what each is.
 Refusal = Literal[
     "rate", "quota", "tenant_requests", "tenant_queue", "tenant_share", "tenant_bytes", "queue", "bytes", "deadline",
-    "connections", "draining", "transfers",
+    "connections", "draining", "transfers", "files",
 ]  # fmt: skip
 FINAL = {"x-should-retry": "false"}
 _FULL_S = 30.0  # somebody has to make room
@@ -165,6 +165,14 @@ def _http(error: HTTPException) -> ApiError:
     return ApiError(error.status_code, code or "invalid_request", text or str(error.detail), headers=headers)
 
 
+def _transfers_full(error: TransfersFull) -> ApiError:
+    if error.full == "all":
+        text = "files that are being sent fill the memory that is kept for them (sent_bytes); send it again later"
+        return ApiError(503, "overloaded", text, retry_after=1.0, refused="files")
+    text = f"{MOST_TRANSFERS} files are under way, or this tenant's part of sent_bytes; wait for one"
+    return ApiError(429, "too_many_transfers", text, retry_after=1.0, refused="transfers")
+
+
 _TABLE: list[tuple[type[Exception], Any]] = [
     (ApiError, lambda error: error),
     (
@@ -186,16 +194,7 @@ _TABLE: list[tuple[type[Exception], Any]] = [
         store.Corrupt,
         lambda _: ApiError(500, "corrupt", "the stored bytes are damaged; send them anew", headers=FINAL),
     ),
-    (
-        TransfersFull,
-        lambda _: ApiError(
-            429,
-            "too_many_transfers",
-            f"{MOST_TRANSFERS} files are under way; wait for one",
-            retry_after=1.0,
-            refused="transfers",
-        ),
-    ),
+    (TransfersFull, _transfers_full),
     (RequestError, lambda e: ApiError(400, "invalid_value", str(e), e.param)),
     (
         QueueFullError,

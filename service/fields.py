@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
+from prefix_engine.request import MOST_STOP
 from prefix_store.names import NAME
 
 MOST_ROWS = 128
@@ -90,8 +91,8 @@ def _ids(value: list[Any]) -> list[Any]:
     return value
 
 
-Prose = Annotated[str, StringConstraints(strict=True), AfterValidator(_whole)]
-Text = Annotated[Prose, AfterValidator(_no_nul)]
+Stop = Annotated[str, StringConstraints(strict=True, max_length=MOST_STOP), AfterValidator(_whole)]
+Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_whole), AfterValidator(_no_nul)]
 # What people name themselves; whether it is one the store tells, which knows the reserved ones.
 Label = Annotated[Text, WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
 Name = Annotated[

@@ -4,6 +4,7 @@ A database that is away costs the scrape its job counts and nothing else: `prefi
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final, get_args
 
 import structlog
@@ -12,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from prefix_engine import Engine
+from prefix_store import Store
 from prefix_store.job_rows import JobStatus
 
 log = structlog.get_logger("service")
@@ -44,19 +46,38 @@ _COUNTERS: Final = {
 }
 
 
+_STORE: Final = {
+    "prefix_jobs_leased": "Jobs that a worker holds: running, with a lease that has not run out.",
+    "prefix_erasures_open": "Erasures that are not done.",
+    "prefix_erasures_oldest_seconds": "Age of the oldest erasure that is not done; 0 if there is none.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is to be done in the store: jobs by status, how many of them a worker holds, and `UnfinishedErasures.backlog`."""
+
+    jobs: Mapping[str, int]
+    leased: int
+    erasures: tuple[int, float]
+
+
+def backlog_of(store: Store) -> Backlog:
+    """Of all tenants; raises what the database does."""
+    return Backlog(store.jobs.counts(), store.jobs.leased(), store.erasure.backlog())
+
+
 class Gauges(Collector):
     """Read at each scrape.
 
     Args:
         engine: whose stats are shown.
-        jobs: counts jobs by status; may raise.
+        backlog: what the database says of jobs and erasures; may raise.
         feed_age: seconds since the last good read of the change feed.
     """
 
-    def __init__(
-        self, engine: Engine, jobs: Callable[[], Mapping[str, int]], feed_age: Callable[[], float]
-    ) -> None:
-        self._engine, self._jobs, self._feed_age = engine, jobs, feed_age
+    def __init__(self, engine: Engine, backlog: Callable[[], Backlog], feed_age: Callable[[], float]) -> None:
+        self._engine, self._backlog, self._feed_age = engine, backlog, feed_age
 
     def describe(self) -> list[Metric]:
         """Nothing is asked when it is registered."""
@@ -77,18 +98,21 @@ class Gauges(Collector):
         yield GaugeMetricFamily(
             "prefix_feed_age_seconds", "Seconds since deletions were last looked for.", self._feed_age()
         )
-        yield from self._of_jobs()
+        yield from self._of_the_store()
 
-    def _of_jobs(self) -> Iterator[Metric]:
+    def _of_the_store(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("prefix_jobs", "Training jobs by state, of all tenants.", labels=["status"])
+        gauges = [GaugeMetricFamily(name, told) for name, told in _STORE.items()]
         up = 1
         try:
-            counts = self._jobs()
+            found = self._backlog()
         except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
             log.warning("metrics.store_away", error=type(error).__name__)
             up = 0
         else:
             for status in get_args(JobStatus):
-                jobs.add_metric([status], counts.get(status, 0))
-        yield jobs
+                jobs.add_metric([status], found.jobs.get(status, 0))
+            for gauge, value in zip(gauges, (found.leased, *found.erasures), strict=True):
+                gauge.add_metric([], value)
+        yield from (jobs, *gauges)
         yield GaugeMetricFamily("prefix_store_up", "Whether the database answered this scrape.", up)

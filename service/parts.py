@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from threading import Semaphore
 from typing import Self
 from wsgiref.simple_server import WSGIServer
 
@@ -16,6 +17,7 @@ from service.connections import Connections
 from service.door import Door
 from service.errors import CROWDED, raw
 from service.meter import Meter
+from service.readiness import Readiness
 from service.residency import Residency
 from service.reuse import Reuse
 from service.revocation import Revocation
@@ -28,6 +30,7 @@ from service.watchdog import Watchdog
 
 _PLANNERS = 2
 _PURGERS = 4
+_STORERS = 16
 _UNREADY = 0.5  # of the time after which the engine counts as stuck: others are asked first
 
 
@@ -55,7 +58,10 @@ class Parts:
     upkeep: Upkeep
     telemetry: Telemetry
     watchdog: Watchdog
-    purging: CapacityLimiter  # threads that remove bytes, which a storage may keep waiting
+    readiness: Readiness
+    purging: CapacityLimiter  # requests that wait for bytes to be removed
+    removing: Semaphore  # threads that remove them, which a storage may keep for longer than requests wait
+    storing: CapacityLimiter  # threads that read and write files, so that a slow storage never holds up authentication
     planning: CapacityLimiter  # threads that encode prompts, so that they never hold up authentication
     traces: Traces | None = None  # None: nobody collects them
     draining: bool = False
@@ -67,7 +73,8 @@ class Parts:
         """Put the parts together; nothing runs yet."""
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        tickets = Tickets(settings.queue_requests, settings.queue_tokens)
+        sent_bytes = max(settings.sent_bytes, 4 * store.settings.max_upload_bytes)
+        tickets = Tickets(settings.queue_requests, settings.queue_tokens, sent_bytes)
         telemetry, meter = Telemetry(), Meter(store.scoped)
         connections = Connections(
             settings.connections, raw(CROWDED), lambda seconds: telemetry.refusal("connections", seconds)
@@ -99,8 +106,17 @@ class Parts:
             meter=meter,
             upkeep=Upkeep(store, meter),
             telemetry=telemetry,
-            watchdog=Watchdog(engine, tickets, settings.stuck_seconds, lambda: parts.drain()),  # noqa: PLW0108 - not there yet
+            watchdog=Watchdog(
+                engine,
+                tickets,
+                settings.stuck_seconds,
+                blind=lambda: parts.revocation.broken,
+                refuse=lambda: parts.drain(),  # noqa: PLW0108 - not there yet
+            ),
+            readiness=Readiness(store.ping),
             purging=CapacityLimiter(_PURGERS),
+            removing=Semaphore(_PURGERS),
+            storing=CapacityLimiter(_STORERS),
             planning=CapacityLimiter(_PLANNERS),
         )
         return parts
@@ -152,7 +168,11 @@ class Parts:
         return self.engine.beat_age() < self.settings.stuck_seconds and not self.revocation.broken
 
     def not_ready(self) -> str | None:
-        """Why no request can be taken now; None if one can."""
+        """Why no request can be taken now; None if one can. May ask the database."""
+        return self.not_ready_here() or self.readiness.ask()
+
+    def not_ready_here(self) -> str | None:
+        """The same as far as this process alone can tell."""
         if not self.started:
             return "starting"
         if self.draining:
@@ -161,10 +181,6 @@ class Parts:
             return "the engine does not turn"
         if self.revocation.stale:
             return "the change feed is not followed"
-        try:
-            self._system.ping()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the database does not answer
-            return f"the database does not answer ({type(error).__name__})"
         return None
 
     def now(self) -> int:

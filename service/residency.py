@@ -3,9 +3,13 @@
 The engine knows versions by opaque ids; what they mean is noted here when a request resolves one.
 """
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from anyio import CapacityLimiter, to_thread
 
 from prefix_engine import Base, LoadRefused, Prefix
 from prefix_store import ScopedStore
@@ -27,6 +31,7 @@ class Residency:
     def __init__(self, store: ScopedStore, base: Base, in_use: Callable[[set[str]], set[str]]) -> None:
         self._store, self._base, self._in_use = store, base, in_use
         self._known: dict[str, Resolved] = {}
+        self._reading: dict[str, Future[bytes | None]] = {}
         self._at_hand: dict[str, tuple[bytes, int]] = {}  # bytes, and how many requests need them
         self._most = _KEPT
         self._lock = threading.Lock()
@@ -42,27 +47,51 @@ class Residency:
                 )  # or each new one would have all looked at again
             self._known[resolved.version_id] = resolved
 
-    def read(self, resolved: Resolved) -> bytes | None:
+    async def read(self, resolved: Resolved, storing: CapacityLimiter) -> bytes | None:
         """Bytes of a checkpoint, whose file may be replaced before the engine asks for it; None for a version.
 
-        None also for a damaged file, which the engine then finds damaged too.
+        None also for a damaged file, which the engine then finds damaged too. All who ask at once share one read, on a
+        `storing` thread.
 
         Raises:
+            Unavailable: the storage is away, or who had begun to read went away.
             NotFound: it was replaced already, or its job has ended; resolve the name again.
         """
         if resolved.number is not None:
             return None
+        version_id = resolved.version_id
         with self._lock:
-            kept = self._at_hand.get(resolved.version_id)
-        if kept is not None:
-            return kept[0]
-        with suppress(Corrupt):
-            return self._store.registry.read(resolved)
-        return None
+            kept = self._at_hand.get(version_id)
+            if kept is not None:
+                return kept[0]
+            reading, found = self._reading.get(version_id), Future[bytes | None]()
+            if reading is None:
+                self._reading[version_id] = found
+        if reading is not None:
+            return await asyncio.shield(asyncio.wrap_future(reading))
+        try:
+            await to_thread.run_sync(self._read, resolved, found, limiter=storing)
+        finally:
+            with self._lock:
+                del self._reading[version_id]
+            if not found.done():  # cancelled before there was a thread for it
+                found.set_exception(Unavailable("the file was not read; try again"))
+        return found.result()
+
+    def _read(self, resolved: Resolved, found: Future[bytes | None]) -> None:
+        try:
+            found.set_result(self._store.registry.read(resolved))
+        except Corrupt:
+            found.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - for all who wait for it
+            found.set_exception(error)
 
     @contextmanager
     def at_hand(self, resolved: Resolved | None, payload: bytes | None) -> Iterator[None]:
-        """Keep a checkpoint's bytes for the engine while a request needs them; nothing to do without bytes."""
+        """Keep a checkpoint's bytes for the engine while a request needs them; nothing to do without bytes.
+
+        All requests share the bytes of the first; who has others is to let go of them.
+        """
         if resolved is None or payload is None:
             yield
             return
@@ -70,6 +99,7 @@ class Residency:
         with self._lock:
             kept, users = self._at_hand.get(version_id, (payload, 0))
             self._at_hand[version_id] = kept, users + 1
+        del payload, kept
         try:
             yield
         finally:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -31,6 +32,28 @@ STALE_S = 2.0
 _LOOK_S = 0.1
 DEAD_AFTER_S = 3.5  # the least after which others may count a process dead: it has cut everybody off by then
 GRACE_S = 0.5  # for an answer to end by itself before its connection is cut
+_LOAD_S = 3.0  # the same where the engine has not let go: it may wait for a load that hangs
+_AGAIN_S = 1.0  # it is cut once more, if that did not end it
+
+
+@dataclass(slots=True)
+class _Ending:
+    """What is gone up to the change `seq`, and its answers that have not ended.
+
+    `revoked` is set when the engine has let go of its versions; `cut_at`: when answers are cut next.
+    """
+
+    seq: int
+    versions: set[str]
+    tickets: Sequence[Ticket] = ()
+    revoked: threading.Event = field(default_factory=threading.Event)
+    cut_at: float = field(default_factory=lambda: time.monotonic() + _LOAD_S)
+    let_go: bool = False
+    cut: bool = False
+
+    def wait(self, seconds: float) -> None:
+        """Until something of it has ended, or some seconds have passed."""
+        (self.tickets[0].ended if self.revoked.is_set() and self.tickets else self.revoked).wait(seconds)
 
 
 class Revocation:
@@ -49,6 +72,7 @@ class Revocation:
         self._tickets, self._connections = tickets, connections
         self._process_id = ""
         self._read_to = self._acted_to = 0
+        self._seen: Change | None = None  # the change at `_read_to`
         self._fresh = 0.0
         self._todo: deque[Change] = deque()
         self._wake = threading.Event()
@@ -83,10 +107,6 @@ class Revocation:
         """Read the feed without waiting for the next poll: somebody has just written to it."""
         self._wake.set()
 
-    def end_transfers(self, file_id: str) -> None:
-        """Stop sending a file that was deleted by this process; blocks until nothing of it is sent."""
-        self._end(self._tickets.revoke([file_id]))
-
     @property
     def stale(self) -> bool:
         """Whether the last good read of the feed is too old for anything to be sent."""
@@ -104,9 +124,9 @@ class Revocation:
         while not self._stopping and not self.broken:
             began = time.monotonic()
             try:
-                changes = self._store.feed.read(self._read_to)
+                changes = self._store.feed.read(self._read_to, self._seen)
                 if changes:
-                    self._read_to = changes[-1].seq
+                    self._seen, self._read_to = changes[-1], changes[-1].seq
                     self._todo.extend(changes)
                     self._work.set()
                 acted, generating = self._acted_to, self._engine.stats().running
@@ -155,24 +175,40 @@ class Revocation:
     # ---- acting
 
     def _act(self) -> None:
+        """Stop what is gone at once, and acknowledge it in its turn, when all of it has ended.
+
+        An answer may take long to end, an upload whose storage hangs for one; what else is deleted does not go on
+        meanwhile.
+        """
+        ending: deque[_Ending] = deque()
         while True:
-            self._work.wait()
+            if ending:
+                ending[0].wait(POLL_S)
+            else:
+                self._work.wait()
             self._work.clear()
             if self._stopping:
                 return
-            changes = [self._todo.popleft() for _ in range(len(self._todo))]
-            if not changes:
-                continue
             try:
-                self._stop_what_is_gone(changes)
+                self._get_on(ending)
             except Exception:
                 log.exception("revocation.failed")
                 self.broken = True  # what must end may go on: send nothing at all any more
                 return
-            self._acted_to = changes[-1].seq
+
+    def _get_on(self, ending: deque[_Ending]) -> None:
+        changes = [self._todo.popleft() for _ in range(len(self._todo))]
+        if changes:
+            ending.append(self._stop_what_is_gone(changes))
+        for one in ending:
+            self._hurry(one)
+        while ending and ending[0].revoked.is_set() and not ending[0].tickets:
+            done = ending.popleft()
+            self._residency.forget(done.versions)
+            self._acted_to = done.seq
             self._wake.set()
 
-    def _stop_what_is_gone(self, changes: Sequence[Change]) -> None:
+    def _stop_what_is_gone(self, changes: Sequence[Change]) -> _Ending:
         gone: set[str] = set()
         versions: set[str] = set()
         callers: set[str] = set()
@@ -187,26 +223,33 @@ class Revocation:
                 if change.job_id is not None:
                     gone.add(change.job_id)
                     versions |= self._residency.of_job(change.job_id)
+        one = _Ending(changes[-1].seq, versions)
         if not gone and not versions:
-            return
+            one.revoked.set()
+            return one
         failpoint("service.revoking")
-        tickets = self._tickets.revoke(gone | versions)
+        one.tickets = self._tickets.revoke(gone | versions)
         # A ticket may have been opened since `of_owner` looked.
-        versions |= {ticket.version_id for ticket in tickets if ticket.version_id is not None}
-        if versions:
-            self._engine.revoke(versions)
+        versions |= {ticket.version_id for ticket in one.tickets if ticket.version_id is not None}
+        one.revoked = self._engine.begin_revocation(versions)
         if callers:
             self._engine.forget(callers)
-        self._end(tickets)
-        self._residency.forget(versions)
-        log.info("revocation.done", requests=len(tickets), versions=len(versions))
+        log.info("revocation.begun", requests=len(one.tickets), versions=len(versions))
+        return one
 
-    def _end(self, tickets: Sequence[Ticket]) -> None:
-        give_up = time.monotonic() + GRACE_S
-        for ticket in tickets:
-            if not ticket.ended.wait(max(0.0, give_up - time.monotonic())):
-                self._connections.abort_soon(ticket.client)
-        for ticket in tickets:
-            while not ticket.ended.wait(1.0):
-                log.warning("revocation.waits")
-                self._connections.abort_soon(ticket.client)
+    def _hurry(self, one: _Ending) -> None:
+        """Forget answers that have ended, and cut the connections of those that do not end by themselves.
+
+        They have their time from when the engine has let go: until then their rows may have nothing to end with.
+        """
+        one.tickets = [ticket for ticket in one.tickets if not ticket.ended.is_set()]
+        now = time.monotonic()
+        if one.revoked.is_set() and not one.let_go:
+            one.let_go, one.cut_at = True, min(one.cut_at, now + GRACE_S)
+        if not one.tickets or now < one.cut_at:
+            return
+        if one.cut:
+            log.warning("revocation.waits", requests=len(one.tickets))
+        for ticket in one.tickets:
+            self._connections.abort_soon(ticket.client)
+        one.cut, one.cut_at = True, now + _AGAIN_S

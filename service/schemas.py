@@ -14,8 +14,8 @@ from service.fields import (
     Label,
     Name,
     Prompt,
-    Prose,
     Seed,
+    Stop,
     Text,
     few,
 )
@@ -74,7 +74,7 @@ class CompletionBody(Body):
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ROWS)] | None = 1
     best_of: Annotated[int, Field(ge=1, le=20)] | None = None
-    stop: Annotated[Prose | list[Prose] | None, few(4)] = None
+    stop: Annotated[Stop | list[Stop] | None, few(4)] = None
     seed: Seed | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = False

@@ -28,6 +28,8 @@ class ServiceSettings(BaseSettings):
             of all tenants; no tenant holds more than is left of either for the others.
         tenant_requests: requests of one tenant under way at once, of any kind.
         held_bytes: bodies of requests under way, of all tenants, shared alike; twice `max_body_bytes` at least.
+        sent_bytes: files that are being sent, of all tenants, shared alike; four of the largest upload at least. While one
+            is read its sealed form lies beside it for a moment.
         connections: open at once; less if the process may not open so many files.
         kernels: `native` (compiled, CPU), `torch`, `graphs` (CUDA graphs), or `auto`: graphs on CUDA, native on
             a CPU where there is a C compiler, else torch.
@@ -64,6 +66,7 @@ class ServiceSettings(BaseSettings):
     queue_tokens: int = Field(default=1 << 20, ge=1024)
     tenant_requests: int = Field(default=1024, ge=1)
     held_bytes: int = Field(default=128 << 20, ge=4 << 20)
+    sent_bytes: int = Field(default=256 << 20, ge=2)
     connections: int = Field(default=4096, ge=16)
     kernels: Literal["auto", "graphs", "native", "torch"] = "auto"
     weights: Literal["fp32", "bf16", "int8"] = "fp32"

@@ -47,8 +47,11 @@ class Shares:
         return max(0, self._held[tenant_id] + self._total + 2 * amount - self.bound)
 
     def refusal(self, tenant_id: str, amount: int) -> Full | None:
-        """Why a tenant may not take so much more now: "tenant", it has its part; "all", the others have."""
-        if not self.lacking(tenant_id, amount):
+        """Why a tenant may not take so much more now: "tenant", it has its part; "all", the others have.
+
+        Nothing at all is never refused, though what a tenant holds may be more than its part has become since.
+        """
+        if not amount or not self.lacking(tenant_id, amount):
             return None
         sharing = len(self._held) + (tenant_id not in self._held)
         part = self.bound // (sharing + 1)

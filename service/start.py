@@ -7,7 +7,7 @@ import structlog
 from pydantic import ValidationError
 
 from prefix_engine import load_base
-from prefix_engine.base import BaseError
+from prefix_engine.checkpoint import BaseError
 from prefix_engine.kernels import KernelError
 from prefix_store import StoreSettings, open_store
 from prefix_store.errors import StoreError

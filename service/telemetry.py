@@ -5,6 +5,7 @@ user, prefix or request ever makes a series.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal, get_args
 from wsgiref.simple_server import WSGIServer
 
@@ -22,7 +23,7 @@ from prefix_store import Store
 from service.connections import Connections
 from service.door import Door
 from service.errors import Refusal
-from service.gauges import Gauges
+from service.gauges import Gauges, backlog_of
 from service.revocation import Revocation
 from service.tickets import Tickets
 
@@ -124,8 +125,8 @@ class Telemetry:
         self._erasing.labels(kind).observe(seconds)
 
     def watch(self, engine: Engine, store: Store, revocation: Revocation) -> None:
-        """Show the engine's, the jobs' and the feed's state when asked."""
-        self.registry.register(Gauges(engine, store.jobs.counts, lambda: revocation.age))
+        """Show the engine's, the store's and the feed's state when asked."""
+        self.registry.register(Gauges(engine, partial(backlog_of, store), lambda: revocation.age))
 
     def watch_load(self, tickets: Tickets, door: Door, connections: Connections) -> None:
         """Show what the bounds of admission hold when asked."""
@@ -136,6 +137,7 @@ class Telemetry:
                 lambda: tickets.tokens.total,
             ),
             "prefix_held_bytes": ("Bytes of bodies of requests under way.", lambda: door.bytes.total),
+            "prefix_sent_bytes": ("Bytes of files that are being sent.", lambda: tickets.files.total),
             "prefix_connections": ("Open connections.", lambda: connections.count),
         }
         for name, (told, count) in shown.items():

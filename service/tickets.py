@@ -17,7 +17,7 @@ from prefix_store.scope import Owner
 from prefix_store.version_rows import Resolved
 from service.connections import Address
 from service.pace import Pace
-from service.shares import Shares
+from service.shares import Full, Shares
 
 MOST_TRANSFERS = 8  # files of one tenant that are sent or taken at once
 
@@ -35,7 +35,11 @@ class Demand:
 
 
 class TransfersFull(Exception):
-    """The tenant's transfers must end before another begins."""
+    """Transfers must end before another begins: the tenant's, or, of files that are sent, those of `all`."""
+
+    def __init__(self, full: Full) -> None:
+        super().__init__(full)
+        self.full = full
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +58,7 @@ class Ticket:
         positions: of its prompts and of what they may generate, held in the line until the ticket ends.
         revoked: nothing more may be sent of its answer.
         file_id: the file that it sends or takes.
+        file_bytes: that it holds in memory of it.
         ended: its last byte has left, or its connection is cut.
         fail: ends its answer with an error, though the engine says nothing; None if there is no answer of the engine's.
     """
@@ -68,6 +73,7 @@ class Ticket:
     positions: int = 0
     revoked: bool = False
     file_id: str | None = None
+    file_bytes: int = 0
     job_id: str | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     generations: list[Generation] = field(default_factory=list)
@@ -92,11 +98,15 @@ class Tickets:
     Attributes:
         rows: that wait, of all tenants.
         tokens: positions of requests that wait, run, or whose answers have not left: what they hold in memory.
+        files: bytes of files that are being sent.
         pace: at which tokens leave.
     """
 
-    def __init__(self, most_rows: int = 4096, most_tokens: int = 1 << 20) -> None:
+    def __init__(
+        self, most_rows: int = 4096, most_tokens: int = 1 << 20, most_file_bytes: int = 256 << 20
+    ) -> None:
         self.rows, self.tokens, self.pace = Shares(most_rows), Shares(most_tokens), Pace()
+        self.files = Shares(most_file_bytes)
         self._open: set[Ticket] = set()
         self._asked: Counter[str] = Counter()
         self._gone = Gone()
@@ -119,14 +129,17 @@ class Tickets:
         ticket = Ticket(tenant_id, resolved.owner, resolved.version_id, client, job_id=resolved.job_id)
         return self._opened(ticket, NotFound("model", name))
 
-    def open_file(self, owner: Owner, client: Address | None, file_id: str) -> Ticket:
-        """Begin to send or take a file of an owner.
+    def open_file(self, owner: Owner, client: Address | None, file_id: str, held: int = 0) -> Ticket:
+        """Begin to send or take a file of an owner, of which `held` bytes lie in memory meanwhile.
+
+        One that is larger than a tenant can ever have counts as so much: it was taken when that was more.
 
         Raises:
             NotFound: the owner or the file is gone.
-            TransfersFull: the tenant has `MOST_TRANSFERS` under way; each may hold a whole file in memory.
+            TransfersFull: the tenant has `MOST_TRANSFERS` under way, or there is no room in memory for this one.
         """
-        ticket = Ticket(owner.tenant_id, owner, None, client, file_id=file_id)
+        held = min(held, self.files.bound // 2)
+        ticket = Ticket(owner.tenant_id, owner, None, client, file_id=file_id, file_bytes=held)
         return self._opened(ticket, NotFound("file", file_id))
 
     def _opened(self, ticket: Ticket, gone: NotFound) -> Ticket:
@@ -134,7 +147,10 @@ class Tickets:
             if self._gone.any_of(ticket.ids):
                 raise gone
             if ticket.file_id is not None and self._transfers(ticket.tenant_id) >= MOST_TRANSFERS:
-                raise TransfersFull
+                raise TransfersFull("tenant")
+            full = self.files.take(ticket.tenant_id, ticket.file_bytes)
+            if full is not None:
+                raise TransfersFull(full)
             self._open.add(ticket)
         return ticket
 
@@ -147,10 +163,11 @@ class Tickets:
             self._open.discard(ticket)
             self._asked[ticket.tenant_id] += ticket.demand
             self.rows.give(ticket.tenant_id, ticket.waiting)
+            self.files.give(ticket.tenant_id, ticket.file_bytes)
             if ticket.positions:
                 self.tokens.give(ticket.tenant_id, ticket.positions)
                 self.pace.left(ticket.positions, empty=not self.tokens.total)
-            ticket.waiting, ticket.positions, ticket.fail = 0, 0, None
+            ticket.waiting, ticket.positions, ticket.file_bytes, ticket.fail = 0, 0, 0, None
         ticket.ended.set()
 
     def queue(

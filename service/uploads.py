@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -136,9 +136,13 @@ class Form:
 
 
 async def receive_file(
-    content_type: str, body: AsyncIterator[bytes], target: Target, stall_seconds: float
+    content_type: str,
+    body: AsyncIterator[bytes],
+    target: Target,
+    stall_seconds: float,
+    storing: CapacityLimiter,
 ) -> Dataset:
-    """Stream a form's file into the writer; nothing is stored unless all of it was good.
+    """Stream a form's file into the writer, on `storing` threads; nothing is stored unless all of it was good.
 
     Raises:
         ApiError, StoreError: what is wrong with the form, the file (and its line) or the owner; 408 for a
@@ -151,21 +155,22 @@ async def receive_file(
         async for chunk in _patiently(body, stall_seconds):
             held += form.feed(chunk)
             if form.filename is not None and opened is None:
-                opened = await to_thread.run_sync(_open, target, form, False)
+                opened = await to_thread.run_sync(_open, target, form, False, limiter=storing)
                 if opened is None and len(held) > _HELD:
                     text = "with a tenant's key send user or task before the file"
                     raise ApiError(400, "missing_required_parameter", text, "user")
             if opened is not None and opened.ticket.revoked:
                 raise NotFound("owner", opened.owner.label)
             if opened is not None and len(held) >= _AT_ONCE:
-                await to_thread.run_sync(opened.writer.write, bytes(held))
+                await to_thread.run_sync(opened.writer.write, bytes(held), limiter=storing)
                 held.clear()
         if not form.done or form.filename is None:
             text = "file is missing; send it as a part of the form, and the form to its end"
             raise ApiError(400, "missing_required_parameter", text, "file")
         if opened is None:
-            opened = await to_thread.run_sync(_open, target, form, True)
-        return await to_thread.run_sync(_finish, target, cast("Opened", opened), bytes(held), form.fields)
+            opened = await to_thread.run_sync(_open, target, form, True, limiter=storing)
+        taken = cast("Opened", opened)
+        return await to_thread.run_sync(_finish, target, taken, bytes(held), form.fields, limiter=storing)
     finally:
         if opened is not None:  # on this thread: a task that is being cancelled may not wait for another
             opened.writer.abort()

@@ -1,8 +1,10 @@
-"""Ends the process when its engine is stuck, for a supervisor to start another.
+"""Ends the process when its engine is stuck or it can follow deletions no more, for a supervisor to start another.
 
 A thread that is stuck is in native code, or waits for a disk: nothing in this process can stop it, and it holds the
 model's memory and locks that a second thread would need. So no thread is started anew; requests fail with an error
 that is worth another try, and the process ends with a status of its own.
+
+Who has lost the change feed for good can answer nothing any more, but a proxy would go on to send it requests.
 
 Two nets: a thread that looks at the engine's beat, and, behind it, one of the interpreter's own in C, for native code
 that never gives the interpreter's lock back; it can tell nobody anything but the places of all threads.
@@ -30,15 +32,19 @@ _LOOK_S = 1.0
 _PAUSED_S = 5.0  # a look that comes so late says that the whole process stood, not the engine alone
 _GRACE_S = 5.0  # for the last errors to leave
 _STUCK = Failed("engine_stopped", "the engine is stuck and this process ends; send the request again")
+_BLIND = Failed(
+    "engine_stopped", "deletions cannot be followed and this process ends; send the request again"
+)
 
 
 class Watchdog:
-    """Looks at the engine's beat from a thread of its own.
+    """Looks at the engine's beat, and whether deletions are followed, from a thread of its own.
 
     Args:
         engine: that is watched.
         tickets: requests that must be told.
         stuck_seconds: without a step, although there is work, or without a turn of the idle loop.
+        blind: whether deletions cannot be followed by this process, ever again.
         refuse: has the process take nothing new.
         end: ends the process at once with a status; no clean-up could be waited for.
     """
@@ -48,11 +54,12 @@ class Watchdog:
         engine: Engine,
         tickets: Tickets,
         stuck_seconds: float,
+        blind: Callable[[], bool],
         refuse: Callable[[], None],
         end: Callable[[int], object] = os._exit,
     ) -> None:
         self._engine, self._tickets = engine, tickets
-        self._stuck_s, self._refuse, self._end = stuck_seconds, refuse, end
+        self._stuck_s, self._blind, self._refuse, self._end = stuck_seconds, blind, refuse, end
         self._look_s = min(_LOOK_S, stuck_seconds / 8)
         self._armed = False
         self._stop = threading.Event()
@@ -89,18 +96,25 @@ class Watchdog:
             seen = now
             age = self._engine.beat_age()
             if isinf(age) or min(age, now - since) > self._stuck_s:
-                self._give_up(age)
+                self._tell_stuck(age)
+                self._give_up(_STUCK)
+                return
+            if self._blind():
+                self._give_up(_BLIND)
                 return
 
     def _set_timer(self) -> None:
         faulthandler.dump_traceback_later(2 * self._stuck_s, exit=True)
 
-    def _give_up(self, age: float) -> None:
+    @staticmethod
+    def _tell_stuck(age: float) -> None:
         frames = sys._current_frames()  # noqa: SLF001 - documented, for debuggers
         threads = {t.name: places(frames[t.ident]) for t in threading.enumerate() if t.ident in frames}
         log.critical("engine.stuck", seconds=age if isinf(age) else round(age, 1), threads=threads)
+
+    def _give_up(self, why: Failed) -> None:
         self._refuse()
-        self._tickets.fail(_STUCK)
+        self._tickets.fail(why)
         give_up = time.monotonic() + _GRACE_S
         while self._tickets.count() and time.monotonic() < give_up:
             time.sleep(0.05)

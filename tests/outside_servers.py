@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from functools import cache
+from pathlib import Path
 
 from service.cli.children import free_port
 
 PATIENCE_S = 120
+ROOT = Path(__file__).parents[1]
 
 # moto asks nobody who he is; but somebody must be there, and nothing of this machine's is to be found.
 os.environ |= {
@@ -28,8 +30,8 @@ os.environ |= {
 def object_storage():
     """Endpoint of an S3 that holds nothing at first; one for each process that runs tests."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "deploy.storage_server", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     atexit.register(_end, process)
     _listens(port, process)
     return f"http://127.0.0.1:{port}"

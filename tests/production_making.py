@@ -11,7 +11,7 @@ import redis
 from outside_servers import object_storage
 from sqlalchemy.engine import make_url
 
-from prefix_store.bucket_versions import _access, address_of
+from prefix_store.bucket_versions import access_to, address_of
 from prefix_store.local_files import LocalFiles
 from prefix_store.sealed_files import path_of
 
@@ -23,7 +23,7 @@ REGION, SECONDS = "us-east-1", 20.0
 def bucket():
     """A bucket that keeps versions, this process's own; its endpoint and client."""
     endpoint, name = object_storage(), f"prefixserve-test-{secrets.token_hex(6)}"
-    _, client = _access(address_of(f"s3://{name}", endpoint, REGION, SECONDS))
+    client = access_to(address_of(f"s3://{name}", endpoint, REGION, SECONDS)).client()
     client.create_bucket(Bucket=name)
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     return name, endpoint, client

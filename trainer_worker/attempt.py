@@ -50,6 +50,7 @@ class Attempt:
         self._progress: dict[str, object] | None = None
         self._beating = threading.Lock()
         self._ended: Exception | None = None
+        self._unheard = False  # whether no beat came back for a whole lease
         self._live: Resolved | None = None
         self._files: list[ResultFile] = []
         self._best: TrainedPrefix | None = None
@@ -75,6 +76,7 @@ class Attempt:
             settings.base_model,
             job.base_fingerprint,
             settings.worker_threads,
+            device=settings.device,
             job=job.id,
             joint=self.claim.joint,
         )
@@ -93,9 +95,16 @@ class Attempt:
         return True
 
     def lost(self) -> None:
-        """Cancelled, erased or another's; called when nothing of the run is left in the process."""
+        """Cancelled, erased, another's or not kept; called when nothing of the run is left in the process.
+
+        That the store was away for a whole lease is not the job's fault: unless another worker has it, it goes back to
+        the queue, where a lease that nobody gives back counts as a crash.
+        """
         self._over("lost")
-        self._store.jobs.cancelled(self.claim)
+        if self._unheard:
+            self._store.jobs.release(self.claim)
+        else:
+            self._store.jobs.cancelled(self.claim)
 
     def _passed_on(self, frame: Frame) -> bool:
         if frame.kind == "progress":
@@ -143,7 +152,7 @@ class Attempt:
                 answer = self._store.jobs.heartbeat(self.claim, told)
             except Exception as error:
                 if since > self._lease:  # somebody else may have the job by now
-                    raise LeaseLost("the store did not answer for a whole lease") from error
+                    raise self._not_kept() from error
                 self.log.warning("job.heartbeat_failed", error=type(error).__name__)
                 return
             if answer != "continue":
@@ -173,7 +182,11 @@ class Attempt:
         if self._ended is not None:
             raise self._ended
         if time.monotonic() > self._beaten + self._lease:
-            raise LeaseLost("the store did not answer for a whole lease")
+            raise self._not_kept()
+
+    def _not_kept(self) -> LeaseLost:
+        self._unheard = True
+        return LeaseLost("the store did not answer for a whole lease")
 
     def settle(self, end: Frame, may_wait: Callable[[], bool] = lambda: True) -> None:
         """Make the end of the run the end of the job.

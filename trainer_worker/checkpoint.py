@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from trainer_worker.adam import Moments
 from trainer_worker.evaluate import Score
 from trainer_worker.updates import Learner
 
@@ -61,9 +62,9 @@ def dump(learner: Learner, state: State, best: Tensor, seconds: float) -> bytes:
     tensors = {"best": best}
     for name, parameter in learner.form.parameters.items():
         tensors[f"value.{name}"] = parameter.detach()
-        moments = learner.optimizer.state.get(parameter)
+        moments = learner.optimizer.moments.get(parameter)
         if moments:
-            tensors[f"first.{name}"], tensors[f"second.{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
+            tensors[f"first.{name}"], tensors[f"second.{name}"] = moments.first, moments.second
     text = json.dumps({"format": FORMAT, "done": learner.done, "state": asdict(state) | {"seconds": seconds}})
     tensors["state"] = torch.tensor(list(text.encode()), dtype=torch.uint8)
     data: bytes = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
@@ -91,11 +92,11 @@ def _put_back(tensors: dict[str, Tensor], learner: Learner, done: int) -> None:
             parameter.copy_(tensors[f"value.{name}"])
         if f"first.{name}" in tensors:
             device = parameter.device
-            learner.optimizer.state[parameter] = {
-                "step": torch.tensor(float(done), device=device),
-                "exp_avg": tensors[f"first.{name}"].to(device),
-                "exp_avg_sq": tensors[f"second.{name}"].to(device),
-            }
+            learner.optimizer.moments[parameter] = Moments(
+                tensors[f"first.{name}"].to(device),
+                tensors[f"second.{name}"].to(device),
+                torch.tensor(float(done), device=device),
+            )
 
 
 def _state(told: dict[str, Any]) -> State:

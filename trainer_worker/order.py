@@ -46,7 +46,14 @@ class Order:
     evaluation: Evaluation | None = None
 
     def frames(
-        self, base: str, base_fingerprint: str, threads: int | None, *, job: str = "", joint: bool = False
+        self,
+        base: str,
+        base_fingerprint: str,
+        threads: int | None,
+        *,
+        device: str | None = None,
+        job: str = "",
+        joint: bool = False,
     ) -> list[Frame]:
         """As frames of `job`; the first says on which base and how to run, "begin" is the last.
 
@@ -55,6 +62,7 @@ class Order:
         head = {
             "base": base,
             "base_fingerprint": base_fingerprint,
+            "device": device,
             "threads": threads,
             "joint": joint,
             "hyperparameters": self.wishes.to_json(),

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefix_store.hyperparameters import Hyperparameters
-from trainer_worker.auto import Form, Init, auto_for, batch_for
+from trainer_worker.auto import Form, Init, auto_for
 
 EVALUATIONS = 10
 MOST_EVALUATIONS = 1000  # each is an event, that is a transaction
@@ -57,9 +57,7 @@ class Plan:
         return asdict(self)
 
 
-def resolve(
-    wishes: Hyperparameters, *, m: int, position_offset: int, rows: int, tokens: int, seed: int
-) -> Plan:
+def resolve(wishes: Hyperparameters, *, m: int, position_offset: int, rows: int, seed: int) -> Plan:
     """Fill in what was not asked for.
 
     Args:
@@ -67,13 +65,12 @@ def resolve(
         m: positions of the prefix.
         position_offset: where text starts.
         rows: training rows.
-        tokens: their tokens.
         seed: of the run.
     """
     auto = auto_for(rows)
     form = wishes.parametrization or auto.form
     rate = wishes.learning_rate or auto.rate(form) * (wishes.learning_rate_multiplier or 1.0)
-    batch = wishes.batch_size or batch_for(auto, rows, tokens)
+    batch = wishes.batch_size or auto.batch
     per_epoch = -(-rows // batch)
     updates = _asked_updates(wishes, per_epoch) or auto.updates(per_epoch)
     warmup = updates // 10 if wishes.warmup_steps is None else wishes.warmup_steps

@@ -7,6 +7,7 @@ tried again alone.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -19,6 +20,7 @@ from prefix_store.tracing import Tracing
 from trainer_worker.attempt import Attempt
 from trainer_worker.child_process import Child, Ended
 from trainer_worker.frames import Frame
+from trainer_worker.owed import Owed
 from trainer_worker.pulse import Pulse
 from trainer_worker.settings import WorkerSettings
 
@@ -37,6 +39,7 @@ class Session:
         settings: of the worker.
         worker: its name.
         stopping: whether the worker is to end.
+        owed: takes jobs that cannot be given back now.
         tracing: that attempts are told to.
     """
 
@@ -46,9 +49,10 @@ class Session:
         settings: WorkerSettings,
         worker: str,
         stopping: Callable[[], bool],
+        owed: Owed,
         tracing: Tracing | None = None,
     ) -> None:
-        self._tracing = tracing
+        self._tracing, self._owed = tracing, owed
         self._store, self._settings, self._worker, self._stopping = store, settings, worker, stopping
         self._seats: dict[str, Attempt] = {}
         self._leaving: dict[
@@ -114,31 +118,35 @@ class Session:
 
     def _listen(self, child: Child) -> None:
         """Until every job has ended or left, or the process is not to be trusted any more."""
-        while self._seats or self._leaving:
-            for attempt in list(self._seats.values()):
-                self._for_seat(child, attempt, partial(self._look_after, attempt))
-            self._let_by(child)
-            if self._stuck() or (self._leaving and not self._joint):
-                return
-            if self._stopping():
-                if self._out_of_time(child):
-                    self._stopped = True
+        with suppress(Ended):
+            while self._seats or self._leaving:
+                for attempt in list(self._seats.values()):
+                    self._for_seat(child, attempt, partial(self._look_after, attempt))
+                self._let_by(child)
+                if self._stuck(child) or (self._leaving and not self._joint):
                     return
-            elif self._joint:
-                self._fill(child)
-            try:
-                frame = child.hear(_LISTEN_SECONDS)
-            except Ended:
-                return
-            if frame is not None:
-                for attempt in self._seats.values():  # one at work is why the others are silent
-                    attempt.heard = time.monotonic()
-                self._heard(child, frame)
+                if self._stopping():
+                    if self._out_of_time(child):
+                        self._stopped = True
+                        return
+                elif self._joint:
+                    self._fill(child)
+                self._hear(child, _LISTEN_SECONDS)
 
     def _look_after(self, attempt: Attempt) -> None:
         attempt.check()
         if attempt.end is not None and time.monotonic() > attempt.again:
             self._end(attempt, attempt.end)
+
+    def _hear(self, child: Child, seconds: float) -> bool:
+        """Take what the process says next; False if it says nothing for so long."""
+        frame = child.hear(seconds)
+        if frame is None:
+            return False
+        for attempt in self._seats.values():  # one at work is why the others are silent
+            attempt.heard = time.monotonic()
+        self._heard(child, frame)
+        return True
 
     def _heard(self, child: Child, frame: Frame) -> None:
         if frame.kind == "dropped":
@@ -184,16 +192,32 @@ class Session:
             return
         try:
             then()
+        except Unavailable:
+            self._owed.add(job_id, then)
         except Exception as error:  # noqa: BLE001 - its lease runs out, and then it is as if it had crashed
             log.warning("job.not_given_back", job=job_id, error=type(error).__name__)
 
-    def _stuck(self) -> bool:
-        now = time.monotonic()
-        working = [attempt for attempt in self._seats.values() if attempt.end is None]
-        silent = [a for a in working if now > a.heard + self._settings.worker_silence_seconds]
-        for attempt in silent:
+    def _stuck(self, child: Child) -> bool:
+        """Whether the process is silent, or holds on to a job that is to leave, for too long.
+
+        The store may have kept this thread for longer than that: what the process has said meanwhile counts.
+        """
+        if not self._overdue():
+            return False
+        give_up = time.monotonic() + self._store.settings.lease_seconds - self._leave_seconds
+        while time.monotonic() < give_up and self._hear(child, 0.0):
+            pass
+        for attempt in self._silent():
             attempt.log.error("job.stuck")
-        return bool(silent) or any(now > since + self._leave_seconds for since, _ in self._leaving.values())
+        return self._overdue()
+
+    def _overdue(self) -> bool:
+        let_go = time.monotonic() - self._leave_seconds
+        return bool(self._silent()) or any(since < let_go for since, _ in self._leaving.values())
+
+    def _silent(self) -> list[Attempt]:
+        heard = time.monotonic() - self._settings.worker_silence_seconds
+        return [attempt for attempt in self._seats.values() if attempt.end is None and attempt.heard < heard]
 
     def _out_of_time(self, child: Child) -> bool:
         if not self._asked:
@@ -233,7 +257,7 @@ class Session:
         if full or not self._seats or now < self._looked + self._settings.worker_poll_seconds:
             return
         try:
-            claim = self._store.jobs.claim(self._worker, "beside")
+            claim = self._store.jobs.claim(self._worker, "beside") if self._owed.settle() else None
         except Exception as error:  # noqa: BLE001 - the next look may fare better
             log.warning("claim.failed", error=type(error).__name__)
             claim = None
@@ -267,7 +291,10 @@ class Session:
             self._release(attempt, crashed=blamed)
 
     def _release(self, attempt: Attempt, *, crashed: bool) -> None:
+        give_back = partial(attempt.released, crashed=crashed, delay_seconds=_FAULT_SECONDS)
         try:
-            attempt.released(crashed=crashed, delay_seconds=_FAULT_SECONDS)
+            give_back()
+        except Unavailable:
+            self._owed.add(attempt.claim.job_id, give_back)
         except Exception as error:  # noqa: BLE001 - its lease runs out
             attempt.log.warning("job.not_given_back", error=type(error).__name__)

@@ -11,6 +11,7 @@ class WorkerSettings(BaseSettings):
 
     Attributes:
         base_model: the base that prefixes are trained for: a carried one, a folder, or a name of the hub.
+        device: torch device; `cuda` when there is one, else `cpu`.
         worker_threads: threads of a training process; torch's own choice if None. A run that was cut ends
             bit for bit the same only with as many.
         worker_joint_jobs: how many jobs are trained in one process at most, of tenants that let theirs; 1 trains
@@ -33,6 +34,7 @@ class WorkerSettings(BaseSettings):
     )
 
     base_model: str = "gpt2-mini"
+    device: str | None = None
     worker_threads: int | None = Field(default=None, ge=1)
     worker_joint_jobs: int = Field(default=8, ge=1)
     worker_share_beside_texts: float = Field(default=0.25, gt=0, le=1)

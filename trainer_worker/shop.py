@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
-from prefix_engine.base import Base, BaseError, load_base
+from prefix_engine.base import Base, load_base
+from prefix_engine.checkpoint import BaseError
 from trainer_worker.frames import Frame
 from trainer_worker.order import order_of
 from trainer_worker.refusal import Refused
@@ -34,7 +35,7 @@ class Shop:
     def __init__(self, head: Mapping[str, Any]) -> None:
         if head["threads"] is not None:
             torch.set_num_threads(head["threads"])
-        self._base = _loaded(head["base"])
+        self._base = _loaded(head["base"], head["device"])
         self._together: Together[Trained] | None = None if self._base is None else Together(self._base)
         self._reports: dict[str, JobReport] = {}
 
@@ -88,9 +89,9 @@ def _job(base: Base, taken: list[Frame], report: Report) -> Steps[Trained]:
     return (yield from Training(base, order, report).steps())
 
 
-def _loaded(name: str) -> Base | None:
+def _loaded(name: str, device: str | None) -> Base | None:
     try:
-        return load_base(name)
+        return load_base(name, device)
     except BaseError:
         return None
 

@@ -68,8 +68,8 @@ class Training:
             (self._training, self._held_out), codes, ("training_file", given), strict=True
         ):
             check_lengths(side, code, offset, base.config.positions, param)
-        size = {"rows": len(codes[0]), "tokens": sum(len(code.tokens) for code in codes[0])}
-        self._plan = resolve(order.wishes, m=m, position_offset=offset, seed=order.seed, **size)
+        rows = len(codes[0])
+        self._plan = resolve(order.wishes, m=m, position_offset=offset, rows=rows, seed=order.seed)
         form, self._difference = self._form(started)
         learner = Learner(self._plan, form, codes[0])
         self._codes = codes[1]

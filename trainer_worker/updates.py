@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prefix_engine.base import Base
 from prefix_engine.packed import Text, token_losses
+from trainer_worker.adam import AdamW
 from trainer_worker.batches import Batches
 from trainer_worker.parametrization import Parametrization
 from trainer_worker.pieces import Pieces, cut
@@ -40,9 +41,7 @@ class Learner:
     def __init__(self, plan: Plan, form: Parametrization, rows: Sequence[Encoded]) -> None:
         self.plan, self.form, self.rows = plan, form, rows
         self.batches = Batches([len(row.tokens) for row in rows], plan.batch_size, plan.seed)
-        self.optimizer = torch.optim.AdamW(
-            form.parameters.values(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
-        )
+        self.optimizer = AdamW(form.parameters.values(), plan.weight_decay)
         self.done = 0
 
     def next_tokens(self) -> int:
@@ -72,10 +71,8 @@ class Learner:
         """
         norm = torch.nn.utils.clip_grad_norm_(self.form.parameters.values(), CLIP, foreach=False)
         self.require_finite(float(norm))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate(self.done)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.step(self.plan.rate(self.done))
+        self.optimizer.forget_gradients()
         self.done += 1
 
     def require_finite(self, value: float) -> None:

@@ -15,6 +15,7 @@ from prefix_store import Store
 from prefix_store.db import JOBS
 from prefix_store.job_rows import Claim
 from prefix_store.tracing import Tracing
+from trainer_worker.owed import AGAIN_SECONDS, Owed
 from trainer_worker.session import Session
 from trainer_worker.settings import WorkerSettings
 
@@ -25,6 +26,7 @@ _SWEEP_SECONDS = 3600.0
 _FAULT_SECONDS = 5.0
 _GLANCE_SECONDS = 0.1
 _JOIN_SECONDS = 5.0
+_LAST_SECONDS = 5.0
 
 
 class Worker:
@@ -43,6 +45,7 @@ class Worker:
     ) -> None:
         self._store, self._settings, self._stop, self._tracing = store, settings, stopping, tracing
         self._news = threading.Event()
+        self._owed = Owed()
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def run(self) -> None:
@@ -52,10 +55,16 @@ class Worker:
         upkeep.start()
         self._store.wakes.listen(JOBS, self._news.set)
         while not self._stop.is_set():
+            if not self._owed.settle():
+                self._stop.wait(AGAIN_SECONDS)
+                continue
             claim = self._claimed()
             if claim is not None:
-                session = Session(self._store, self._settings, self.name, self._stop.is_set, self._tracing)
+                session = Session(
+                    self._store, self._settings, self.name, self._stop.is_set, self._owed, self._tracing
+                )
                 self._guarded("session", partial(session.run, claim))
+        self._owed.settle_at_last(_LAST_SECONDS)
         upkeep.join(_JOIN_SECONDS)  # a storage that hangs must not hold up the end
         log.info("worker.stopped", worker=self.name)
 

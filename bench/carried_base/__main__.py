@@ -12,7 +12,7 @@ from bench.carried_base.corpus import LISTING, CorpusError, read_listing, sha256
 from bench.carried_base.recipe import Recipe
 from bench.carried_base.train import Run, RunError
 from bench.process import BUILD
-from prefix_engine.base import checkpoint_of
+from prefix_engine.checkpoint import folder_of
 
 
 def main() -> None:
@@ -51,15 +51,15 @@ def make(args: argparse.Namespace) -> None:
     recipe = recipe_of(args)
     scratch = recipe.start == "none"
     if not scratch:
-        tokenizer = tokens.load_tokenizer(Path(checkpoint_of(recipe.start)) / "tokenizer.json")
+        tokenizer = tokens.load_tokenizer(folder_of(recipe.start) / "tokenizer.json")
     elif (args.out / "tokenizer.json").exists():  # of the run that goes on
         tokenizer = tokens.load_tokenizer(args.out / "tokenizer.json")
     else:
         tokenizer = tokens.train_tokenizer(args.corpus, corpus, recipe.vocab)
         tokens.save_tokenizer(tokenizer, args.out, recipe.block)
     encoded = tokens.encode(args.corpus, corpus, tokenizer, BUILD / "carried-base")
-    trained = model.fresh(recipe) if scratch else model.load(Path(checkpoint_of(recipe.start)))
-    digest = "" if scratch else sha256_of(Path(checkpoint_of(recipe.start)) / "model.safetensors")
+    trained = model.fresh(recipe) if scratch else model.load(folder_of(recipe.start))
+    digest = "" if scratch else sha256_of(folder_of(recipe.start) / "model.safetensors")
     run = Run(tokens.stream(encoded, recipe.seed), corpus.digest, digest, args.out, args.threads)
     before = None if scratch else card.before(args.out, trained, encoded, corpus, tokenizer)
     if state.read(args.out) is None and not recipe.updates:

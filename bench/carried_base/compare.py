@@ -13,7 +13,7 @@ import torch
 from bench.carried_base import losses, model, tokens
 from bench.carried_base.corpus import LISTING, CorpusError, read_listing
 from bench.process import BUILD
-from prefix_engine.base import checkpoint_of
+from prefix_engine.checkpoint import folder_of
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def compare(bases: list[str], folder: Path, listing: Path) -> str:
     """
     corpus = read_listing(listing)
     corpus.check(folder)
-    places = {name: Path(checkpoint_of(name)) for name in bases}
+    places = {name: folder_of(name) for name in bases}
     read = {name: tokens.load_tokenizer(place / "tokenizer.json") for name, place in places.items()}
     if len({tokenizer.to_str() for tokenizer in read.values()}) > 1:
         raise ValueError("the bases have different tokenizers: compare bases of one tokenizer.json")

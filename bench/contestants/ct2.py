@@ -17,7 +17,7 @@ from bench.workload import Workload
 class CTranslate2:
     """All requests of a workload in one `generate_batch`."""
 
-    def load(self, folder: str, compute_type: str) -> None:
+    def load(self, folder: str, device: str, compute_type: str) -> None:
         """Convert the model once, without torch, and load it."""
         place = Path(folder) / "ctranslate2"
         config = json.loads((Path(folder) / "config.json").read_text())
@@ -26,7 +26,7 @@ class CTranslate2:
         self._vocab = config["vocab_size"]
         threads = int(os.environ["OMP_NUM_THREADS"])
         self._generator = ctranslate2.Generator(
-            str(place), device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=threads
+            str(place), device=device, compute_type=compute_type, inter_threads=1, intra_threads=threads
         )
 
     def run(self, workload: Workload) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GPT2LMHeadModel  # noqa: F401 - a base imports them; so does who only imports
+import torch
 
 from bench.contestant import Missing, Stopwatch, serve
 from bench.contestants.engine_clock import ModelClock, at_once, read_apart
@@ -22,10 +22,10 @@ class Contestant:
 
     _mapped = False
 
-    def load(self, folder: str, **settings: Any) -> None:
+    def load(self, folder: str, device: str, **settings: Any) -> None:
         """Load the base and start an engine; see `engine_config` for the settings."""
         self._clock = ModelClock()
-        base = load_base(folder, "cpu")
+        base = load_base(folder, device)
         self._base, self._mapped = base.emptied(), base.mapping is not None
         config = engine_config(settings)
         self._page = config.page
@@ -93,8 +93,15 @@ class Contestant:
         """What computes."""
         return {"kernels": self._engine.kernels}
 
-    def memory(self) -> dict[str, Any]:
-        """Resident bytes of this process now, those of the base's mapped file among them, and at most so far."""
+    def memory(self, device: str) -> dict[str, Any]:
+        """Resident bytes of this process now, those of the base's mapped file among them, and at most so far.
+
+        On an accelerator what torch has allocated there.
+        """
+        if device != "cpu":
+            module = torch.get_device_module(torch.device(device))
+            now, most = module.memory_allocated(), module.max_memory_allocated()
+            return {"resident": now, "of_base": 0, "peak": most, "mapped": False}
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         now = memory(os.getpid())
         return {

@@ -37,7 +37,9 @@ class ModelClock:
 
         def runner_for(network: Network, *args: Any) -> runner.Runner:
             made = make(replace(network, head=self._timed("head", network.head)), *args)
-            self._forward, made._forward = made._forward, self._timed("model", made._forward)  # noqa: SLF001
+            self._forward = made._forward  # noqa: SLF001
+            made._forward = self._timed("model", self._forward)  # noqa: SLF001
+            made._forward.wipe = self._forward.wipe  # noqa: SLF001
             return made
 
         loop.runner_for = runner_for

@@ -13,15 +13,15 @@ from bench.workload import Workload
 class Peft:
     """One request after another."""
 
-    def load(self, folder: str) -> None:
+    def load(self, folder: str, device: str) -> None:
         """Load the model; adapters come with the first run that names them."""
-        self._model = transformers_model.load(folder)
+        self._model = transformers_model.load(folder, device)
         self._peft: Any = None
 
     def run(self, workload: Workload) -> dict[str, Any]:
         """Serve the requests in turn; making the adapters is not timed."""
         self._add_adapters(workload)
-        prompts = torch.tensor(workload.prompts(self._model.config.vocab_size))
+        prompts = torch.tensor(workload.prompts(self._model.config.vocab_size), device=self._model.device)
         watch, tokens = Stopwatch(), []
         for number, prompt in enumerate(prompts):
             self._peft.set_adapter(_name(workload.m, number % workload.prefixes))
@@ -47,6 +47,7 @@ class Peft:
                 continue
             else:
                 self._peft.add_adapter(name, settings)
+            self._peft.prompt_encoder[name].to(self._model.device)
             embeddings = tensor.permute(3, 0, 1, 2, 4).reshape(workload.m, -1)
             self._peft.prompt_encoder[name].embedding.weight.data.copy_(embeddings)
 

@@ -22,9 +22,9 @@ POSITIONS = 10
 class Own:
     """One base; learners are made anew for each shape of work."""
 
-    def load(self, folder: str) -> None:
+    def load(self, folder: str, device: str) -> None:
         """Load the base."""
-        self._base = load_base(folder, "cpu")
+        self._base = load_base(folder, device)
         self._learners: list[Learner] = []
         self._shape: tuple[Any, ...] = ()
 
@@ -36,16 +36,16 @@ class Own:
         """
         if self._shape != (jobs, rows, tokens, form):
             self._learners = []
-            self._before = peak.reset()
+            self._before = peak.reset(self._base.device)
             self._learners = [self._learner(rows, tokens, form, seed) for seed in range(jobs)]
             self._shape = (jobs, rows, tokens, form)
-        peak.reset()
+        peak.reset(self._base.device)
         watch = Stopwatch()
         passes = self._passes() if together else [[learner] for learner in self._learners]
         seen = [found for learners in passes for found in at_once(update(self._base, learners))]
         return {
             "seconds": watch(),
-            "memory": peak.highest() - self._before,
+            "memory": peak.highest(self._base.device) - self._before,
             "losses": [found.loss for found in seen],  # type: ignore[union-attr] # random rows do not diverge
         }
 

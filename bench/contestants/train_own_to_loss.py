@@ -18,9 +18,9 @@ from trainer_worker.updates import Learner, Updated, update
 class Own:
     """One base."""
 
-    def load(self, base: str) -> None:
+    def load(self, base: str, device: str) -> None:
         """Load the base."""
-        self._base = load_base(base, "cpu")
+        self._base = load_base(base, device)
 
     def train(
         self, dataset: str, examples: int, scored: int, seed: int, every: int, updates: int | None

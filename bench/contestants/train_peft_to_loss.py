@@ -22,7 +22,7 @@ from bench.contestants.carried_rows import drawn
 from bench.contestants.curve import Curve
 from bench.losses import evaluation
 from prefix_engine import load_base
-from prefix_engine.base import checkpoint_of
+from prefix_engine.checkpoint import folder_of
 from trainer_worker.rows import Row, rows_of
 from trainer_worker.split import split
 
@@ -33,9 +33,10 @@ _SCORED_AT_ONCE = 32  # rows
 class Peft:
     """The model is loaded anew for every run, so that none finds what another left."""
 
-    def load(self, base: str) -> None:
+    def load(self, base: str, device: str) -> None:
         """Load the tokenizer; the base is there for its rows alone."""
-        self._place, self._base = checkpoint_of(base), load_base(base, "cpu").emptied()
+        self._device = device
+        self._place, self._base = folder_of(base), load_base(base, "cpu").emptied()
         self._tokenizer = AutoTokenizer.from_pretrained(self._place)
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token_id = self._tokenizer.eos_token_id
@@ -58,13 +59,13 @@ class Peft:
         ]
         rows = rows_of([("training", drawn(dataset, examples, seed))])
         rows = [rows[i] for i in split(rows).training]
-        model = transformers_model.load(self._place)
+        model = transformers_model.load(self._place, self._device)
         torch.set_grad_enabled(True)
         torch.manual_seed(seed)
         curve, done = Curve(), 0
         with curve.counted():
             config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=TOKENS)
-            model = get_peft_model(model, config)
+            model = get_peft_model(model, config).to(self._device)
             batches = DataLoader(
                 [self._joined(row) for row in rows],
                 shuffle=True,
@@ -78,7 +79,7 @@ class Peft:
             for batch in batches:
                 with curve.counted():
                     model.train()
-                    loss = model(**batch).loss
+                    loss = model(**batch.to(self._device)).loss
                     loss.backward()
                     optimizer.step()
                     schedule.step()
@@ -105,7 +106,7 @@ class Peft:
             for start in range(0, len(ordered), _SCORED_AT_ONCE):
                 batch = self._batched(ordered[start : start + _SCORED_AT_ONCE])
                 count = int((batch["labels"] != -100).sum())
-                total += float(model(**batch).loss) * count
+                total += float(model(**batch.to(self._device)).loss) * count
                 tokens += count
         curve.look(done, total / tokens)
 

@@ -12,13 +12,15 @@ from bench.contestants.tensors import prefix_tensor
 from bench.workload import Workload
 
 
-def load(folder: str) -> Any:
-    """The model in fp32, in eval mode."""
+def load(folder: str, device: str) -> Any:
+    """The model in fp32, in eval mode, on a device."""
     set_verbosity_error()
     disable_progress_bar()
     warnings.simplefilter("ignore")
     torch.set_grad_enabled(False)
-    return GPT2LMHeadModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
+    return (
+        GPT2LMHeadModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval().to(device)
+    )
 
 
 def generate(model: Any, ids: Tensor, new: int, **more: Any) -> Tensor:
@@ -39,4 +41,5 @@ def prefixes(model: Any, workload: Workload) -> list[Tensor]:
     """The distinct prefixes of a workload."""
     config = model.config
     shape = (config.n_layer, config.n_head, config.n_embd // config.n_head)
-    return [prefix_tensor(*shape, workload.m, number) for number in range(workload.prefixes)]
+    made = (prefix_tensor(*shape, workload.m, number) for number in range(workload.prefixes))
+    return [tensor.to(model.device) for tensor in made]

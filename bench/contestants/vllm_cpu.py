@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from bench.contestant import Stopwatch, serve
+from bench.contestant import Missing, Stopwatch, serve
 from bench.workload import Workload
 
 # In one process, which sleeps between rounds; all the cores that the others may use.
@@ -18,8 +18,14 @@ from vllm import LLM, SamplingParams
 class Vllm:
     """All requests of a workload in one `generate`, continuously batched."""
 
-    def load(self, folder: str, *, eager: bool) -> None:
-        """Load the model, compiled unless `eager`; every run prefills its prompts again, as the others do."""
+    def load(self, folder: str, device: str, *, eager: bool) -> None:
+        """Load the model, compiled unless `eager`; every run prefills its prompts again, as the others do.
+
+        Raises:
+            Missing: of vLLM only the build for CPUs is installed.
+        """
+        if device != "cpu":
+            raise Missing("not installed: bench-peers brings the build for CPUs")
         self._llm = LLM(
             model=folder,
             dtype="float32",

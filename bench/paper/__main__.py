@@ -13,8 +13,10 @@ import traceback
 from pathlib import Path
 
 from bench.paper import settings, studies, table
+from bench.paper.host import Host, open_host
+from bench.paper.job import BEAMS, Job
 from bench.paper.records import PLACE, Record, Records
-from bench.paper.tasks import TASKS
+from bench.paper.tasks import TASKS, enough, load
 
 
 def main() -> None:
@@ -65,6 +67,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.steps is not None and args.epochs is not None:
         parser.error("give --steps or --epochs, not both")
+    if unknown := set(filter(None, args.decoding.split(","))) - set(BEAMS):
+        parser.error(f"--decoding {','.join(sorted(unknown))} is unknown; choose of {','.join(BEAMS)}")
     return args
 
 
@@ -78,40 +82,74 @@ def _counts(text: str) -> tuple[int, ...]:
 def train(args: argparse.Namespace, records: Records) -> None:
     """Run every job that has no record yet."""
     from bench.paper.fitting import Diverged  # noqa: PLC0415
-    from bench.paper.host import open_host  # noqa: PLC0415 - `--table` loads no torch
-    from bench.paper.run import rescored, run  # noqa: PLC0415
+    from bench.paper.run import run  # noqa: PLC0415 - `--table` trains nothing
     from trainer_worker.refusal import Refused  # noqa: PLC0415
 
-    host = open_host(args.base, args.device)
     jobs = studies.jobs(args)
+    task = load(args.task, extrapolate=args.study == "extrapolation")
+    for rows, low in dict.fromkeys((job.rows, job.low) for job in jobs):
+        try:
+            enough(task, rows, low=low)
+        except ValueError as error:
+            sys.exit(str(error))
+    host = open_host(args.base, args.device)
     keys = [job.key(host.base.name, host.base.fingerprint) for job in jobs]
     if args.rescore:
-        finished = {record["key"]: record for record in records.all()}
-        for key, job in zip(keys, jobs, strict=True):
-            if key in finished:
-                records.replace(rescored(host, job, finished[key], records.texts(key)))
-                tell(finished[key], "scored again")
+        rescore(host, dict(zip(keys, jobs, strict=True)), records)
         return
     failed = 0
-    for number, (key, job) in enumerate(zip(keys, jobs, strict=True), 1):
-        done = records.keys()  # another process may have made it meanwhile
-        if not args.again and key in done:
-            print(f"{number}/{len(jobs)} {job.method}: finished before", file=sys.stderr)
-            continue
-        try:
-            record, texts = run(host, job)
-        except (Diverged, Refused) as error:
-            print(f"{number}/{len(jobs)} {job.method}: no model: {error}", file=sys.stderr)
-            continue
-        except Exception:  # noqa: BLE001 - hours of others may follow
-            traceback.print_exc()
-            failed += 1
-            continue
-        records.add(record, texts)
-        tell(record, f"{number}/{len(jobs)}")
+
+    def one(key: str, asked: Job, told: str) -> bool:
+        """Train a model unless it is there; whether another process is at it."""
+        nonlocal failed
+        with records.claim(key) as ours:
+            before = records.decodings(key)  # now, since another process may have made it meanwhile
+            if not ours or (not args.again and before is not None and set(asked.decodings) <= before):
+                why = "finished before" if ours else "another process is at it"
+                print(f"{told} {asked.method}: {why}", file=sys.stderr)
+                return not ours
+            try:
+                record, texts = run(host, asked.also(before or ()))
+            except (Diverged, Refused) as error:
+                print(f"{told} {asked.method}: no model: {error}", file=sys.stderr)
+                return False
+            except Exception:  # noqa: BLE001 - hours of others may follow
+                traceback.print_exc()
+                failed += 1
+                return False
+            records.add(record, texts)
+        tell(record, told)
+        return False
+
+    asked = [(key, job, f"{n}/{len(jobs)}") for n, (key, job) in enumerate(zip(keys, jobs, strict=True), 1)]
+    away = [of for of in asked if one(*of)]
+    away = [
+        of for of in away if records.decodings(of[0]) is None and one(*of)
+    ]  # it may have ended without a model
     print(table.report([record for record in records.all() if record["key"] in set(keys)]))
     if failed:
         sys.exit(f"{failed} of {len(jobs)} models failed; what is above says why")
+    if away:
+        sys.exit(
+            f"{len(away)} of {len(jobs)} models are with other processes; run it again when these have ended"
+        )
+
+
+def rescore(host: Host, jobs: dict[str, Job], records: Records) -> None:
+    """Score the kept texts of finished jobs, given by key, again; say of which they are gone."""
+    from bench.paper.run import rescored  # noqa: PLC0415
+
+    for record in records.all():
+        if record["key"] not in jobs:
+            continue
+        try:
+            texts = records.texts(record["key"])
+        except FileNotFoundError:
+            tell(record, "not scored again, its texts are gone:")
+            continue
+        again = rescored(host, jobs[record["key"]], record, texts)
+        records.replace(again)
+        tell(again, "scored again")
 
 
 def tell(record: Record, what: str) -> None:

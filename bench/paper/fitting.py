@@ -39,7 +39,7 @@ def fit(method: Method, rows: Sequence[Encoded], held_out: Sequence[Encoded], pl
     began = time.monotonic()
     sample = looked_at(held_out)
     batches = Batches([len(row.tokens) for row in rows], plan.batch_size, plan.seed)
-    mover = method.mover(plan)
+    mover = method.mover(plan, rows)
     best_loss, best, best_update, stale, done = math.inf, method.state(), 0, 0, 0
     curve: list[tuple[int, float]] = []
     while True:

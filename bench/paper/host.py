@@ -7,7 +7,8 @@ import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
 from transformers.utils.logging import disable_progress_bar
 
-from prefix_engine.base import Base, checkpoint_of, from_transformers
+from prefix_engine.base import Base, from_transformers
+from prefix_engine.checkpoint import folder_of
 from prefix_engine.template import Template
 
 
@@ -54,14 +55,14 @@ def open_host(name: str, device: str | None = None) -> Host:
     """Load a carried base, a folder, or a name on the model hub.
 
     Raises:
-        OSError: there is no such checkpoint; `--base` takes a folder with config.json, model.safetensors and
-            tokenizer.json.
-        BaseError: it is not a GPT-2 as the product serves it.
+        BaseError: there is no such checkpoint; `--base` takes a folder with config.json, model.safetensors and
+            tokenizer.json. Or it is not a GPT-2 as the product serves it.
+        OSError: it cannot be read.
     """
     disable_progress_bar()
-    place = checkpoint_of(name)
+    place = folder_of(name)
     model = GPT2LMHeadModel.from_pretrained(place, use_safetensors=True, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True)
-    base = from_transformers(name.rstrip("/").rsplit("/", 1)[-1], model, tokenizer, device)
+    base = from_transformers(name, model, tokenizer, device)
     model.to(base.device).eval().requires_grad_(False)
     return Host(model, base, Template.of(base.tokenizer))

@@ -1,13 +1,17 @@
 """Scores of texts against references, each by a library that others use; a missing one is said, not replaced.
 
-BLEU and TER by sacrebleu, NIST by nltk, METEOR, ROUGE-L and CIDEr by pycocoevalcap (the code that the E2E
-challenge's script builds on; it needs Java). All but sacrebleu come with the extra `paper`.
+BLEU and TER by sacrebleu, NIST by `nist.py` on sacrebleu's tokens, METEOR, ROUGE-L and CIDEr by pycocoevalcap (the
+code that the E2E challenge's script builds on; it needs Java), the ROUGE of summaries by rouge_score. All but sacrebleu
+come with the extra `paper`.
 """
 
 import importlib.util
 import shutil
 from collections.abc import Callable, Sequence
 
+# Of each score the version of its rule, where it is not the first: a record keeps those that it was scored by, and an
+# older figure stands in no table. 2 of NIST: all references count; 2 of the slots: one more, other value is wrong.
+VERSIONS = {"nist": 2, "slot_error": 2, "slots_wrong": 2}
 INSTALL = "install with `make bench-paper-deps`"
 Texts = Sequence[str]
 References = Sequence[Sequence[str]]
@@ -33,6 +37,13 @@ def bleu(texts: Texts, references: References) -> float:
     return float(BLEU().corpus_score(list(texts), streams(references)).score)
 
 
+def bleu_uncased(texts: Texts, references: References) -> float:
+    """The same in lower case, as the E2E challenge's script takes it."""
+    from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415
+
+    return float(BLEU(lowercase=True).corpus_score(list(texts), streams(references)).score)
+
+
 def ter(texts: Texts, references: References) -> float:
     """Translation edit rate against the nearest reference, 0 up, times 100; lower is better."""
     from sacrebleu.metrics.ter import TER  # noqa: PLC0415
@@ -41,18 +52,14 @@ def ter(texts: Texts, references: References) -> float:
 
 
 def nist(texts: Texts, references: References) -> float:
-    """NIST-5 of nltk, on tokens as mteval-v13a, lower case."""
-    need("nltk")
-    from nltk.translate.nist_score import corpus_nist  # noqa: PLC0415
+    """NIST-5 on tokens as mteval-v13a, lower case."""
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a  # noqa: PLC0415
+
+    from bench.paper.nist import score  # noqa: PLC0415
 
     tokens = Tokenizer13a()
     said = [tokens(text.lower()).split() for text in texts]
-    wanted = [[tokens(reference.lower()).split() for reference in refs] for refs in references]
-    try:
-        return float(corpus_nist(wanted, said, n=5))
-    except ZeroDivisionError:  # no text is as long as five tokens
-        return 0.0
+    return score(said, [[tokens(reference.lower()).split() for reference in refs] for refs in references])
 
 
 def streams(references: References) -> list[list[str | None]]:
@@ -82,6 +89,27 @@ def cider(texts: Texts, references: References) -> float:
     return cider_of(texts, references)
 
 
+def rouge_1(texts: Texts, references: References) -> float:
+    """ROUGE-1 of summaries, F1 of stems against the best reference, times 100."""
+    return _summary("rouge1", texts, references)
+
+
+def rouge_2(texts: Texts, references: References) -> float:
+    """ROUGE-2 likewise."""
+    return _summary("rouge2", texts, references)
+
+
+def rouge_l_stems(texts: Texts, references: References) -> float:
+    """ROUGE-L likewise; `rouge_l` is that of the table tasks."""
+    return _summary("rougeL", texts, references)
+
+
+def _summary(kind: str, texts: Texts, references: References) -> float:
+    from bench.paper.summaries import rouge_of  # noqa: PLC0415 - needs an optional library
+
+    return 100.0 * rouge_of(kind, texts, references)
+
+
 def bertscore(texts: Texts, references: References) -> float:
     """BERTScore F1, 0 to 1."""
     from bench.paper.neural import bertscore_of  # noqa: PLC0415 - needs an optional library and a model
@@ -105,15 +133,25 @@ def bleurt(texts: Texts, references: References) -> float:
 
 METRICS: dict[str, Callable[[Texts, References], float]] = {
     "bleu": bleu,
+    "bleu_uncased": bleu_uncased,
     "nist": nist,
     "meteor": meteor,
     "rouge_l": rouge_l,
+    "rouge_1": rouge_1,
+    "rouge_2": rouge_2,
+    "rouge_l_stems": rouge_l_stems,
     "cider": cider,
     "ter": ter,
     "bertscore": bertscore,
     "moverscore": moverscore,
     "bleurt": bleurt,
 }
+ONLY = {"bleu_uncased": "e2e", "rouge_1": "scitldr", "rouge_2": "scitldr", "rouge_l_stems": "scitldr"}
+
+
+def names(task: str) -> tuple[str, ...]:
+    """The scores of a task."""
+    return tuple(name for name in METRICS if ONLY.get(name, task) == task)
 
 
 def measure(

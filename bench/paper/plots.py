@@ -12,11 +12,15 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bench.paper.records import Record
+from bench.paper.records import scores as current
+from bench.paper.settings import MINI
 from bench.paper.table import label, newest, sizes
 from bench.plots import PLAIN, STYLE
 from trainer_worker.results import FAINT, OTHER, OURS
 
 SHOWN = (("bleu", "BLEU"), ("rouge_l", "ROUGE-L"), ("slot_error", "slot errors, %"))
+DECODINGS = {MINI: "greedy"}  # by base: there beams find repetitions, and vary most from seed to seed
+DECODING = "beam5"  # on others, as the paper
 Points = dict[float, list[float]]
 
 
@@ -26,17 +30,20 @@ def draw(records: Sequence[Record], into: Path, mark: str = "") -> dict[str, str
     told: dict[str, str] = {}
     records = newest(records)
     for study, way in WAYS.items():
-        found = [r for r in records if r["study"] == study and r["scores"]]
+        asked = [r for r in records if r["study"] == study and r["scores"]]
+        found = [r for r in asked if scores(r)]
         for alike in dict.fromkeys(map(sizes, found)):  # runs of unlike sizes never share a picture
             some = [record for record in found if sizes(record) == alike]
             name = f"{mark}{study}-{'-'.join(_told(alike))}".replace(" ", "-")
             with mpl.rc_context(STYLE):
                 path = into / f"{name}.svg"
-                title = f"{study}: {', '.join(_told(alike))}"
+                title = f"{study}: {', '.join(_told(alike))}, {decoding_of(some[0])}"
                 way(some, title).savefig(path, metadata={"Date": None, "Creator": None})
             told[name] = str(path)
         if not found:
-            told[study] = "left out: nothing was run"
+            told[study] = (
+                f"left out: no {decoding_of(asked[0])} scores" if asked else "left out: nothing was run"
+            )
     return told
 
 
@@ -73,16 +80,21 @@ WAYS: dict[str, Callable[[Sequence[Record], str], Figure]] = {
 
 def _told(alike: tuple) -> list[str]:
     """Sizes as words: the base, the task, and what was limited."""
-    base, task, steps, epochs, rate, inputs, rows = alike
+    base, task, steps, epochs, rate, inputs, rows, _, draw = alike
     counts = ((rows, "rows"), (inputs, "inputs"), (steps, "updates"), (epochs, "epochs"))
-    return [base, task, *(f"{n} {what}" for n, what in counts if n), *([f"rate {rate:g}"] if rate else [])]
+    more = ([f"rate {rate:g}"] if rate else []) + ([f"draw {draw}"] if draw > 1 else [])
+    return [base, task, *(f"{n} {what}" for n, what in counts if n), *more]
+
+
+def decoding_of(record: Record) -> str:
+    """The one decoding whose scores are drawn of a base."""
+    return DECODINGS.get(record["base"], DECODING)
 
 
 def scores(record: Record) -> dict[str, float]:
-    """Those of the best decoding that was run: beams if they were; on unseen categories if there are any."""
-    groups = record["scores"].get("beam5") or next(iter(record["scores"].values()))
-    found: dict[str, float] = groups.get("unseen", groups["all"])
-    return found
+    """Those of the base's decoding, empty without it; on unseen categories if there are any."""
+    decoding = decoding_of(record)
+    return current(record, decoding, "unseen") or current(record, decoding, "all")
 
 
 def _shown(records: Sequence[Record]) -> list[tuple[str, str]]:

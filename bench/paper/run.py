@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+
 from bench.paper import decoding, metrics, slots
 from bench.paper.fitting import fit
 from bench.paper.host import Host
@@ -13,7 +15,7 @@ from bench.paper.methods import make
 from bench.paper.methods.method import Method
 from bench.paper.methods.prefix import ProductPrefix
 from bench.paper.records import Record
-from bench.paper.settings import UNTRAINED, Settings
+from bench.paper.settings import UNTRAINED, Settings, kind_of
 from bench.paper.tasks import Scored, Task, cut, load, sized
 from prefix_store.hyperparameters import Hyperparameters
 from trainer_worker.parametrization import MID
@@ -43,6 +45,8 @@ def run(host: Host, job: Job) -> tuple[Record, dict[str, Sequence[str]]]:
         "key": job.key(host.base.name, host.base.fingerprint),
         "base": host.base.name,
         **asdict(job),
+        "draw": job.draw,
+        "search": job.search,
         "settings": asdict(settings),
         "training_rows": len(task.training),
         "held_out_rows": len(task.held_out),
@@ -51,6 +55,7 @@ def run(host: Host, job: Job) -> tuple[Record, dict[str, Sequence[str]]]:
         "writing_seconds": round(written, 1),
         "scores": scores,
         "missing": missing,
+        "versions": metrics.VERSIONS,
     }
     return record, texts
 
@@ -64,7 +69,9 @@ def scores_of(task: Task, texts: dict[str, Sequence[str]]) -> tuple[dict[str, An
         for group in groups(task.scored):
             places = [i for i, asked in enumerate(task.scored) if group in ("all", asked.group)]
             some, asked = [written[i] for i in places], [task.scored[i] for i in places]
-            scores, lacking = metrics.measure(some, [one.references for one in asked], tuple(metrics.METRICS))
+            scores, lacking = metrics.measure(
+                some, [one.references for one in asked], metrics.names(task.name)
+            )
             if task.name == "e2e":
                 scores |= slots.rates([one.prompt for one in asked], some)
             found[decoding_name][group] = scores
@@ -79,6 +86,7 @@ def groups(scored: Sequence[Scored]) -> tuple[str, ...]:
 
 def trained(host: Host, task: Task, job: Job, settings: Settings) -> tuple[Method, dict[str, Any]]:
     """The method at its best by the held-out rows, and the facts of its training."""
+    torch.manual_seed(job.seed)  # dropout; whatever else begins by chance has a generator of its own
     codes = [encode(rows, host.template, host.base.tokenizer) for rows in (task.training, task.held_out)]
     began = time.monotonic()
     method = make(host, task, job.method, settings, job.seed, job.words, codes[1])
@@ -118,20 +126,22 @@ def wishes_of(job: Job, settings: Settings, task: Task) -> Hyperparameters:
 
 
 def plan_of(job: Job, settings: Settings, rows: Sequence[Encoded]) -> Plan:
-    """The plan of any other method, by the product's own rules: the same updates, batches, warm-up and looks."""
-    tokens = sum(len(row.tokens) for row in rows)
-    return resolve(
-        _shared(job, settings), m=1, position_offset=0, rows=len(rows), tokens=tokens, seed=job.seed
-    )
+    """The plan of any other method, by the product's own rules: the same updates, batches, warm-up and looks.
+
+    A search moves by chance and in jumps, so looks without a better loss do not end it.
+    """
+    plan = resolve(_shared(job, settings), m=1, position_offset=0, rows=len(rows), seed=job.seed)
+    return replace(plan, patience=plan.updates + 1) if kind_of(job.method) == "search" else plan
 
 
 def _shared(job: Job, settings: Settings) -> Hyperparameters:
     """What every method is asked alike."""
+    steps = job.steps or settings.steps
     return Hyperparameters(
-        n_epochs=None if job.steps else settings.epochs,
+        n_epochs=None if steps else settings.epochs,
         batch_size=settings.batch,
         learning_rate=settings.rate or None,
-        max_steps=job.steps,
+        max_steps=steps,
         warmup_steps=settings.warmup,
     )
 
@@ -147,4 +157,4 @@ def _moved(host: Host, settings: Settings, kept: int) -> int:
 def rescored(host: Host, job: Job, record: Record, texts: dict[str, list[str]]) -> Record:
     """The record with the scores of its kept texts taken again."""
     scores, missing = scores_of(task_of(job, host), texts)
-    return {**record, "scores": scores, "missing": missing}
+    return {**record, "scores": scores, "missing": missing, "versions": metrics.VERSIONS}

@@ -4,8 +4,8 @@ The idea is that of the E2E challenge's slot error rate (Dušek et al. 2020, "Ev
 end-to-end natural language generation") and of their slot aligner: regular expressions find which values a text
 expresses. The expressions here are written for this project, on the training file; `slot_words.py` has them all.
 
-An attribute of the input that the text expresses with one of the allowed values is right; with only other values it
-is wrong; not expressed at all it is missing. An attribute that the text expresses and the input lacks is added.
+An attribute of the input that the text expresses with the allowed values alone is right; with any other value, also
+beside an allowed one, it is wrong; not expressed at all it is missing. An attribute that the text expresses and the input lacks is added.
 "Restaurant" is what people call any of these places, so it neither adds a type nor is it a wrong one.
 The rate is (missing + wrong + added) / attributes of the inputs.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from bench.paper.slot_words import NAMES, PLACES, VALUES, mentions, same
 
 GENERIC = "restaurant"
+PROPER = ("name", "near")  # where one more is another place, and counts as added
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,20 @@ def errors(prompt: str, text: str) -> Errors:
         found = said.get(attribute, frozenset()) - ({GENERIC} - {value})
         if not found:
             missing.append(attribute)
-        elif not any(same(attribute, value, other) for other in found):
+        elif _contradicted(attribute, value, found):
             wrong.append(attribute)
     added = [name for name, found in said.items() if name not in wanted and found - {GENERIC}]
-    for attribute in ("name", "near"):  # a second place beside the one that was asked for
+    for attribute in PROPER:  # a second place beside the one that was asked for
         own, found = wanted.get(attribute), said.get(attribute, frozenset())
         if own in found and found - {own, GENERIC}:
             added.append(attribute)
     return Errors(tuple(missing), tuple(wrong), tuple(added), len(wanted))
+
+
+def _contradicted(attribute: str, wanted: str, found: frozenset[str]) -> bool:
+    """Whether the values found say something else than the one wanted."""
+    right = [same(attribute, wanted, other) for other in found]
+    return not (any(right) if attribute in PROPER else all(right))
 
 
 def expressed(text: str, wanted: dict[str, str] | None = None) -> dict[str, frozenset[str]]:

@@ -89,12 +89,12 @@ def _low_data(args: argparse.Namespace) -> Iterator[Job]:
 
 def _extrapolation(args: argparse.Namespace) -> Iterator[Job]:
     default = ("base", "prefix", "adapter-0.1", "adapter-3", "ft-top2", "fine-tuning")
-    return _jobs(args, _methods(args, default))
+    return _jobs(args, _methods(args, default), seeds=3)
 
 
 def _length(args: argparse.Namespace) -> Iterator[Job]:
     lengths = LENGTHS.get(args.task, TABLE_LENGTHS)
-    return _jobs(args, _methods(args, tuple(f"prefix-{m}" for m in lengths)))
+    return _jobs(args, _methods(args, tuple(f"prefix-{m}" for m in lengths)), seeds=3)
 
 
 def _init(args: argparse.Namespace) -> Iterator[Job]:
@@ -109,8 +109,8 @@ def _rates(args: argparse.Namespace) -> Iterator[Job]:
     default = tuple(method for method in METHODS if method not in UNTRAINED and kind_of(method) != "search")
     for job in _jobs(args, _methods(args, default)):
         low, high = TRIED.get(job.method, TRIED_KEYS)
-        for rate in RATES:
-            if args.rate in (None, rate) and low <= rate <= high:
+        for rate in (args.rate,) if args.rate is not None else RATES:
+            if args.rate is not None or low <= rate <= high:
                 yield job.choosing(rate)
 
 

@@ -7,18 +7,23 @@ or a setting tells apart stands in a table of its own, so that unlike runs are n
 import json
 import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from bench.paper.job import draw_of
 from bench.paper.published import cited
-from bench.paper.records import Record
+from bench.paper.records import Record, outdated, scores
 from bench.paper.settings import METHODS, UNTRAINED
 
 HEADS = {
     "bleu": "BLEU",
+    "bleu_uncased": "BLEU, lower case",
     "nist": "NIST",
     "meteor": "METEOR",
     "rouge_l": "ROUGE-L",
+    "rouge_1": "ROUGE-1, stems",
+    "rouge_2": "ROUGE-2, stems",
+    "rouge_l_stems": "ROUGE-L, stems",
     "cider": "CIDEr",
     "ter": "TER ↓",
     "slot_error": "slot errors % ↓",
@@ -65,27 +70,49 @@ def _by(records: Sequence[Record], key) -> dict:
 
 
 def sizes(record: Record) -> tuple:
-    """(base, task, steps, epochs, rate, scored inputs, rows or 0): what must be equal for two models to stand in one table."""
+    """(base, task, steps, epochs, rate, scored inputs, rows or 0, held-out rows or 0, version of the draw).
+
+    What must be equal for two models to stand in one table.
+    """
     base, task, steps, epochs, rate, inputs = (
         record[name] for name in ("base", "task", "steps", "epochs", "rate", "scored_inputs")
     )
-    rows = record["training_rows"] if record["study"] in ("main", "extrapolation", "length", "rates") else 0
-    return base, task, steps, epochs, rate if record["study"] != "rates" else None, inputs, rows
+    many = record["study"] in ("low-data", "init")
+    rows, held_out = (0, 0) if many else (record["training_rows"], record["held_out_rows"])
+    rate = rate if record["study"] != "rates" else None
+    return base, task, steps, epochs, rate, inputs, rows, held_out, record.get("draw", 1)
 
 
 def newest(records: Sequence[Record]) -> list[Record]:
-    """Of the records of one model (study, sizes, rows, name, choice of rows, seed) the last: settings may have changed since."""
-    found = {}
+    """Of the records of one model the last: settings may have changed since.
+
+    One model is one study, sizes, rows, held-out rows, method, start, choice of rows and seed. Decodings that an earlier
+    record of the same training has beside are not lost.
+    """
+    found: dict[tuple, Record] = {}
     for record in records:
         rate = record["settings"].get("rate") if record["study"] == "rates" else None
-        place = (record["study"], sizes(record), record["training_rows"], label(record), rate)
-        found[place, record["sample"], record["seed"]] = record
+        rows = record["training_rows"], record["held_out_rows"]
+        place = (record["study"], sizes(record), *rows, record["method"], label(record), rate)
+        earlier = found.get((place, record["sample"], record["seed"]))
+        found[place, record["sample"], record["seed"]] = _joined(earlier, record)
     return list(found.values())
+
+
+def _joined(earlier: Record | None, record: Record) -> Record:
+    """The record, with the scores of decodings that only an earlier one of the same training has."""
+    facts = ("held_out_loss", "versions")
+    alike = earlier is not None and _settings(earlier) == _settings(record)
+    if not alike or any(earlier.get(name) != record.get(name) for name in facts):
+        return record
+    return {**record, "scores": earlier["scores"] | record["scores"]}
 
 
 def _settings(record: Record) -> str:
     """What it was trained with, but not where the figures come from."""
-    return json.dumps({name: value for name, value in record["settings"].items() if name != "source"})
+    told = {n: v for n, v in record["settings"].items() if n != "source" and v is not None}
+    told["search"] = record.get("search")  # by an earlier rule it is another method
+    return json.dumps(told, sort_keys=True)
 
 
 def _views(records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -100,10 +127,12 @@ def _views(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def label(record: Record) -> str:
-    """A line's name: the method, and what a prefix began with where that is the question."""
+    """A line's name: the method, and what it began with where that is the question."""
+    method: str = record["method"]
     if record["study"] != "init":
-        return record["method"]
-    return record["words"] if record["start"] == "words" else f"random, {_RANDOM[record['start']]}"
+        return method
+    start = record["words"] if record["start"] == "words" else f"random, {_RANDOM[record['start']]}"
+    return f"{method}: {start}"
 
 
 _RANDOM = {"uniform": "uniform 0 to 1", "random": "standard normal"}
@@ -114,7 +143,7 @@ def _table(records: Sequence[Record], decoding: str, group: str) -> str:
     with_scores.sort(
         key=lambda r: (r["training_rows"], METHODS.index(r["method"]) if r["method"] in METHODS else 0)
     )
-    names = [n for n in HEADS if any(n in r["scores"][decoding][group] for r in with_scores)]
+    names = [n for n in HEADS if any(n in scores(r, decoding, group) for r in with_scores)]
     head = [
         "rows",
         "method",
@@ -126,16 +155,16 @@ def _table(records: Sequence[Record], decoding: str, group: str) -> str:
         *(HEADS[n] for n in names),
     ]
     lines = [_title(with_scores, decoding, group), "", _line(head), "|" + "---|" * len(head)]
-    alike = _by(with_scores, lambda r: (r["training_rows"], label(r), _settings(r)))
-    for (rows, name, _), some in alike.items():
-        cells = [_mean([r["scores"][decoding][group].get(n) for r in some], DIGITS.get(n, 1)) for n in names]
+    alike = _by(with_scores, lambda r: (r["training_rows"], label(r), r["held_out_rows"], _settings(r)))
+    for (rows, name, *_), some in alike.items():
+        cells = [_mean([scores(r, decoding, group).get(n) for r in some], DIGITS.get(n, 1)) for n in names]
         rate = some[0]["settings"].get("rate")
         lines.append(
             _line([f"{rows:,}", name, f"{rate:g}" if rate else "", str(len(some)), *_facts(some), *cells])
         )
         lines += _cited(some[0], group, names)
     lines += _gaps(with_scores, decoding, group, names)
-    return "\n".join([*lines, *_missing(with_scores)])
+    return "\n".join([*lines, *_missing(with_scores, decoding, group)])
 
 
 def _title(records: Sequence[Record], decoding: str, group: str) -> str:
@@ -150,7 +179,14 @@ def _title(records: Sequence[Record], decoding: str, group: str) -> str:
     return (
         f"**{first['study']}: {first['task']} on {first['base']}**, {decoding}; scored on {inputs}; updates: {updates}; "
         f"held-out rows {_range([r['held_out_rows'] for r in records])}; {len(pairs)} choices of rows and seeds at most"
+        f"{_drawn(first)}"
     )
+
+
+def _drawn(record: Record) -> str:
+    """What is to be said of rows that are no longer drawn so."""
+    old = record.get("draw", 1) < draw_of(record["study"], record["task"], record["rows"])
+    return "; rows drawn by an earlier rule" if old else ""
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -200,9 +236,7 @@ def _gaps(records: Sequence[Record], decoding: str, group: str, names: Sequence[
     for rows, pairs in _by(both, lambda pair: pair[0]).items():
 
         def gap(name: str, pairs=pairs) -> list[float]:
-            sides = [
-                (ours[p]["scores"][decoding][group], theirs[p]["scores"][decoding][group]) for p in pairs
-            ]
+            sides = [(scores(ours[p], decoding, group), scores(theirs[p], decoding, group)) for p in pairs]
             return [a[name] - b[name] for a, b in sides if name in a and name in b]
 
         losses = [ours[p]["held_out_loss"] - theirs[p]["held_out_loss"] for p in pairs]
@@ -212,13 +246,18 @@ def _gaps(records: Sequence[Record], decoding: str, group: str, names: Sequence[
     return lines
 
 
-def _pair(record: Record) -> tuple[int, int, int]:
-    return record["training_rows"], record["sample"], record["seed"]
+def _pair(record: Record) -> tuple[int, int, int, int]:
+    return record["training_rows"], record["held_out_rows"], record["sample"], record["seed"]
 
 
-def _missing(records: Sequence[Record]) -> list[str]:
+def _missing(records: Sequence[Record], decoding: str, group: str) -> list[str]:
+    """What is not in the table, and why."""
     found = {f"{HEADS[n]}: {why}" for r in records for n, why in r["missing"].items()}
-    return ["", *(f"Not scored: {line}" for line in sorted(found))] if found else []
+    lines = [f"Not scored: {line}" for line in sorted(found)]
+    old = Counter(name for r in records for name in outdated(r, decoding, group))
+    why = "scored by an earlier rule; `--rescore` takes it again where the texts are kept"
+    lines += [f"Left out: {HEADS[name]} of {count} models, {why}" for name, count in old.items()]
+    return ["", *lines] if lines else []
 
 
 def _rates(records: Sequence[Record]) -> str:
@@ -227,7 +266,7 @@ def _rates(records: Sequence[Record]) -> str:
     title = (
         f"**rates: {first['task']} on {first['base']}**, {first['training_rows']:,} rows, "
         f"{first['held_out_rows']:,} held out, base alone {first['base_loss']:.3f}; updates made: "
-        f"{_range([r['updates'] for r in records])}; {len({(r['sample'], r['seed']) for r in records})} models a rate at most"
+        f"{_range([r['updates'] for r in records])}; {len({(r['sample'], r['seed']) for r in records})} models a rate at most{_drawn(first)}"
     )
     lines = [title, "", "| method | held-out loss by learning rate |", "|---|---|"]
     for method, some in _by(records, lambda r: r["method"]).items():

@@ -1,7 +1,7 @@
 """The tasks: rows that are trained on, rows that choose, inputs that are scored and choose nothing.
 
-E2E has no second file, so a tenth of its training prompts chooses, by the product's hash of the prompt; so it is
-with the third of DART that is not scored. WebNLG and SciTLDR choose by their dev files.
+E2E has no second file, so a tenth of its training prompts chooses, by the product's hash of the prompt. DART has one file,
+of which whole tables are trained on, choose, or are scored (`dart.py`). WebNLG and SciTLDR choose by their dev files.
 """
 
 import gzip
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.paper import dart
 from bench.paper.host import Host
 from trainer_worker.rows import Row
 from trainer_worker.split import FEWEST, split, unseen
@@ -19,7 +20,6 @@ from trainer_worker.split import FEWEST, split, unseen
 T = TypeVar("T")
 DATA = Path(__file__).resolve().parents[2] / "examples" / "data"
 TASKS = ("e2e", "webnlg", "dart", "scitldr")
-DART_SEED, DART_SCORED = 0, 1 / 3
 LOW_DATA_HELD_OUT = 0.3  # of the training size, the paper's section 6.3
 HELD_OUT = 0.1  # else; what the product holds out
 MOST_HELD_OUT = 400  # rows that choose, evenly taken: all 4,208 of E2E cost more time than the training does
@@ -126,13 +126,10 @@ def _scitldr() -> tuple[list[Row], list[Row], list[Scored]]:
 
 
 def _dart() -> tuple[list[Row], list[Row], list[Scored]]:
-    """Only DART's dev part can be had: a third of it, by a fixed seed, is scored."""
-    inputs = list(_lines("paper/dart_wiki_dev"))
-    random.Random(DART_SEED).shuffle(inputs)
-    count = round(DART_SCORED * len(inputs))
-    scored = [Scored(line["prompt"], tuple(line["references"])) for line in inputs[:count]]
-    training, held_out = _split(_as_rows(inputs[count:], "dart_wiki_dev"))
-    return training, held_out, scored
+    """Only DART's dev part can be had: a third of its tables is scored, a tenth of the others chooses."""
+    training, held_out, scored = dart.sides(_lines("paper/dart_wiki_dev"))
+    rows = [_as_rows(lines, "dart_wiki_dev") for lines in (training, held_out)]
+    return rows[0], rows[1], [Scored(line["prompt"], tuple(line["references"])) for line in scored]
 
 
 def _extrapolation() -> tuple[list[Row], list[Row], list[Scored]]:
@@ -184,9 +181,14 @@ def sized(task: Task, rows: int | None, sample: int, limit_inputs: int | None, *
         rows: training rows; all if not given.
         sample: seed of the choice.
         limit_inputs: scored inputs; all if not given.
-        low: hold out 30 % of the training size as the paper does in low data, else 10 %.
+        low: hold out 30 % of the training size as the paper does in low data, else 10 %; and draw each number of rows
+            by itself, so that the larger sample does not hold the smaller.
+
+    Raises:
+        ValueError: there are not so many rows, or low data would take them all.
     """
-    chance = random.Random(sample)
+    enough(task, rows, low=low)
+    chance = random.Random(f"{sample}/{rows}" if low else sample)
     training, held_out = list(task.training), list(task.held_out)
     if rows is not None and rows < len(training):
         training = chance.sample(training, rows)
@@ -195,6 +197,14 @@ def sized(task: Task, rows: int | None, sample: int, limit_inputs: int | None, *
         held_out = chance.sample(held_out, min(wanted, len(held_out)))
     scored = task.scored if limit_inputs is None else _evenly(task.scored, limit_inputs)
     return replace(task, training=training, held_out=held_out, scored=scored)
+
+
+def enough(task: Task, rows: int | None, *, low: bool) -> None:
+    """Raise ValueError unless the task has so many rows; low data draws from more than it takes."""
+    there = len(task.training)
+    if rows is not None and (rows > there or (low and rows == there)):
+        which = "low data draws from more rows than it takes" if low else "they cannot be drawn"
+        raise ValueError(f"--rows {rows}: {task.name} has {there} to train on; {which}; give fewer")
 
 
 def _evenly(found: Sequence[T], most: int) -> list[T]:

@@ -55,7 +55,7 @@ class NativeKernels:
     def best(self, logits: Tensor) -> list[tuple[int, bool]]:
         """See `kernels.Kernels`."""
         logits = logits.contiguous()
-        found = torch.empty(len(logits), 2, dtype=torch.int64)
+        found = torch.empty(len(logits), 2, dtype=torch.int64, device="cpu")
         self._library.best_of_rows(
             logits.data_ptr(), *logits.shape, found.data_ptr(), torch.get_num_threads()
         )
@@ -63,9 +63,9 @@ class NativeKernels:
 
     def draws(self, logits: Tensor, wishes: dict[int, Wish]) -> dict[int, int | Exception]:
         """See `kernels.Kernels`."""
-        logits, rows = logits.contiguous(), torch.tensor(list(wishes))
-        wished = torch.tensor(list(wishes.values()), dtype=torch.float64)
-        found = torch.empty(len(wishes), dtype=torch.int64)
+        logits, rows = logits.contiguous(), torch.tensor(list(wishes), device="cpu")
+        wished = torch.tensor(list(wishes.values()), dtype=torch.float64, device="cpu")
+        found = torch.empty(len(wishes), dtype=torch.int64, device="cpu")
         self._library.draw_tokens(
             *(logits.data_ptr(), logits.shape[1], rows.data_ptr(), wished.data_ptr(), len(wishes)),
             *(found.data_ptr(), torch.get_num_threads()),

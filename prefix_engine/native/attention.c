@@ -142,7 +142,7 @@ static void task(const Step *step, const int64_t *what, long head, long many)
             Mix *mix = mixes + h * count + i;
             for (long d = 0; d < dim; d++) scaled[d] = query[d] * scale;
             mix->most = -INFINITY;
-            mix->total = 0.0f;
+            mix->totals = (vec){};
             for (long d = 0; d < wide; d++) mix->sums[d] = 0.0f;
             limits[i] = step->tokens[(first + i) * 3 + 2];
         }
@@ -175,7 +175,9 @@ static void task(const Step *step, const int64_t *what, long head, long many)
         for (int i = 0; i < count; i++) {
             float *out = step->out + ((first + i) * step->heads + head + h) * dim;
             const Mix *mix = mixes + h * count + i;
-            for (long d = 0; d < dim; d++) out[d] = mix->sums[d] / mix->total;
+            float total = 0.0f;
+            for (int lane = 0; lane < VL; lane++) total += mix->totals[lane];
+            for (long d = 0; d < dim; d++) out[d] = mix->sums[d] / total;
         }
 }
 

@@ -1,12 +1,14 @@
 """What the compiled attention reads of one step: which pages each token sees, and which tokens go together."""
 
 import ctypes
+from functools import partial
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from prefix_engine.kv import PagedMemory
+from prefix_engine.native.floats import floats
 from prefix_engine.pages import pages_for
 from prefix_engine.scheduler import Chunk, Plan
 from prefix_engine.sequence import Sequence
@@ -16,6 +18,7 @@ _SHORT = 32  # positions of a prefix below which rows read it apart: less than a
 
 # Positions that are read for it; first token, count, place of the prefix in the tables, m, whether of one text.
 _Task = tuple[int, tuple[int, int, int, int, int]]
+_whole = partial(torch.tensor, dtype=torch.int64, device="cpu")
 
 
 class PagedAttention:
@@ -35,8 +38,8 @@ class PagedAttention:
         for chunk in plan.chunks:
             self._chunk(chunk, tokens, tasks)
         tasks.sort(key=lambda task: -task[0])  # the longest first: the threads end together
-        self._tables = torch.tensor(self._table_list)
-        self._tokens, self._tasks = torch.tensor(tokens), torch.tensor([task for _, task in tasks])
+        self._tables, self._tokens = _whole(self._table_list), _whole(tokens)
+        self._tasks = _whole([task for _, task in tasks])
 
     def memory(self) -> tuple[int, ...]:
         """As `Memory` of forward.c, which is good as long as this object lives."""
@@ -55,7 +58,7 @@ class PagedAttention:
         """Store the step's keys and values, then mix: `[n, heads, head_dim]`."""
         keys, values = self._memory.keys[layer], self._memory.values[layer]
         n, _, heads, head_dim = qkv.shape
-        out = torch.empty(n, heads, head_dim)
+        out = floats(n, heads, head_dim)
         self._library.attend(
             qkv.data_ptr(),
             out.data_ptr(),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prefix_engine.gpt2 import Network
 from prefix_engine.native.attention import PagedAttention
+from prefix_engine.native.floats import float32, floats
 from prefix_engine.native.linear import PackedInt8, PackedLinear
 from prefix_engine.native.norm import NativeNorm
 
@@ -62,7 +63,7 @@ class Forward:
         """For a network whose norms and matrices the compiled kernels made."""
         self._library = library
         self._network = network  # holds the memory that the structures below point into
-        self._tables = [network.tokens.contiguous(), network.positions.contiguous()]
+        self._tables = [float32(table).contiguous() for table in (network.tokens, network.positions)]
         config = network.config
         self._blocks = (_Block * config.layers)(
             *(
@@ -85,7 +86,7 @@ class Forward:
         self._scratch_of_a_token = (
             4 * config.width + max(3 * config.width, inner) + max(config.width, inner) // 4 + 2
         )
-        self._scratch = torch.empty(0)
+        self._scratch = floats(0)
         self.spent = (ctypes.c_int64 * len(PARTS))()
 
     def __call__(
@@ -99,8 +100,9 @@ class Forward:
         n, count = len(tokens), len(tokens) if wanted is None else len(wanted)
         room = max(n, count) * self._scratch_of_a_token
         if len(self._scratch) < room:
-            self._scratch = torch.empty(room)
-        out = torch.empty(count, self._network.config.width)
+            self.wipe()  # what is freed keeps what it held
+            self._scratch = floats(room)
+        out = floats(count, self._network.config.width)
         memory = _Memory(*attend.memory())
         ctypes.memset(self.spent, 0, ctypes.sizeof(self.spent))
         failed = self._library.forward(
@@ -121,6 +123,10 @@ class Forward:
         if failed:
             raise IndexError("a token or a position that the model does not have")
         return out
+
+    def wipe(self) -> None:
+        """See `kernels.Forward`: keys, values and activations of the steps before lie in the scratch."""
+        ctypes.memset(self._scratch.data_ptr(), 0, self._scratch.nbytes)
 
 
 def _norm(norm: object) -> _Norm:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from prefix_engine.cache_folder import cache_folder, making
+from prefix_engine.cache_folder import cache_folder, is_own, making
 from prefix_engine.kernels import KernelError
 
 _HERE = Path(__file__).parent
@@ -88,7 +88,8 @@ def load() -> ctypes.CDLL:
 def _made(compiler: list[str]) -> ctypes.CDLL:
     path = cache_folder() / f"kernels-{_digest(compiler)}.so"
     told = path.with_suffix(".sha256")
-    if not (path.is_file() and told.is_file() and told.read_bytes() == _sha256(path).encode()):
+    there = all(file.is_file() and is_own(file) for file in (path, told))
+    if not (there and told.read_bytes() == _sha256(path).encode()):
         _compile(compiler, path)  # also over half a file, which would end the process that loads it
         with making(told) as made:
             made.write_text(_sha256(path))

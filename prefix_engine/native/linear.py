@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prefix_engine.huge import Arena
+from prefix_engine.native.floats import float32, floats
 
 
 class PackedLinear:
@@ -28,7 +29,7 @@ class PackedLinear:
     def __call__(self, x: Tensor, *, gelu: bool = False, add: Tensor | None = None) -> Tensor:
         """See `gpt2.Linear`."""
         x = x.contiguous()
-        out = torch.empty(x.shape[0], self._outputs)
+        out = floats(x.shape[0], self._outputs)
         self._library.linear_f32(
             x.data_ptr(),
             x.shape[0],
@@ -55,8 +56,8 @@ class PackedInt8:
         self._bias = _padded(bias, panels * width)
         self._fours = -(-self._inputs // 4)
         self._packed = arena.zeros(panels, self._fours, width, 4, dtype=torch.int8)
-        self._scales = torch.empty(panels * width)
-        self._sums = torch.empty(panels * width, dtype=torch.int32)
+        self._scales = floats(panels * width)
+        self._sums = torch.empty(panels * width, dtype=torch.int32, device="cpu")
         self._threads = torch.get_num_threads
         library.pack_i8(
             *_matrix(weight),
@@ -74,8 +75,8 @@ class PackedInt8:
     def __call__(self, x: Tensor, *, gelu: bool = False, add: Tensor | None = None) -> Tensor:
         """See `gpt2.Linear`; each row of x is rounded by its own largest number."""
         x = x.contiguous()
-        rounded = torch.empty(x.shape[0], self._fours * 4, dtype=torch.uint8)
-        row_scales, out = torch.empty(x.shape[0]), torch.empty(x.shape[0], self._outputs)
+        rounded = torch.empty(x.shape[0], self._fours * 4, dtype=torch.uint8, device="cpu")
+        row_scales, out = floats(x.shape[0]), floats(x.shape[0], self._outputs)
         self._library.linear_i8(
             x.data_ptr(),
             x.shape[0],
@@ -101,14 +102,14 @@ def _panels(library: ctypes.CDLL, outputs: int) -> tuple[int, int]:
 
 
 def _padded(bias: Tensor | None, size: int) -> Tensor:
-    padded = torch.zeros(size)
+    padded = torch.zeros(size, dtype=torch.float32, device="cpu")
     if bias is not None:
         padded[: len(bias)] = bias
     return padded
 
 
 def _matrix(weight: Tensor) -> tuple[int, int, int, int, int]:
-    return weight.data_ptr(), weight.shape[0], weight.shape[1], weight.stride(0), weight.stride(1)
+    return float32(weight).data_ptr(), weight.shape[0], weight.shape[1], weight.stride(0), weight.stride(1)
 
 
 def _address(tensor: Tensor | None) -> int:

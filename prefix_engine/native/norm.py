@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prefix_engine.native.floats import float32
+
 
 @dataclass(frozen=True, slots=True)
 class NativeNorm:
@@ -15,6 +17,10 @@ class NativeNorm:
     weight: Tensor
     bias: Tensor
     eps: float
+
+    def __post_init__(self) -> None:
+        float32(self.weight)
+        float32(self.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `gpt2.Norm`."""

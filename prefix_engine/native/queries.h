@@ -13,7 +13,8 @@
 #define WIDEST 256 /* largest head_dim */
 
 typedef struct {
-    float most, total, sums[WIDEST];
+    float most, sums[WIDEST];
+    vec totals; /* of the weights, a part in each lane: added up at the end */
 } Mix;
 
 typedef uint16_t halves __attribute__((vector_size(VL * 2), aligned(2)));
@@ -42,26 +43,24 @@ INLINE float number(const char *row, long d, int bf16)
 /* Takes `many` scores into a mix: leaves their weights in `scores`, to be summed by the caller. */
 INLINE void weigh(Mix *mix, float *scores, const int many, long dim)
 {
-    float most = mix->most, total = 0.0f;
+    float most = mix->most;
 #pragma omp simd reduction(max : most)
     for (int j = 0; j < many; j++) most = scores[j] > most ? scores[j] : most;
     if (most > mix->most) {
         float shrink = exponential(mix->most - most);
         mix->most = most;
-        mix->total *= shrink;
+        mix->totals *= shrink;
         for (long d = 0; d < dim; d++) mix->sums[d] *= shrink;
     }
     for (int j = 0; j < many; j++) scores[j] = exponential(scores[j] - most);
-#pragma omp simd reduction(+ : total)
-    for (int j = 0; j < many; j++) total += scores[j];
-    mix->total += total;
+    for (int j = 0; j < many; j += VL) mix->totals += *(const vec *)(scores + j);
 }
 
 /* The same for QUERIES queries together, so that what waits in one goes on in another; those that see nothing get
    weights of zero. */
 INLINE void weigh_some(Mix *mixes, float (*scores)[BLOCK], const long *counts, const long wide)
 {
-    float tops[QUERIES], totals[QUERIES];
+    float tops[QUERIES];
     for (int i = 0; i < QUERIES; i++) {
         float most = mixes[i].most;
 #pragma omp simd reduction(max : most)
@@ -72,47 +71,132 @@ INLINE void weigh_some(Mix *mixes, float (*scores)[BLOCK], const long *counts, c
         if (counts[i] && tops[i] > mixes[i].most) {
             float shrink = exponential(mixes[i].most - tops[i]);
             mixes[i].most = tops[i];
-            mixes[i].total *= shrink;
+            mixes[i].totals *= shrink;
             for (long d = 0; d < wide; d++) mixes[i].sums[d] *= shrink;
         }
     for (int i = 0; i < QUERIES; i++)
 #pragma omp simd
         for (int j = 0; j < BLOCK; j++) scores[i][j] = exponential(scores[i][j] - tops[i]);
-    for (int i = 0; i < QUERIES; i++) {
-        float total = 0.0f;
-#pragma omp simd reduction(+ : total)
-        for (int j = 0; j < BLOCK; j++) total += scores[i][j];
-        totals[i] = total;
-    }
-    for (int i = 0; i < QUERIES; i++) mixes[i].total += totals[i];
+    for (int i = 0; i < QUERIES; i++)
+        for (int j = 0; j < BLOCK; j += VL) mixes[i].totals += *(const vec *)(scores[i] + j);
 }
 
-/* VL vectors, rows to columns, in log2(VL) rounds that swap blocks of 1, 2, 4, ... lanes. */
-INLINE void transpose(vec *rows)
+/* Lanes of two vectors: number j of the first is j, of the second VL + j. */
+INLINE vec shuffled(vec first, vec second, lane_numbers which)
 {
 #if defined(__clang__)
-    vec columns[VL];
-    for (int i = 0; i < VL; i++)
-        for (int j = 0; j < VL; j++) columns[j][i] = rows[i][j];
-    memcpy(rows, columns, sizeof columns);
+    vec found;
+    for (int j = 0; j < VL; j++) found[j] = which[j] < VL ? first[which[j]] : second[which[j] - VL];
+    return found;
 #else
-#pragma GCC unroll 4
-    for (int lanes = 1; lanes < VL; lanes *= 2) {
-        lane_numbers low, high;
-#pragma GCC unroll 16
-        for (int j = 0; j < VL; j++) {
-            low[j] = j & lanes ? VL + j - lanes : j;
-            high[j] = j & lanes ? VL + j : j + lanes;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < VL; i++)
-            if (!(i & lanes)) {
-                vec first = rows[i], second = rows[i + lanes];
-                rows[i] = __builtin_shuffle(first, second, low);
-                rows[i + lanes] = __builtin_shuffle(first, second, high);
-            }
-    }
+    return __builtin_shuffle(first, second, which);
 #endif
+}
+
+/* Swaps blocks of `lanes` lanes between rows that are as far apart. */
+INLINE void swap_blocks(vec *rows, const int lanes)
+{
+    lane_numbers low, high;
+#pragma GCC unroll 16
+    for (int j = 0; j < VL; j++) {
+        low[j] = j & lanes ? VL + j - lanes : j;
+        high[j] = j & lanes ? VL + j : j + lanes;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++)
+        if (!(i & lanes)) {
+            vec first = rows[i], second = rows[i + lanes];
+            rows[i] = shuffled(first, second, low);
+            rows[i + lanes] = shuffled(first, second, high);
+        }
+}
+
+/* VL vectors, rows to columns; each call has its number written out, so that its shuffles are known to the compiler. */
+INLINE void transpose(vec *rows)
+{
+    swap_blocks(rows, 1);
+    swap_blocks(rows, 2);
+    if (VL > 4) swap_blocks(rows, 4);
+    if (VL > 8) swap_blocks(rows, 8);
+}
+
+/* Makes one vector of each two rows that are `lanes` apart: sums of two lanes of the one, and of the other. */
+INLINE void sum_pairs(vec *rows, const int lanes)
+{
+    lane_numbers same, other;
+#pragma GCC unroll 16
+    for (int j = 0; j < VL; j++) {
+        same[j] = j & lanes ? VL + j : j;
+        other[j] = same[j] ^ lanes;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < VL; i += 2 * lanes)
+        rows[i] = shuffled(rows[i], rows[i + lanes], same) + shuffled(rows[i], rows[i + lanes], other);
+}
+
+/* The sum of each of VL vectors, in its own lane. */
+INLINE vec sum_each(vec *rows)
+{
+    sum_pairs(rows, 1);
+    sum_pairs(rows, 2);
+    if (VL > 4) sum_pairs(rows, 4);
+    if (VL > 8) sum_pairs(rows, 8);
+    return rows[0];
+}
+
+/* bfloat16 is taken two numbers to a word where a row is whole words of whole vectors: to shift them apart needs no
+   shuffle, of which a processor does one at a time. Numbers with even places come first then, those with odd ones behind. */
+INLINE int by_words(const long dim, const int bf16) { return bf16 && dim % (2 * VL) == 0; }
+
+/* Numbers d..d+2*VL-1 of a row: with even places, and with odd ones. */
+INLINE void split(const char *row, long d, vec *even, vec *odd)
+{
+    words both = *(const words *)(row + d * 2), low = both << 16, high = both & 0xffff0000;
+    memcpy(even, &low, sizeof *even);
+    memcpy(odd, &high, sizeof *odd);
+}
+
+/* Two vectors of numbers one after another, to even and odd places; and back. */
+INLINE void part(vec *two)
+{
+    lane_numbers even, odd;
+#pragma GCC unroll 16
+    for (int j = 0; j < VL; j++) {
+        even[j] = 2 * j;
+        odd[j] = 2 * j + 1;
+    }
+    vec first = two[0], second = two[1];
+    two[0] = shuffled(first, second, even);
+    two[1] = shuffled(first, second, odd);
+}
+
+INLINE void join(vec *two)
+{
+    lane_numbers low, high;
+#pragma GCC unroll 16
+    for (int j = 0; j < VL; j++) {
+        low[j] = (j & 1 ? VL : 0) + j / 2;
+        high[j] = low[j] + VL / 2;
+    }
+    vec first = two[0], second = two[1];
+    two[0] = shuffled(first, second, low);
+    two[1] = shuffled(first, second, high);
+}
+
+/* The sum of products of a row with what is asked, vector by vector; see `by_words`. */
+INLINE vec products(const vec *asked, const char *row, const long dim, const int bf16)
+{
+    vec sum = {};
+    if (!by_words(dim, bf16))
+        for (long d = 0; d < dim; d += VL) sum += asked[d / VL] * numbers(row, d, bf16);
+    else
+        for (long d = 0; d < dim; d += 2 * VL) {
+            vec even, odd;
+            split(row, d, &even, &odd);
+            sum += asked[d / VL] * even;
+            sum += asked[d / VL + 1] * odd;
+        }
+    return sum;
 }
 
 /* Scores of one query with count <= RUN keys that lie side by side, -infinity behind them; dim is a multiple of
@@ -121,19 +205,18 @@ INLINE void scores_of_run(float *scores, const float *query, const char *k, long
                           const long dim, const int bf16)
 {
     long size = dim * (bf16 ? 2 : 4);
-    for (int part = 0; part < RUN; part += VL) {
-        vec sums[VL], score = {};
+    vec asked[WIDEST / VL];
+    for (long d = 0; d < dim; d += VL) asked[d / VL] = *(const vec *)(query + d);
+    for (long d = 0; d < dim && by_words(dim, bf16); d += 2 * VL) part(asked + d / VL);
+    for (int first = 0; first < RUN; first += VL) {
+        vec sums[VL];
 #pragma GCC unroll 16
         for (int j = 0; j < VL; j++) {
-            const char *row = k + (part + j < count ? part + j : count - 1) * size;
-            sums[j] = *(const vec *)query * numbers(row, 0, bf16);
-            for (long d = VL; d < dim; d += VL) sums[j] += *(const vec *)(query + d) * numbers(row, d, bf16);
-            for (long at = 0; at < size; at += 64) __builtin_prefetch(then + (part + j) * size + at, 0, 2);
+            const char *row = k + (first + j < count ? first + j : count - 1) * size;
+            sums[j] = products(asked, row, dim, bf16);
+            for (long at = 0; at < size; at += 64) __builtin_prefetch(then + (first + j) * size + at, 0, 2);
         }
-        transpose(sums);
-#pragma GCC unroll 16
-        for (int j = 0; j < VL; j++) score += sums[j];
-        *(vec *)(scores + part) = score;
+        *(vec *)(scores + first) = sum_each(sums);
     }
     for (long j = count; j < RUN; j++) scores[j] = -INFINITY;
 }
@@ -146,13 +229,23 @@ INLINE void add_run(Mix *mix, const float *weights, const char *v, long count, c
     for (long d = 0; d < dim; d += VL * PAIR) {
         vec sums[PAIR] = {};
         for (int i = 0; i < PAIR && d + i * VL < dim; i++) sums[i] = *(vec *)(mix->sums + d + i * VL);
+        for (int i = 0; i < PAIR && by_words(dim, bf16) && d + i * VL < dim; i += 2) part(sums + i);
         for (long j = 0; j < count; j++) {
             vec weight = weights[j] - (vec){};
-            for (int i = 0; i < PAIR && d + i * VL < dim; i++)
-                sums[i] += weight * numbers(v + j * size, d + i * VL, bf16);
+            if (!by_words(dim, bf16))
+                for (int i = 0; i < PAIR && d + i * VL < dim; i++)
+                    sums[i] += weight * numbers(v + j * size, d + i * VL, bf16);
+            else
+                for (int i = 0; i < PAIR && d + i * VL < dim; i += 2) {
+                    vec even, odd;
+                    split(v + j * size, d + i * VL, &even, &odd);
+                    sums[i] += weight * even;
+                    sums[i + 1] += weight * odd;
+                }
             if (!d)
                 for (long at = 0; at < size; at += 64) __builtin_prefetch(then + j * size + at, 0, 2);
         }
+        for (int i = 0; i < PAIR && by_words(dim, bf16) && d + i * VL < dim; i += 2) join(sums + i);
         for (int i = 0; i < PAIR && d + i * VL < dim; i++) *(vec *)(mix->sums + d + i * VL) = sums[i];
     }
 }

@@ -87,7 +87,10 @@ async def admitted(
     seconds = min(x_deadline_seconds or parts.settings.deadline_seconds, parts.settings.deadline_seconds)
     deadline = request.state.began + seconds
     with nullcontext() if parts.traces is None else parts.traces.part("store.resolve"):
-        tenant, resolved, payload, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
+        tenant, resolved, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
+        payload = None
+        if resolved is not None and resolved.number is None:
+            resolved, payload = await _checkpoint(parts, scope, body.model, resolved)
     limited = tenant.requests_per_minute is not None
     headers = await to_thread.run_sync(parts.admission.rate, tenant) if limited else {}
     headers |= parts.admission.quota(tenant, used.tokens)
@@ -105,6 +108,7 @@ async def admitted(
     ticket = parts.tickets.open(scope.tenant_id, request.scope.get("client"), resolved, body.model)
     try:
         with parts.residency.at_hand(resolved, payload):
+            del payload  # an answer may take long
             demand = Demand(len(ready.requests), ready.generates, ready.positions)
             parts.admission.queue(tenant, ticket, demand, deadline - time.monotonic(), used)
             parts.door.queued(request.state.visit)
@@ -120,24 +124,25 @@ async def admitted(
                 parts.traces.rows(ticket.generations)
 
 
-def _look_up(parts: Parts, scope: Scope, model: str) -> tuple[Tenant, Resolved | None, bytes | None, Used]:
-    """What the store knows: the tenant's limits, what the name means (a checkpoint's bytes too), the day's tokens."""
-    resolved, payload = (None, None) if model == parts.base.name else _resolved(parts, scope, model)
+def _look_up(parts: Parts, scope: Scope, model: str) -> tuple[Tenant, Resolved | None, Used]:
+    """What the database knows: the tenant's limits, what the name means, the day's tokens."""
+    resolved = None if model == parts.base.name else resolve(parts, scope, model)
     tenant = parts.store.tenants.get(scope.tenant_id)
     asked, tokens = parts.tickets.asked(scope.tenant_id), 0
     if tenant.tokens_per_day is not None:
         tokens = parts.meter.pending(scope.tenant_id) + parts.store.usage.tokens_today(scope.tenant_id)
-    return tenant, resolved, payload, Used(tokens, asked)
+    return tenant, resolved, Used(tokens, asked)
 
 
-def _resolved(parts: Parts, scope: Scope, model: str) -> tuple[Resolved, bytes | None]:
-    """What a name means; a checkpoint that is replaced this moment is looked up again."""
+async def _checkpoint(
+    parts: Parts, scope: Scope, model: str, resolved: Resolved
+) -> tuple[Resolved, bytes | None]:
+    """A checkpoint with its bytes; one that is replaced this moment is looked up again."""
     for _ in range(_REPLACED):
-        resolved = resolve(parts, scope, model)
         try:
-            return resolved, parts.residency.read(resolved)
+            return resolved, await parts.residency.read(resolved, parts.storing)
         except NotFound:
-            continue
+            resolved = await to_thread.run_sync(resolve, parts, scope, model)
     raise NotFound("model", model)
 
 

@@ -88,7 +88,8 @@ async def upload(
     """Take a training file: JSONL with a prompt and a completion a line, of exactly one owner."""
     target = _Target(parts, scope, idempotency_key, request.scope.get("client"))
     content_type = request.headers.get("content-type", "")
-    return file_json(await receive_file(content_type, request.stream(), target, parts.settings.stall_seconds))
+    stall_seconds = parts.settings.stall_seconds
+    return file_json(await receive_file(content_type, request.stream(), target, stall_seconds, parts.storing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +160,9 @@ def get_file(parts: PartsDep, scope: Uploader, file_id: str) -> FileShown:
 async def get_content(parts: PartsDep, request: Request, scope: Uploader, file_id: str) -> Response:
     """One file's bytes, as they were uploaded."""
     dataset = await to_thread.run_sync(parts.store.datasets.get, scope, file_id)
-    ticket = parts.tickets.open_file(dataset.owner, request.scope.get("client"), file_id)
+    ticket = parts.tickets.open_file(dataset.owner, request.scope.get("client"), file_id, dataset.bytes)
     try:
-        data = await to_thread.run_sync(parts.store.datasets.read, scope, file_id)
+        data = await to_thread.run_sync(parts.store.datasets.read, scope, file_id, limiter=parts.storing)
         _Content.check(parts, ticket)
     except BaseException:
         parts.tickets.end(ticket)
@@ -213,11 +214,7 @@ async def delete_file(
     parts: PartsDep, scope: Uploader, file_id: str, *, versions: bool = False
 ) -> JSONResponse:
     """Erase a file's bytes; with `versions=true` also the versions that learned from it."""
-    seq = await to_thread.run_sync(_delete, parts, scope, file_id, versions)
-    return await delete(parts, scope, seq, "file", file_id)
-
-
-def _delete(parts: Parts, scope: Scope, file_id: str, versions: bool) -> int:
-    parts.store.datasets.delete(scope, file_id, versions=versions, clear=False)
-    parts.revocation.end_transfers(file_id)
-    return parts.store.feed.position()
+    told = await to_thread.run_sync(
+        lambda: parts.store.datasets.delete(scope, file_id, versions=versions, clear=False)
+    )
+    return await delete(parts, scope, told.seq, "file", file_id)

@@ -20,7 +20,7 @@ async def livez(parts: PartsDep) -> JSONResponse:
 
 
 @router.get("/readyz", responses=_ANSWERS)
-def readyz(parts: PartsDep) -> JSONResponse:
+async def readyz(parts: PartsDep) -> JSONResponse:
     """The process takes requests."""
-    reason = parts.not_ready()
+    reason = parts.not_ready_here() or await parts.readiness.away()
     return JSONResponse({"status": reason or "ok"}, 503 if reason else 200)

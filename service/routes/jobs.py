@@ -163,8 +163,9 @@ def get_job(parts: PartsDep, scope: Trainer, job_id: str) -> JobShown:
 )
 async def cancel_job(parts: PartsDep, scope: Trainer, job_id: str) -> JobShown:
     """End a job; nothing of it is published afterwards, and answers of its checkpoints end."""
-    job = await to_thread.run_sync(lambda: parts.store.jobs.cancel(scope, job_id, clear=False))
-    await reached_all(parts, await to_thread.run_sync(parts.store.feed.position))
+    job, told = await to_thread.run_sync(lambda: parts.store.jobs.cancel(scope, job_id, clear=False))
+    if told is not None:
+        await reached_all(parts, told.seq)
     await clear(parts, scope)
     return job_json(job)
 

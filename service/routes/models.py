@@ -40,8 +40,8 @@ def prefix_model(name: str, version: Version) -> ModelShown:
 @router.get("/v1/models", responses=shown({"object": "list", "data": [EXAMPLE]}))
 def list_models(parts: PartsDep, scope: Reader) -> Everything[ModelShown]:
     """The base model first, then every prefix that has a live version."""
-    live = [(view.name, view.live) for view in parts.store.registry.list(scope)]
-    models = [prefix_model(name, version) for name, version in live if version is not None]
+    live = parts.store.registry.live(scope)
+    models = [prefix_model(version.resolved.name, version) for version in live]
     return {"object": "list", "data": [base_model(parts), *models]}
 
 

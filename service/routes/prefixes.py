@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from prefix_store.errors import NotFound
 from prefix_store.version_rows import PrefixView, Version
 from service.deps import After, IdempotencyKey, PartsDep, Reader, Writer, listed, page, shown
 from service.schemas import PromoteBody
@@ -65,13 +64,8 @@ def list_prefixes(
     parts: PartsDep, scope: Reader, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> Page[PrefixShown]:
     """Every prefix that the key reaches, also those without a live version."""
-    views = list(parts.store.registry.list(scope))
-    if after is not None:
-        places = [i for i, view in enumerate(views) if view.name == after]
-        if not places:
-            raise NotFound("model", after)
-        views = views[places[0] + 1 :]
-    return page([prefix_json(view) for view in views[: limit + 1]], limit)
+    views = parts.store.registry.list(scope, after, limit + 1)
+    return page([prefix_json(view) for view in views], limit)
 
 
 @router.get("/v1/prefixes/{name}", responses=shown(EXAMPLE, 404))

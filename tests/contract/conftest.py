@@ -8,10 +8,15 @@ from prefix_store.scope import Admin
 
 
 @pytest.fixture
-def settings(tmp_path, database_url):
-    return StoreSettings(
-        data_dir=tmp_path, database_url=database_url, lease_seconds=2.0, **beside(database_url)
-    )
+def lease_seconds():
+    """Longer than any machine stands still; modules where leases run out have one of their own."""
+    return 60.0
+
+
+@pytest.fixture
+def settings(tmp_path, database_url, lease_seconds):
+    more = beside(database_url)
+    return StoreSettings(data_dir=tmp_path, database_url=database_url, lease_seconds=lease_seconds, **more)
 
 
 @pytest.fixture

@@ -121,6 +121,17 @@ def test_a_sweep_finds_what_was_only_hidden_and_ends_old_uploads(store, tenant, 
     assert len(everything_kept(store)) == 1
 
 
+def test_a_clock_that_is_ahead_sweeps_nothing_that_may_be_on_its_way(store, tenant, alice, monkeypatch):
+    coming = Place(tenant.tenant_id, alice.owner_id, "file-coming")
+    store.blobs.put(coming, b"its row is about to be written")
+    right = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: right(clock) + 2 * 3600)
+    assert store.janitor.sweep() == 0
+    assert files_on_disk(store) == {coming}
+    ((_, age),) = store.blobs.places()
+    assert -1 <= age < 600
+
+
 def test_an_erasure_leaves_no_version_of_anything(store, tenant, alice):
     publish(store, tenant, alice, "voice", b"kingfisher")
     for place in files_on_disk(store):

@@ -296,6 +296,43 @@ def test_an_erasure_is_done_only_when_redis_holds_nothing_any_more(way, store, t
     assert cached(store) == {}
 
 
+def test_what_one_process_owes_to_redis_another_one_finds(way, store, second, server, tenant, alice):
+    """A task's version that learned from her files: its place is noted, and no folder of hers."""
+    task = store.owners.ensure_task(tenant, "e2e")
+    publish(store, tenant, task, "e2e", files=[upload(store, tenant, alice).id])
+    store.registry.read(store.registry.resolve(tenant, "task:e2e"))
+    way.cut()
+    erasure = store.erasure.begin(tenant, "alice")
+    assert store.erasure.purge(erasure.id).state == "purging"  # and then this process dies
+    assert store.erasure.purge(erasure.id).state == "purging"
+    assert second.erasure.purge(erasure.id).state == "purging"
+    assert len(server.keys(f"{store._core.link.key('blobs')}:*")) == 1
+    way.open()
+    answers_again(second)
+    wait_until(lambda: second.erasure.purge(erasure.id).state == "done")
+    assert cached(store) == {}
+    assert store.erasure.resume() == 0
+
+
+def test_a_note_goes_when_a_copys_time_is_over_though_redis_never_answers(
+    way, settings, tenant, alice, store
+):
+    brief = open_store(settings.model_copy(update={"redis_blob_seconds": 1}))
+    publish(brief, tenant, alice, "voice")
+    way.cut()
+    brief.registry.delete_prefix(tenant, "alice:voice")
+    assert not brief.erasure.clear(tenant)
+    assert len(noted(store)) == 1
+    wait_until(lambda: brief.erasure.clear(tenant))
+    wait_until(lambda: not brief.erasure.resume() and not noted(store))
+    brief.close()
+
+
+def noted(store):
+    with store._system.read() as connection:
+        return connection.exec_driver_sql("SELECT * FROM litter").all()
+
+
 def test_an_erasure_does_not_wait_for_redis_longer_than_a_blob_may_lie_there(way, settings, tenant, store):
     brief = open_store(settings.model_copy(update={"redis_blob_seconds": 1}))
     store.owners.create_user(tenant, "bob")

@@ -68,6 +68,7 @@ BAD_COMPLETIONS = [
     ({"logprobs": -1}, "logprobs"),
     ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
     ({"stop": ""}, "stop"),
+    ({"stop": ["x", "x" * 257]}, "stop"),
     ({"seed": 1 << 64}, "seed"),
     ({"seed": "x"}, "seed"),
     ({"logit_bias": {"x": 1}}, "logit_bias"),

@@ -5,7 +5,9 @@ import time
 import pytest
 from production_making import damage
 from service_making import complete, error_of, serving, slowed
+from test_service_hostile import slow_reader
 from test_service_revocation import Reader, started
+from waiting import Hanging, wait_until
 
 from prefix_engine.testing import random_prefix
 
@@ -190,6 +192,64 @@ def test_a_checkpoint_that_is_replaced_before_the_engine_has_it_still_answers(
     assert answer.json()["prefix_version"] == name_of(claim, 7)
     assert text_of(answer) == text_of(complete(acme, "alice:same"))
     assert residency._at_hand == {}
+
+
+def test_requests_of_one_checkpoint_hold_its_bytes_once(service, acme, claim, slow, monkeypatch):
+    service.keep(claim, 7)
+    registry, residency = service.parts.store.registry, service.parts.residency
+    reading, gone = Hanging(registry.read), []
+
+    class Copy(bytes):
+        def __del__(self):
+            gone.append(len(self))
+
+    both, entered = residency.read, []
+
+    async def counted(*told):
+        entered.append(told)
+        return await both(*told)
+
+    async def late(*_):
+        return Copy(b"read before the others had it at hand")
+
+    monkeypatch.setattr(registry, "read", reading)
+    monkeypatch.setattr(residency, "read", counted)
+    readers = [Reader(service, acme.key, name_of(claim), seed=seed) for seed in range(4)]
+    wait_until(lambda: len(entered) == 4)
+    assert service.parts.storing.borrowed_tokens == 1
+    reading.go_on.set()
+    started(readers)
+    assert len(reading.calls) == 1
+    monkeypatch.setattr(residency, "read", late)
+    readers += started([Reader(service, acme.key, name_of(claim))])
+    assert gone
+    assert b"[DONE]" not in readers[-1].data
+    for reader in readers:
+        reader.join(120)
+        assert b"[DONE]" in reader.data
+    wait_until(lambda: residency._at_hand == residency._reading == {})
+
+
+def test_files_that_do_not_come_keep_nobody_waiting_who_needs_none(service, acme, claim, monkeypatch):
+    service.keep(claim, 7)
+    file = service.upload(acme, user="alice").json()["id"]
+    store = service.parts.store
+    prefixes, files = Hanging(store.registry.read), Hanging(store.datasets.read)
+    monkeypatch.setattr(store.registry, "read", prefixes)
+    monkeypatch.setattr(store.datasets, "read", files)
+    waiting = [Reader(service, acme.key, name_of(claim), tokens=2, seed=seed) for seed in range(50)]
+    wait_until(lambda: prefixes.calls or files.calls)
+    transfers = [slow_reader(service, acme.key, file) for _ in range(4)]
+    for _ in range(5):
+        assert acme.get("/v1/models", timeout=20).status_code == 200
+        time.sleep(0.1)
+    prefixes.go_on.set()
+    files.go_on.set()
+    for reader in started(waiting):
+        reader.join(120)
+        assert b"[DONE]" in reader.data
+    for transfer in transfers:
+        transfer.close()
 
 
 def test_a_damaged_checkpoint_fails_its_own_requests_alone(service, acme, claim):

@@ -161,24 +161,45 @@ def test_a_tenant_cannot_fill_memory_with_stalled_downloads(own_service):
     acme = service.tenant()
     service.user(acme, "alice")
     file = service.upload(acme, rows(("p" * 50, "c" * 900)) * 9000, user="alice").json()["id"]
-    sockets = []
-    for _ in range(12):
-        raw = socket.socket()
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.connect(("127.0.0.1", service.port))
-        raw.sendall(
-            f"GET /v1/files/{file}/content HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {acme.key}\r\n\r\n".encode()
-        )
-        sockets.append(raw)
-    statuses = []
-    for raw in sockets:
-        raw.settimeout(20)
-        statuses.append(int(raw.recv(12).split()[1]))
+    sockets = [slow_reader(service, acme.key, file) for _ in range(12)]
+    statuses = [int(raw.recv(12).split()[1]) for raw in sockets]
     assert statuses.count(200) == 8
     assert statuses.count(429) == 4
     assert complete(acme, "tiny").status_code == 200
     for raw in sockets:
         raw.close()
+
+
+def test_all_tenants_together_cannot_fill_memory_with_stalled_downloads(tmp_path):
+    data = rows(("p" * 50, "c" * 900)) * 9000
+    with serving(tmp_path, sent_bytes=4 * len(data), store={"max_upload_bytes": len(data)}) as service:
+        tenants = [service.tenant(f"tenant {n}") for n in range(3)]
+        files = []
+        for tenant in tenants:
+            service.user(tenant, "alice")
+            files.append(service.upload(tenant, data, user="alice").json()["id"])
+
+        def asked(n):
+            raw = slow_reader(service, tenants[n].key, files[n])
+            return raw, int(raw.recv(12).split()[1])
+
+        (first, one), (second, two), (third, three), (fourth, other) = (asked(n) for n in (0, 0, 0, 1))
+        assert (one, two, other) == (200, 200, 200)
+        assert three == 429  # what is left is for others
+        refused = tenants[2].get(f"/v1/files/{files[2]}/content")
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "overloaded")
+        assert "retry-after" in refused.headers
+        assert service.parts.tickets.files.total == 3 * len(data)
+        for tenant in tenants:  # what is no download goes on, also of who holds more than its part by now
+            assert complete(tenant, "tiny").status_code == 200
+            assert service.upload(tenant, rows(("p", "c")) * 20, user="alice").status_code == 200
+        for raw in (first, second, third, fourth):
+            raw.close()
+        give_up = time.monotonic() + 60
+        while (again := tenants[2].get(f"/v1/files/{files[2]}/content")).status_code != 200:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        assert again.content == data
 
 
 def test_an_upload_under_way_ends_with_its_owner(own_service):
@@ -334,9 +355,10 @@ def test_a_process_that_is_blind_cuts_off_even_who_does_not_read(tmp_path, datab
             assert complete(blind, "tiny").status_code == 503
 
 
-def test_a_process_whose_revocation_fails_stands_aside(own_service, monkeypatch):
-    """It sends nothing more, says that it is ill, and holds nobody's deletion up."""
-    service = own_service
+def test_a_process_whose_revocation_fails_stands_aside_and_ends(own_service, monkeypatch):
+    """It sends nothing more, says that it is ill, holds nobody's deletion up, and is gone for its supervisor to see."""
+    service, statuses = own_service, []
+    monkeypatch.setattr(service.parts.watchdog, "_end", statuses.append)  # the process is the test's own
     acme = service.tenant()
     service.user(acme, "alice")
     service.publish(acme.scope, "alice", "voice")
@@ -345,16 +367,17 @@ def test_a_process_whose_revocation_fails_stands_aside(own_service, monkeypatch)
     def broken(_ids):
         raise RuntimeError("the engine is gone")
 
-    monkeypatch.setattr(service.parts.engine, "revoke", broken)
+    monkeypatch.setattr(service.parts.engine, "begin_revocation", broken)
     acme.delete("/v1/users/alice")
     give_up = time.monotonic() + 120
     while service.client(None).get("/livez").status_code != 503:
         assert time.monotonic() < give_up
         time.sleep(0.05)
     assert complete(acme, "tiny").status_code == 503
-    while not service.store.feed.acked(service.store.feed.position()):
+    while not service.store.feed.acked(service.store.feed.position()) or not statuses:
         assert time.monotonic() < give_up
         time.sleep(0.05)
+    assert statuses == [75]
 
 
 def test_fields_that_come_after_the_file_cannot_change_whose_it_is(service, acme, alice):

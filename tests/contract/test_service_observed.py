@@ -1,6 +1,7 @@
 """What a service tells of itself when something is wrong: its spans, its metrics and its readiness."""
 
 import threading
+import time
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -11,9 +12,11 @@ from prometheus_client import generate_latest
 from service_making import complete, events, serving
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import OperationalError
+from store_making import queue
 from waiting import PATIENCE_S, wait_until
 
 from prefix_store.tracing import Tracing
+from service.readiness import HOLD_S
 from service.tracing import Traces
 
 
@@ -82,6 +85,64 @@ def test_a_database_that_is_away_costs_metrics_the_job_counts_alone(own_service,
     assert 'prefix_jobs{status="queued"}' not in text
     wait_until(lambda: own_service.parts.not_ready() is None)
     assert "prefix_store_up 1.0" in generate_latest(registry).decode()
+
+
+def test_a_loop_on_readiness_asks_the_database_once_a_second_and_takes_no_thread_of_authentication(
+    own_service, monkeypatch
+):
+    acme, readiness = own_service.tenant(), own_service.parts.readiness
+    ping, hold, asked = readiness._ping, threading.Event(), []
+
+    def slow():
+        asked.append(time.monotonic())
+        assert hold.wait(PATIENCE_S)
+        ping()
+
+    monkeypatch.setattr(readiness, "_ping", slow)
+    time.sleep(HOLD_S)
+    statuses = []
+
+    def ask():
+        with own_service.client(None) as nobody:
+            statuses.append(nobody.get("/readyz").status_code)
+
+    asking = [threading.Thread(target=ask) for _ in range(60)]
+    for thread in asking:
+        thread.start()
+    wait_until(lambda: asked)
+    assert acme.get("/v1/models").status_code == 200  # though sixty wait for the database's answer
+    assert statuses == []
+    hold.set()
+    for thread in asking:
+        thread.join(PATIENCE_S)
+    assert statuses == [200] * 60
+    began, count = time.monotonic(), len(asked)
+    with own_service.client(None) as nobody:
+        while time.monotonic() < began + 1.5 * HOLD_S:
+            assert nobody.get("/readyz").status_code == 200
+    assert len(asked) - count <= (time.monotonic() - began) / HOLD_S + 1
+
+
+def test_a_scrape_tells_who_trains_and_which_erasures_are_open(tmp_path):
+    with serving(tmp_path, store={"lease_seconds": 1.0}) as service:
+        acme, store, registry = service.tenant(), service.store, service.parts.telemetry.registry
+        service.user(acme, "alice")
+        service.user(acme, "bob")
+        queue(store, acme.scope, store.owners.get(acme.scope, "alice"), "voice")
+        claim = store.jobs.claim("w")
+
+        def shown(line):
+            return line in generate_latest(registry).decode().splitlines()
+
+        assert store.jobs.heartbeat(claim) == "continue"
+        assert shown("prefix_jobs_leased 1.0")
+        wait_until(lambda: shown("prefix_jobs_leased 0.0"))  # its worker is dead, and the row goes on to say
+        assert shown('prefix_jobs{status="running"} 1.0')
+        assert shown("prefix_erasures_open 0.0")
+        assert shown("prefix_erasures_oldest_seconds 0.0")
+        store.erasure.begin(acme.scope, "bob")
+        assert shown("prefix_erasures_open 1.0")
+        assert store.erasure.backlog()[1] > 0
 
 
 def test_a_service_whose_loads_do_not_come_back_is_not_ready_until_they_do(tmp_path, monkeypatch):

@@ -240,6 +240,25 @@ def test_who_sends_no_whole_head_is_hung_up_on(tmp_path, monkeypatch, sent):
         wait_until(lambda: not service.parts.connections.count)
 
 
+def test_requests_that_only_score_say_nothing_about_the_speed(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.admission._SAMPLE_S", 0.3)
+    with serving(tmp_path) as service:
+        acme, admission = service.tenant(), service.parts.admission
+        with held_up(service, acme, 1, max_tokens=60, min_tokens=60):
+            give_up = time.monotonic() + 60
+            while admission._speed is None:
+                assert time.monotonic() < give_up
+                assert complete(acme, "tiny", max_tokens=1).status_code == 200
+        score = {"prompt": [5] * 100, "max_tokens": 0, "echo": True, "logprobs": 0}
+        assert complete(acme, "tiny", **score).status_code == 200
+        measured = admission._speed
+        for _ in range(5):  # each is admitted while those before it are scored
+            with held_up(service, acme, 4, **score):
+                time.sleep(0.4)
+                assert complete(acme, "tiny", **score).status_code == 200
+        assert admission._speed == measured
+
+
 def test_refusals_are_counted_by_their_bound(crowded):
     service, greedy = crowded
     registry = service.parts.telemetry.registry

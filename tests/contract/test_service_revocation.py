@@ -1,12 +1,18 @@
 """Deletion as the wire shows it: nothing is written after the 200, everything is gone, others go on."""
 
+import contextlib
 import json
 import socket
 import threading
 import time
 
+import httpx2
 import pytest
 from service_making import Serving, complete, error_of, events, serving, slowed
+from waiting import Hanging, wait_until
+
+from prefix_store.errors import Unavailable
+from service import deletion, erasing
 
 LONG = 200
 
@@ -313,6 +319,86 @@ def test_a_process_that_does_not_follow_makes_the_answer_202_until_it_is_dead(tm
             time.sleep(0.2)
 
 
+def test_an_answer_that_does_not_end_holds_up_its_own_acknowledgement_and_no_other_stream(
+    own_service, acme, monkeypatch
+):
+    service = own_service
+    slowed(service, 0.1)
+    enrolled(service, acme, "alice", "bob")
+    file = service.upload(acme, user="alice").json()["id"]
+    reading = Hanging(service.parts.store.datasets.read)
+
+    def download():
+        with service.client(acme.key) as client, contextlib.suppress(httpx2.TransportError):
+            client.get(f"/v1/files/{file}/content")
+
+    monkeypatch.setattr(service.parts.store.datasets, "read", reading)
+    monkeypatch.setattr(deletion, "PATIENCE_S", 0.2)
+    (stream,) = started([Reader(service, acme.key, "bob:voice")])
+    asked = threading.Thread(target=download)
+    asked.start()
+    assert reading.begun.wait(120)
+    assert acme.delete("/v1/users/alice").status_code == 202
+    assert acme.delete("/v1/users/bob").status_code == 202
+    stream.join(10)  # all of its tokens take 20 s
+    assert [error["code"] for error in stream.errors] == ["model_not_found"]
+    assert not service.store.feed.acked(service.store.feed.position())
+    reading.go_on.set()
+    asked.join(120)
+    wait_until(lambda: service.store.feed.acked(service.store.feed.position()))
+
+
+def test_a_load_that_hangs_holds_up_no_other_deletion(own_service, acme, monkeypatch):
+    service = own_service
+    slowed(service, 0.1)
+    enrolled(service, acme, "alice", "bob")
+    (stream,) = started([Reader(service, acme.key, "bob:voice")])
+    reading = Hanging(service.parts.store.registry.read)
+    monkeypatch.setattr(service.parts.store.registry, "read", reading)
+    monkeypatch.setattr(deletion, "PATIENCE_S", 0.2)
+    waiting = Reader(service, acme.key, "alice:voice")
+    waiting.start()
+    assert reading.begun.wait(120)
+    assert acme.delete("/v1/users/alice").status_code == 202
+    assert acme.delete("/v1/users/bob").status_code == 202
+    stream.join(10)  # all of its tokens take 20 s
+    assert [error["code"] for error in stream.errors] == ["model_not_found"]
+    reading.go_on.set()
+    waiting.join(120)
+    wait_until(lambda: service.store.feed.acked(service.store.feed.position()))
+
+
+def test_a_deletion_that_stands_is_not_refused_because_the_database_goes_away_for_a_moment(
+    own_service, acme, monkeypatch
+):
+    service = own_service
+    service.user(acme, "alice")
+    files = [service.upload(acme, user="alice").json()["id"] for _ in range(2)]
+    job = service.claim(acme.scope, "alice", "voice").job_id
+    feed = service.parts.store.feed
+    acked, away = feed.acked, []
+
+    def restarting(seq):
+        if len(away) < 2:
+            away.append(seq)
+            raise Unavailable("the database does not answer")
+        return acked(seq)
+
+    def gone(_seq):
+        raise Unavailable("the database does not answer")
+
+    monkeypatch.setattr(feed, "acked", restarting)
+    assert acme.delete(f"/v1/files/{files[0]}").status_code == 200
+    assert len(away) == 2
+    monkeypatch.setattr(feed, "acked", gone)
+    monkeypatch.setattr(deletion, "PATIENCE_S", 0.2)
+    answer = acme.delete(f"/v1/files/{files[1]}")
+    assert (answer.status_code, answer.json()["deleted"]) == (202, False)
+    assert acme.get(f"/v1/files/{files[1]}").status_code == 404
+    answer = acme.post(f"/v1/fine_tuning/jobs/{job}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+
+
 def test_two_processes_both_stop_before_the_acknowledgement(tmp_path, database_url):
     with (
         serving(tmp_path, database_url) as one,
@@ -379,6 +465,26 @@ def test_an_erasure_cut_half_way_completes_at_the_next_start(tmp_path, database_
         assert not [p for p, _ in cut.store.blobs.places() if p.owner_id == owner.owner_id]
     finally:
         cut.stop()
+
+
+def test_bytes_that_do_not_go_take_few_threads_however_many_deletions_wait_for_them(
+    own_service, acme, monkeypatch
+):
+    service = own_service
+    service.user(acme, "alice")
+    files = [service.upload(acme, user="alice").json()["id"] for _ in range(8)]
+    clearing = Hanging(service.parts.store.erasure.clear)
+    monkeypatch.setattr(service.parts.store.erasure, "clear", clearing)
+    monkeypatch.setattr(erasing, "PURGE_S", 0.1)
+    for file in files:
+        answer = acme.delete(f"/v1/files/{file}")
+        assert (answer.status_code, answer.json()["purge"]) == (200, "pending")
+    assert len(clearing.calls) == 4
+    clearing.go_on.set()
+    monkeypatch.undo()
+    wait_until(lambda: service.parts.removing._value == 4)
+    last = service.upload(acme, user="alice").json()["id"]
+    assert acme.delete(f"/v1/files/{last}").json()["purge"] == "done"
 
 
 def test_a_file_goes_and_its_versions_stay_unless_asked(own_service, acme):

@@ -11,8 +11,8 @@ import pytest
 from database_making import environment, everything, production_database
 from production_making import beside, bucket, damage
 from service_making import complete, serving
+from store_making import best, files_on_disk, publish, queue, rows, upload, user_scope
 from store_making import complete as finish
-from store_making import files_on_disk, publish, queue, rows, upload, user_scope
 
 from prefix_store import StoreSettings, open_store
 from prefix_store.crypto import Place
@@ -268,6 +268,41 @@ def test_a_backup_fits_its_files_while_others_write_and_delete(store, tenant, al
             looked = again.fsck.look(deep=True, grace_seconds=0)
             assert looked.sound
             assert looked.rows == looked.files == 2
+
+
+@pytest.mark.parametrize("newer", [None, best(step=2)])
+def test_checkpoints_that_a_training_replaces_meanwhile_are_neither_missing_nor_a_reason_to_begin_again(
+    store, tenant, alice, tmp_path, monkeypatch, newer
+):
+    publish(store, tenant, alice, "voice")
+    job = queue(store, tenant, alice, "voice")
+    claim = store.jobs.claim("w")
+    copy, copies = store.backups._copy, []
+
+    def trained_on(*what):
+        """Between the database's copy and the files' there is always another checkpoint."""
+        if not copies:
+            store.jobs.save_checkpoint(claim, 2, b"newer", newer)
+        copies.append(what)
+        return copy(*what)
+
+    store.jobs.save_checkpoint(claim, 1, b"state", best())
+    monkeypatch.setattr(store.backups, "_copy", trained_on)
+    made = store.backups.make(tmp_path / "backup")
+    assert (made.missing, len(copies)) == ([], 5)
+    assert len(made.files) == (3 if newer else 4)  # the prefix stays where a state alone is replaced
+    store.jobs.save_checkpoint(claim, 3, b"kept")
+    with empty_place(store, tmp_path / "again") as settings:
+        restored(settings, tmp_path / "backup", [store.settings.ledger_folder])
+        with opened(settings) as again:
+            assert again.fsck.look(deep=True).sound
+            assert again.jobs.checkpoints(tenant, job.id) == []
+            assert again.jobs.load_checkpoint(claim) is None
+            again.janitor.sweep()
+            assert again.fsck.look(grace_seconds=0).litter == []
+    gone = upload(store, tenant, alice)
+    store.blobs.files.delete(gone.place)
+    assert store.backups.make(tmp_path / "other").missing == [path_of(gone.place)]
 
 
 def test_a_restore_refuses_what_would_bring_deleted_things_back_or_mix_two_stores(

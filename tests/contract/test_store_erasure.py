@@ -13,6 +13,7 @@ from prefix_store.litter import note
 from prefix_store.scope import Admin
 
 
+@pytest.mark.parametrize("lease_seconds", [2.0])
 def test_a_worker_of_a_task_that_holds_a_contributors_data_holds_up_the_erasure(store, tenant, alice):
     task = store.owners.ensure_task(tenant, "e2e")
     file = upload(store, tenant, alice, rows(("kingfisher", "kingfisher")))

@@ -10,6 +10,7 @@ from store_making import BASE, complete, files_on_disk, publish, queue, trained,
 
 from prefix_store import open_store
 from prefix_store.errors import Conflict, Invalid, LeaseLost, NotFound
+from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.scope import Admin
 from prefix_store.tables import jobs
@@ -321,13 +322,26 @@ def test_a_joint_job_that_was_given_back_may_be_joint_again(store, joint):
     assert store.jobs.claim("w", "first").joint
 
 
-def test_a_job_with_fields_of_a_later_release_is_left_to_a_worker_that_knows_them(store, tenant, alice):
+@pytest.mark.parametrize(
+    ("of_tomorrow", "evaluation"),
+    [
+        ({"hyperparameters": {"of_tomorrow": 1, "n_epochs": 2}}, None),
+        ({"hyperparameters": {"init": "of_tomorrow", "n_epochs": 2}, "evaluation": {}}, Evaluation()),
+        ({"hyperparameters": {"n_epochs": 2}, "evaluation": {"metrics": ["of_tomorrow"]}}, None),
+        ({"hyperparameters": {"n_epochs": 2}, "evaluation": {"of_tomorrow": 1}}, None),
+    ],
+)
+def test_a_job_of_a_later_release_is_shown_and_left_to_a_worker_that_knows_it(
+    store, tenant, alice, of_tomorrow, evaluation
+):
     later, known = queue(store, tenant, alice, "a"), queue(store, tenant, alice, "b")
     with everything(store) as connection:
         mine = jobs.c.id == later.id
         spec = connection.execute(select(jobs.c.spec).where(mine)).scalar_one()
-        told = spec | {"hyperparameters": spec["hyperparameters"] | {"of_tomorrow": 1}}
-        connection.execute(update(jobs).where(mine).values(spec=told))
+        connection.execute(update(jobs).where(mine).values(spec=spec | of_tomorrow))
+    shown = store.jobs.get(tenant, later.id)
+    assert (shown.later, shown.hyperparameters.n_epochs, shown.evaluation) == (True, 2, evaluation)
+    assert {job.id for job in store.jobs.list(tenant)} == {later.id, known.id}
     assert store.jobs.claim("w").job_id == known.id
     assert store.jobs.claim("w") is None
     with everything(store) as connection:
@@ -335,3 +349,27 @@ def test_a_job_with_fields_of_a_later_release_is_left_to_a_worker_that_knows_the
         assert (row.status, row.attempt, row.crashes) == ("queued", 0, 0)
         connection.execute(update(jobs).where(mine).values(spec=spec, run_at=0.0))
     assert store.jobs.claim("w").job_id == later.id
+
+
+@pytest.mark.parametrize(
+    "of_tomorrow", [{"hyperparameters": None}, {"suffix": {"of": 1}, "training_files": 1}]
+)
+def test_a_job_that_cannot_be_read_at_all_halts_nobody(store, tenant, alice, of_tomorrow):
+    first, known = queue(store, tenant, alice, "a"), queue(store, tenant, alice, "b")
+    with everything(store) as connection:
+        mine = jobs.c.id == first.id
+        spec = connection.execute(select(jobs.c.spec).where(mine)).scalar_one()
+        connection.execute(update(jobs).where(mine).values(spec=spec | of_tomorrow))
+    assert store.jobs.claim("w").job_id == known.id
+    assert store.jobs.claim("w") is None
+
+
+def test_why_a_job_failed_is_shown_though_a_later_release_says_more_of_it(store, tenant, alice):
+    job = queue(store, tenant, alice, "a")
+    store.jobs.fail(store.jobs.claim("w"), "invalid_dataset", "no rows", "training_file")
+    with everything(store) as connection:
+        mine = jobs.c.id == job.id
+        error = connection.execute(select(jobs.c.error).where(mine)).scalar_one()
+        connection.execute(update(jobs).where(mine).values(error=error | {"of_tomorrow": 1}))
+    (shown,) = store.jobs.list(tenant)
+    assert (shown.error.code, shown.error.param) == ("invalid_dataset", "training_file")

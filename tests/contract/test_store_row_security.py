@@ -12,6 +12,7 @@ from prefix_store import StoreSettings
 from prefix_store.crypto import Place
 from prefix_store.db import SystemDatabase
 from prefix_store.errors import NotFound
+from prefix_store.intents import announce
 from prefix_store.litter import note
 from prefix_store.reach import NOWHERE, OPERATOR, Reach
 from prefix_store.scope import Admin
@@ -50,6 +51,8 @@ def filled(store):
         for owner in (alice, bob):
             with store._core.database.write(owner.reach) as connection:
                 note(connection, [Place(owner.tenant_id, owner.owner_id, "file-gone")])
+            coming = Place(owner.tenant_id, owner.owner_id, "file-coming")
+            announce(store._core, coming, lambda connection: None)
         ids[name] = {"scope": scope, "tenant": made.id, "alice": alice, "bob": bob, "task": task}
     with everything(store) as connection:
         empty = {

@@ -106,6 +106,7 @@ def test_a_users_job_takes_only_its_own_files_and_a_tasks_job_names_its_contribu
         store.registry.resolve(tenant, "task:e2e@2")
 
 
+@pytest.mark.parametrize("lease_seconds", [2.0])
 def test_a_stale_worker_publishes_nothing(store, tenant):
     alice = store.owners.create_user(tenant, "alice")
     queue(store, tenant, alice, "voice")

@@ -1,13 +1,14 @@
 """Feed, keys, usage, idempotency, datasets: the smaller promises."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from production_making import everything_kept
 from sqlalchemy import event
 from store_making import files_on_disk, publish, queue, rows, upload, user_scope
 
-from prefix_store import open_store
+from prefix_store import open_store, version_rows
 from prefix_store.errors import Conflict, FeedGap, Invalid, NotFound, Quota, TooLarge
 from prefix_store.scope import GRANTS, USER_GRANTS, Admin
 from prefix_store.tenants import TenantLimits
@@ -59,6 +60,28 @@ def test_a_process_that_slept_past_what_is_kept_hears_so(store, tenant, alice):
     assert store.feed.read(at + 2) == []
 
 
+def test_a_process_that_has_seen_more_than_the_database_has_hears_so(store, tenant, alice):
+    publish(store, tenant, alice, "voice")
+    last = store.feed.position()
+    assert store.feed.read(last) == []
+    with pytest.raises(FeedGap):  # as after a failover to a standby that lacks the last change
+        store.feed.read(last + 1)
+
+
+def test_a_database_that_went_back_and_has_other_changes_by_now_is_noticed(store, tenant, alice):
+    publish(store, tenant, alice, "voice")
+    last = store.feed.position()
+    (seen,) = store.feed.read(last - 1)
+    publish(store, tenant, alice, "voice")
+    assert [change.seq for change in store.feed.read(last, seen)] == [last + 1]
+    with pytest.raises(FeedGap):
+        store.feed.read(last, replace(seen, version_id="another"))
+    store.feed.trim(-1000)
+    publish(store, tenant, alice, "voice")
+    # The change that it has seen is forgotten, which is no fault.
+    assert [change.seq for change in store.feed.read(last + 1, seen)] == [last + 2]
+
+
 def test_trimming_keeps_what_a_live_process_has_not_seen(store, tenant, alice):
     at = store.feed.position()
     publish(store, tenant, alice, "voice")
@@ -69,6 +92,51 @@ def test_trimming_keeps_what_a_live_process_has_not_seen(store, tenant, alice):
     store.feed.beat(process, at + 1)
     store.feed.trim(0.1)
     assert [change.seq for change in store.feed.read(at + 1)] == [at + 2]
+
+
+def test_prefixes_come_page_by_page_and_no_page_reads_more_than_its_own(
+    store, tenant, other_tenant, alice, monkeypatch
+):
+    bob = store.owners.create_user(tenant, "bob")
+    tasks = [store.owners.ensure_task(tenant, name) for name in ("e2e", "a")]
+    for owner, name in (
+        (alice, "c"),
+        (alice, "a"),
+        (alice, "c"),
+        (bob, "b"),
+        (tasks[0], "e2e"),
+        (tasks[1], "a"),
+    ):
+        publish(store, tenant, owner, name)
+    publish(store, tenant, alice, "b", promote=False)
+    publish(store, other_tenant, store.owners.create_user(other_tenant, "ann"), "a")
+    queue(store, tenant, alice, "d")
+    its_own = user_scope(store, tenant, "alice")
+    every = ["alice:a", "alice:b", "alice:c", "bob:b", "task:a", "task:e2e"]
+    for scope, names in ((tenant, every), (its_own, [name for name in every if name != "bob:b"])):
+        whole = store.registry.list(scope)
+        assert [view.name for view in whole] == names
+        assert [version.number for version in whole[2].versions] == [2, 1]
+        for limit in (1, 2, 10):
+            found = []
+            while page := store.registry.list(scope, found[-1].name if found else None, limit):
+                assert len(page) <= limit
+                found += page
+            assert found == whole
+        live = [view.live for view in whole if view.live is not None]
+        assert store.registry.live(scope) == live
+        for name in ("alice:d", "alice:a@1", "nobody:a", "ann:a", "tiny"):
+            with pytest.raises(NotFound):
+                store.registry.list(scope, name, 1)
+    with pytest.raises(NotFound):
+        store.registry.list(its_own, "bob:b")
+    read = []
+    monkeypatch.setattr(version_rows, "resolved_of", read.append)
+    store.registry.list(tenant, "alice:b", 1)
+    assert [row.number for row in read] == [2, 1]
+    read.clear()
+    store.registry.live(tenant)
+    assert len(read) == len(live) + 1
 
 
 def test_the_day_of_last_use_is_written_once(store, tenant):

@@ -9,14 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from database_making import everything
 from production_making import damage as spoil
+from sqlalchemy import event, select
+from sqlalchemy.exc import OperationalError
 from store_making import files_on_disk, publish, upload
 from trainer_making import dataset
+from waiting import wait_until
 
 from prefix_engine import Prefix
 from prefix_engine.template import Template
 from prefix_store.errors import NoLiveVersion
 from prefix_store.hyperparameters import Hyperparameters
+from prefix_store.tables import jobs
 from trainer_worker import attempt
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
@@ -265,7 +270,7 @@ def test_an_erased_user_leaves_no_training_behind_and_the_erasure_ends(store, te
 
 
 def test_a_stopped_worker_gives_its_job_back_and_the_next_one_goes_on(store, tenant, queue, worker, folder):
-    job = queue(wishes={"max_steps": 400, "eval_steps": 400})
+    job = queue(wishes={"max_steps": 4000, "eval_steps": 4000})
     with working(worker):
         underway(store, tenant, job)
     back = store.jobs.get(tenant, job.id)
@@ -305,6 +310,61 @@ def test_a_training_process_that_dies_is_counted_and_the_job_given_up_in_the_end
         assert ended(store, tenant, other).status == "succeeded"
     failed = store.jobs.get(tenant, poison.id)
     assert (failed.error.code, failed.attempt) == ("worker_crashed", 3)
+
+
+@pytest.fixture
+def away(store):
+    """While it is set the database does not answer."""
+    is_away = threading.Event()
+
+    def unless_away(*_):
+        if is_away.is_set():
+            raise OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
+
+    for engine in {store._system.engine, store._core.database.engine}:
+        event.listen(engine, "before_cursor_execute", unless_away)
+    return is_away
+
+
+def crashes_of(store, job):
+    with everything(store) as connection:
+        return connection.execute(select(jobs.c.crashes).where(jobs.c.id == job.id)).scalar_one()
+
+
+def test_a_worker_that_stops_while_the_database_is_away_gives_its_job_back_if_it_returns_soon(
+    store, tenant, queue, folder, away
+):
+    job = queue(wishes=LONG)
+    settings = WorkerSettings(
+        base_model=folder, worker_threads=1, worker_poll_seconds=0.05, worker_stop_seconds=0.5
+    )
+    worker = Worker(store, settings, threading.Event())
+    with working(worker):
+        underway(store, tenant, job)
+        away.set()
+        worker._stop.set()
+        wait_until(lambda: not training_processes())
+        wait_until(lambda: worker._owed._jobs)
+        away.clear()
+    assert store.jobs.get(tenant, job.id).status == "queued"
+    assert crashes_of(store, job) == 0
+
+
+@pytest.mark.parametrize("lease_seconds", [5.0])
+def test_a_database_that_is_away_for_longer_than_a_lease_is_not_the_jobs_fault(
+    store, tenant, queue, worker, away
+):
+    job = queue(wishes=LONG)
+    with working(worker):
+        for attempts in (1, 2):
+            wait_for(store, tenant, job, lambda found, n=attempts: found.attempt == n)
+            wait_until(training_processes)
+            away.set()
+            wait_until(lambda: not training_processes())
+            time.sleep(1.0)
+            away.clear()
+        wait_for(store, tenant, job, lambda found: found.attempt == 3)
+    assert crashes_of(store, job) == 0
 
 
 def test_no_text_of_the_rows_is_logged_or_told(store, tenant, queue, worker, capfd, caplog):

@@ -20,6 +20,7 @@ from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.scope import Admin
 from prefix_store.tables import jobs as rows
 from trainer_worker import attempt
+from trainer_worker.child_process import Child
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
@@ -178,6 +179,41 @@ def test_a_process_that_does_not_let_go_is_ended_before_the_lease_is_over(
         assert process not in training_processes()
         assert store.jobs.get(scope, cancelled.id).status == "cancelled"
         underway(store, scope, left)
+
+
+@pytest.mark.parametrize("settings", [6.0], indirect=True)
+def test_a_process_that_let_go_while_the_store_kept_its_worker_waiting_goes_on(
+    store, jobs_of, worker, monkeypatch
+):
+    jobs = jobs_of("acme", 2, joint=True, wishes=LONG)
+    claim, leaving, waited = store.jobs.claim, threading.Event(), threading.Event()
+
+    def slow(*told):
+        if leaving.is_set() and not waited.is_set():
+            time.sleep(5.5)  # longer than a job may take to leave
+            waited.set()
+        return claim(*told)
+
+    drop = Child.drop
+
+    def behind(child, job):
+        while child._told.empty():  # something else is to be read before the answer to this
+            time.sleep(0.01)
+        drop(child, job)
+        leaving.set()
+
+    monkeypatch.setattr(Child, "drop", behind)
+    monkeypatch.setattr(store.jobs, "claim", slow)
+    with working(worker):
+        all_underway(store, jobs)
+        (process,) = training_processes()
+        (scope, cancelled), (_, left) = jobs
+        store.jobs.cancel(scope, cancelled.id)
+        assert waited.wait(PATIENCE_S)
+        seen = store.jobs.get(scope, left.id).progress["update"]
+        wait_for(store, scope, left, lambda found: found.progress["update"] > seen + 3, PATIENCE_S)
+        assert training_processes() == {process}
+        assert store.jobs.get(scope, left.id).attempt == 1
 
 
 def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_process_that_is_stuck(store, jobs_of, worker):

@@ -23,6 +23,11 @@ from prefix_store.tables import checkpoints
 
 
 @pytest.fixture
+def lease_seconds():
+    return 5.0
+
+
+@pytest.fixture
 def start(settings, folder, tmp_path):
     started = []
 
@@ -200,7 +205,7 @@ def test_the_training_process_has_no_secret_in_its_environment(store, tenant, al
 
 def test_a_training_process_that_is_stuck_is_killed_and_its_job_goes_on(store, tenant, alice, folder, start):
     job = queued(store, tenant, alice, folder)
-    worker = start(silence_seconds=30)
+    worker = start(silence_seconds=15)
     wait_until(lambda: (store.jobs.get(tenant, job.id).progress or {}).get("update", 0) > 20)
     (stuck,) = children_of(worker.pid)
     os.kill(stuck, signal.SIGSTOP)

@@ -16,6 +16,7 @@ from prefix_store import StoreSettings
 from prefix_store.errors import LeaseLost
 from prefix_store.tables import jobs
 from trainer_worker.attempt import Attempt
+from trainer_worker.owed import Owed
 from trainer_worker.pulse import Pulse
 from trainer_worker.session import Session
 from trainer_worker.settings import WorkerSettings
@@ -90,7 +91,7 @@ def test_a_lease_is_kept_while_a_jobs_files_are_read(store, attempt, monkeypatch
 
 
 def _began(store, tenant, attempt):
-    Session(store, WorkerSettings(), "mine", lambda: False).run(attempt.claim)
+    Session(store, WorkerSettings(), "mine", lambda: False, Owed()).run(attempt.claim)
     with everything(store) as connection:
         row = connection.execute(select(jobs).where(jobs.c.id == attempt.claim.job_id)).one()
     return row.status, row.crashes, row.run_at > row.created_at + 30

@@ -66,7 +66,7 @@ SERVICE_ROWS = [
 TRAINING_ROWS = [
     r"training step, \d+ rows of \d+ tokens, MLP, against PEFT's",
     r"highest memory above the base, \d+ rows of \d+ tokens, MLP, against PEFT's",
-    r"jobs trained together against one after another, one row of 32 tokens, the number that gains most",
+    r"jobs trained together against one after another, one row of 32 tokens, the number that gains most \(.*\)",
     r"wall time to the same held-out loss, \w+, against PEFT's",
 ]
 

@@ -1,16 +1,21 @@
 """The production form as plain processes: two services behind nginx on PostgreSQL, Redis and an object storage."""
 
+import dataclasses
+import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 import httpx2
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
-from deploy import proxy
+from deploy import proxy, servers, topology
 from deploy.cluster import Cluster
 from deploy.servers import postgres_binaries
-from service.cli.children import Children
+from service.cli.children import Children, free_port
 
 LACKS = [
     *([] if (lacks := proxy.missing()) is None else [lacks]),
@@ -136,3 +141,55 @@ def test_when_a_service_ends_the_other_answers_all(cluster, tenant):
         asked = {"model": "gpt2-mini", "prompt": f"Once {n}", "max_tokens": 2}
         assert tenant.post("/v1/completions", json=asked).status_code == 200
         assert tenant.get("/v1/models").status_code == 200
+
+
+def by_hand(cluster, home, storage, *command):
+    """What `docker compose run --rm ops COMMAND` does, or `run --rm migrate`, on a data folder and an object storage."""
+    name, command = ("migrate", ()) if command == ("migrate",) else (topology.OPS, command)
+    (process,) = topology.processes([name])
+    if command:
+        assert command[0] == process.command[0] == "prefixserve"
+        process = dataclasses.replace(process, command=("python", "-m", "service.cli", *command[1:]))
+    with tempfile.TemporaryDirectory(dir=cluster.home) as shown:
+        secrets = topology.show(process, cluster.secrets, Path(shown))
+        told = topology.environment(process, topology.places(secrets, home, storage, 0, 0))
+        told["PATH"] = f"{postgres_binaries()[0]}:{os.environ['PATH']}"
+        ended = subprocess.run(
+            process.argv(), env=told, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_the_operators_container_makes_a_backup_of_all_and_puts_it_into_a_new_place(cluster, tenant):
+    assert tenant.post("/v1/users", json={"id": "bob"}).status_code == 200
+    rows, told = b'{"prompt": "a", "completion": "b"}\n' * 20, {"purpose": "fine-tune", "user": "bob"}
+    held = [
+        tenant.post("/v1/files", data=told, files={"file": (name, rows)})
+        for name in ("kept.jsonl", "gone.jsonl")
+    ]
+    assert {answer.status_code for answer in held} == {200}, held[0].text
+    backup, old = cluster.home / "backups" / "first", cluster._storage
+    assert "2 files" in by_hand(cluster, cluster.home, old, "prefixserve", "backup", str(backup))
+    assert tenant.delete(f"/v1/files/{held[1].json()['id']}").status_code == 200
+
+    storage = free_port()
+    servers.start_storage(cluster.children, storage)
+    cluster.children.stop(*topology.OURS)
+    home = cluster.home / "new"
+    (home / "data").mkdir(parents=True, mode=0o700)
+    shutil.copytree(cluster.home / "data" / "secrets", home / "data" / "secrets")
+    by_hand(cluster, home, storage, "migrate")  # makes the bucket
+    owner = (cluster.secrets / "prefix_owner_database_url").read_text().strip()
+    password = (cluster.secrets / "postgres_password").read_text().strip()
+    with psycopg.connect(
+        make_conninfo(owner, user="postgres", password=password, dbname="postgres"), autocommit=True
+    ) as server:
+        server.execute("DROP DATABASE prefixserve WITH (FORCE)")
+        server.execute("CREATE DATABASE prefixserve OWNER prefixserve_owner")
+    ledger = str(cluster.home / "data" / "ledger")
+    restored = by_hand(cluster, home, storage, "prefixserve", "restore", str(backup), "--ledger", ledger)
+    assert "2 files" in restored
+    found = by_hand(cluster, home, storage, "prefixserve", "fsck", "--deep")
+    assert "1 files named by rows, 1 files there (each read)" in found
+    assert "unbroken" in by_hand(cluster, home, storage, "prefixserve", "audit-verify")

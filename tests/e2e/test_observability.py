@@ -38,8 +38,8 @@ GAUGES = {
     "prefix_engine_loading", "prefix_engine_resident_prefixes", "prefix_engine_resident_bytes",
     "prefix_engine_pages_used", "prefix_engine_pages_cached", "prefix_engine_pages_total",
     "prefix_engine_beat_age_seconds", "prefix_feed_age_seconds", "prefix_jobs", "prefix_store_up",
-    "prefix_engine_waiting_tokens", "prefix_queue_rows", "prefix_queue_tokens", "prefix_held_bytes",
-    "prefix_connections",
+    "prefix_engine_waiting_tokens", "prefix_queue_rows", "prefix_queue_tokens", "prefix_held_bytes", "prefix_sent_bytes",
+    "prefix_connections", "prefix_jobs_leased", "prefix_erasures_open", "prefix_erasures_oldest_seconds",
 }  # fmt: skip
 
 

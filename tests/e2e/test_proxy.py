@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
 import pytest
+from service_making import serving
 
 from deploy import proxy
 from service.cli.children import Children, free_port
@@ -25,11 +27,12 @@ class Upstream(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Answers)
+    def __init__(self, port=0):
+        super().__init__(("127.0.0.1", port), _Answers)
         self.port = self.server_address[1]
         self.seen, self.bodies = [], []
-        self.go_on, self.got_some, self.break_off = threading.Event(), threading.Event(), False
+        self.go_on, self.got_some = threading.Event(), threading.Event()
+        self.break_off = self.silent = False
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def end(self):
@@ -44,6 +47,10 @@ class _Answers(BaseHTTPRequestHandler):
     def _answer(self):
         self.server.seen.append((self.command, self.path, dict(self.headers)))
         if self.server.break_off:
+            self.close_connection = True
+            return
+        if self.server.silent:
+            self.server.go_on.wait(PATIENCE_S)
             self.close_connection = True
             return
         if self.path == "/v1/files":
@@ -62,7 +69,7 @@ class _Answers(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(told)
 
-    do_GET = do_POST = do_DELETE = do_PUT = _answer  # noqa: N815 - the library calls them so
+    do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = _answer  # noqa: N815 - the library calls them so
 
     def _chunks(self):
         while size := int(self.rfile.readline(), 16):
@@ -92,9 +99,9 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 class Way:
-    """nginx and the servers behind it."""
+    """nginx and the servers behind it; `instead` are pieces of its configuration and what a test puts there."""
 
-    def __init__(self, folder, servers=None):
+    def __init__(self, folder, servers=None, instead=None):
         self.folder = folder / "nginx"
         self.own = {server.port: server for server in (Upstream(), Upstream())} if servers is None else {}
         self.servers = servers or self.own
@@ -102,6 +109,11 @@ class Way:
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False)
         self.children = Children({}, folder)
         self.command = proxy.command(self.folder, port, list(self.servers))
+        told = (self.folder / "nginx.conf").read_text()
+        for those, these in (instead or {}).items():
+            assert told.count(those) == 1
+            told = told.replace(those, these)
+        (self.folder / "nginx.conf").write_text(told)
         self.nginx = self.children.launch("nginx", self.command)
         self.port = port
         give_up = time.monotonic() + PATIENCE_S
@@ -266,6 +278,141 @@ def test_the_log_holds_ids_and_numbers_and_no_name_key_or_path(shared):
     ).items()
 
 
+def test_the_containers_own_probe_is_answered_by_a_real_service(tmp_path):
+    (told,) = re.findall(r"^    CMD (\[.*\])$", (proxy.NGINX / "Dockerfile").read_text(), re.MULTILINE)
+    *shell, line = json.loads(told)
+    assert "/8080 " in line
+    with serving(tmp_path / "store") as service, Way(tmp_path, {service.port: None}) as way:
+        probe = [*shell, line.replace("/8080 ", f"/{way.port} ")]
+        found = subprocess.run(probe, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+        assert found.returncode == 0, found.stdout + found.stderr
+    assert subprocess.run(probe, capture_output=True, check=False, timeout=PATIENCE_S).returncode != 0
+
+
+def test_a_client_that_names_no_host_is_answered_by_a_real_service(tmp_path):
+    with (
+        serving(tmp_path / "store") as service,
+        Way(tmp_path, {service.port: None}) as way,
+        socket.create_connection(("127.0.0.1", way.port), PATIENCE_S) as connection,
+    ):
+        connection.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_host_that_a_client_names_reaches_the_service_with_its_port(shared):
+    for server in shared.servers.values():
+        server.seen.clear()
+    shared.ask("GET", "/v1/models", Host="here.example:8443")
+    (seen,) = [told for server in shared.servers.values() for *_, told in server.seen]
+    assert seen["Host"] == "here.example:8443"
+
+
+MANY = [f"pfx_live_{n:0>12}_x" for n in range(24)]  # some go to either server first
+METHODS = ["POST", "DELETE", "PUT", "PATCH", "GET"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_whatever_no_service_has_taken_goes_on_to_another(way, method):
+    gone, left = way.servers.values()
+    gone.end()
+    for key in MANY:
+        assert (
+            int(way.ask(method, "/v1/users/alice", None if method == "GET" else "{}", key).text) == left.port
+        )
+    assert {told for told, *_ in left.seen} == {method}  # on the wire it is what the client sent
+    assert {json.loads(line)["method"] for line in way.nginx.log.read_text().splitlines()} <= {method}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_service_whose_machine_answers_nothing_is_passed_over_after_a_second(tmp_path, method):
+    with contextlib.ExitStack() as ends, socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        port = deaf.getsockname()[1]
+        ends.enter_context(socket.create_connection(("127.0.0.1", port)))  # now it has room for nobody
+        left = Upstream()
+        ends.callback(left.end)
+        way = ends.enter_context(Way(tmp_path, {port: None, left.port: left}))
+        for key in MANY:
+            answer = way.ask(method, "/v1/users/alice", None, key)
+            assert (answer.status_code, answer.text) == (200, str(left.port))
+            if f'"upstream":"127.0.0.1:{port}, ' in way.nginx.log.read_text():
+                return  # it was asked first
+    pytest.fail("the deaf one was never asked")
+
+
+def test_services_that_were_both_away_are_asked_again_at_once(way):
+    for server in way.servers.values():
+        server.end()
+    assert {way.ask("GET", "/v1/models", key=key).status_code for key in KEYS} == {503}
+    for port in way.servers:
+        way.own[port] = Upstream(port)
+    assert {way.ask(method, "/v1/models", key=key).status_code for key in KEYS for method in METHODS} == {200}
+
+
+@pytest.mark.parametrize(
+    ("method", "asked"), [("POST", 1), ("DELETE", 1), ("PUT", 1), ("PATCH", 1), ("GET", 2)]
+)
+def test_only_what_changes_nothing_is_sent_twice_when_a_service_is_silent(tmp_path, method, asked):
+    with Way(tmp_path, instead={"proxy_read_timeout 660s;": "proxy_read_timeout 1s;"}) as way:
+        for server in way.servers.values():
+            server.silent = True
+        body = None if method in {"GET", "DELETE"} else "{}"
+        assert way.ask(method, "/v1/users/alice", body).status_code == 503
+        assert sum(len(server.seen) for server in way.servers.values()) == asked
+
+
+def from_outside(way, address, path="/v1/models"):
+    return way.client.get(path, headers={"X-Forwarded-For": address})
+
+
+def test_one_clients_requests_are_bounded_and_nobody_elses_and_none_of_our_own_addresses(tmp_path):
+    few = {"rate=500r/s": "rate=1r/m", "burst=1000": "burst=2"}
+    with Way(tmp_path, instead=few) as way:
+        assert [from_outside(way, "203.0.113.7").status_code for _ in range(5)] == [200, 200, 200, 429, 429]
+        refused = from_outside(way, "10.1.2.3, 203.0.113.7, 10.0.0.1")  # whatever it says of itself
+        assert refused.status_code == 429
+        assert refused.headers["Retry-After"] == "1"
+        assert refused.json()["error"]["code"] == "too_many_requests"
+        assert from_outside(way, "203.0.113.8").status_code == 200
+        assert {way.ask("GET", "/v1/models").status_code for _ in range(9)} == {200}
+        assert {from_outside(way, "192.168.1.9").status_code for _ in range(9)} == {200}
+
+
+def test_what_one_client_asks_at_once_is_bounded(tmp_path):
+    with Way(tmp_path, instead={"limit_conn at_once 1024;": "limit_conn at_once 1;"}) as way:
+        outside = {"X-Forwarded-For": "203.0.113.7"}
+        asked = json.dumps({"model": "alice:stream", "stream": True})
+        with way.client.stream("POST", "/v1/completions", content=asked, headers=outside) as answer:
+            pieces = answer.iter_raw()
+            assert next(pieces)
+            assert from_outside(way, "203.0.113.7").status_code == 429
+            assert from_outside(way, "203.0.113.8").status_code == 200
+            for server in way.servers.values():
+                server.go_on.set()
+            assert list(pieces)
+        give_up = time.monotonic() + PATIENCE_S
+        while from_outside(way, "203.0.113.7").status_code != 200:
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("path", ["/readyz", "//readyz", "/%72eadyz"])
+def test_whether_it_is_ready_is_told_to_addresses_of_our_own_alone(shared, path):
+    def told(address, path=path):
+        with shared.raw() as connection:  # which sends the path as it is
+            connection.request("GET", path, headers={"X-Forwarded-For": address} if address else {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    assert {told(own)[0] for own in (None, "127.0.0.1", "172.31.0.9", "192.168.1.2")} == {200}
+    for outside in ("203.0.113.7", "127.0.0.1, 203.0.113.7", "172.32.0.1", "2001:db8::7"):
+        status, body = told(outside)
+        assert status == 404
+        assert json.loads(body)["error"]["code"] == "not_found"
+    assert told("203.0.113.7", "/livez")[0] == 200
+
+
 def test_a_completion_goes_on_to_another_service_only_while_nobody_has_taken_it(way):
     gone = way.who("alice:voice")
     way.servers[gone].end()
@@ -273,7 +420,9 @@ def test_a_completion_goes_on_to_another_service_only_while_nobody_has_taken_it(
     assert way.who("alice:voice") == left  # nobody listened: safe to send again
 
 
-@pytest.mark.parametrize(("method", "asked"), [("POST", 1), ("DELETE", 1), ("PUT", 1), ("GET", 2)])
+@pytest.mark.parametrize(
+    ("method", "asked"), [("POST", 1), ("DELETE", 1), ("PUT", 1), ("PATCH", 1), ("GET", 2)]
+)
 def test_only_what_changes_nothing_is_sent_twice_when_a_service_breaks_off(way, method, asked):
     for server in way.servers.values():
         server.break_off = True

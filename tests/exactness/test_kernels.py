@@ -16,6 +16,7 @@ from prefix_engine.kernels import KernelError, TorchKernels, kernels_for
 from prefix_engine.kv import PagedMemory
 from prefix_engine.loop import Loop
 from prefix_engine.native import NativeKernels, library
+from prefix_engine.sampling import Wish
 from prefix_engine.scheduler import Chunk, Plan
 from prefix_engine.sequence import Sequence
 from prefix_engine.testing import Collected, TeacherForced, random_prefix, tiny_base
@@ -174,6 +175,23 @@ def test_compiled_attention_equals_torchs(chance, heads, head_dim, page, dtype):
         assert torch.equal(native, plain)
 
 
+@pytest.mark.parametrize("head_dim", [20, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("start", "length"), [(0, 129), (5, 300), (100, 357)])
+def test_compiled_attention_equals_torchs_over_a_chunk_of_several_tasks(head_dim, dtype, start, length):
+    base = tiny_base(layers=1, heads=2, width=2 * head_dim, positions=512)
+    memory = PagedMemory(base.config, base.device, 16, 1 << 22, 1 << 22, 2, dtype)
+    memory.content.copy_(drawn(1, *memory.content.shape))
+    memory.content[0] = 0
+    sequence = Sequence(0, Request((1,) * length, 4, None), computed=start, m=40)
+    sequence.prefix_pages = memory.prefix_pages.take(3)
+    sequence.pages = memory.row_pages.take(-(-length // 16))
+    plan = Plan((), (Chunk(sequence, start, length),))
+    qkv = drawn(2, plan.tokens, 3, 2, head_dim)
+    outs = [kernels.attention(memory, plan)(0, qkv) for kernels in KERNELS.values()]
+    torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-5)
+
+
 @both
 @pytest.mark.parametrize("head_dim", [8, 20, 64, 250])
 @pytest.mark.parametrize("m", [0, 40])
@@ -287,6 +305,20 @@ def test_kernels_of_which_half_was_written_are_made_anew(monkeypatch, tmp_path):
         assert {path.suffix for path in made.parent.iterdir()} == {".so", ".sha256"}
 
 
+@pytest.mark.parametrize("suffix", [".so", ".sha256"])
+def test_kernels_that_others_may_write_are_made_anew(suffix, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load = [sys.executable, "-c", "from prefix_engine.native import library; library.load()"]
+    subprocess.run(load, check=True)
+    (made,) = (tmp_path / "prefixserve").glob(f"*{suffix}")
+    assert not made.stat().st_mode & 0o022
+    made.chmod(0o660)
+    before = made.stat().st_ino
+    subprocess.run(load, check=True)
+    assert made.stat().st_ino != before
+    assert not made.stat().st_mode & 0o022
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -386,3 +418,51 @@ def test_one_call_refuses_tokens_and_positions_that_the_model_does_not_have():
     for token, place in ((config.vocab, 0), (-1, 0), (0, config.positions), (0, -1)):
         with pytest.raises(IndexError, match="does not have"):
             forward(torch.tensor([token]), torch.tensor([place]), attend)
+
+
+def one_step(native, weights):
+    """Hidden states, logits and choices of a chunk and a row, with matrices made here and now."""
+    base = tiny_base(layers=2)
+    memory = PagedMemory(base.config, base.device, 4, 1 << 20, 1 << 20, 2)
+    network = network_of(base, native.linear(weights), native.norm())
+    rows = [Sequence(number, Request((1, 2, 3), 4, None)) for number in range(2)]
+    for sequence in rows:
+        sequence.pages = memory.row_pages.take(2)
+    attend = native.attention(memory, Plan((), tuple(Chunk(sequence, 0, 3) for sequence in rows)))
+    tokens, places = torch.tensor([1, 2, 3, 4, 5, 6]), torch.tensor([0, 1, 2, 0, 1, 2])
+    hidden = native.forward(network)(tokens, places, attend)
+    slow = hidden_states(network, tokens, places, attend)
+    logits = network.head(hidden)
+    wishes = {0: Wish(1.0, 0, 0.9, 0.5), 3: Wish(0.7, 4, 1.0, 0.1)}
+    return hidden, slow, logits, native.best(logits), native.draws(logits, wishes)
+
+
+@formats
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_a_step_has_the_same_bits_whatever_torch_makes_by_default(weights, default):
+    native, before = KERNELS["native"], torch.get_default_dtype()
+    expected = one_step(native, weights)
+    base = tiny_base(layers=2)
+    torch.set_default_dtype(default)
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(f"{__name__}.tiny_base", lambda **_: base)
+            found = one_step(native, weights)
+    finally:
+        torch.set_default_dtype(before)
+    for one, other in zip(expected[:3], found[:3], strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert torch.equal(one, other)
+    assert expected[3:] == found[3:]
+
+
+@formats
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_what_is_not_float32_is_refused_before_it_is_read(weights, dtype):
+    native, matrix = KERNELS["native"], torch.ones(8, 8, dtype=dtype)
+    with pytest.raises(TypeError, match="read float32"):
+        native.linear(weights)(matrix, None)
+    with pytest.raises(TypeError, match="read float32"):
+        native.norm()(matrix[0], torch.ones(8), 1e-5)
+    with pytest.raises(TypeError, match="read float32"):
+        native.norm()(torch.ones(8), matrix[0], 1e-5)

@@ -92,7 +92,7 @@ SCENARIOS = {
     ),
     "overload": Scenario(
         "overload",
-        {"seconds": 60, "idle": 5000},
+        {"seconds": 60, "rounds": 3, "idle": 5000},
         ("refused without Retry-After", "wrong", "lost", "other answers", "wrong beside idle connections"),
         "at 5 times what it can do: goodput at least 90 % of the peak, refusals under 50 ms, 5 % more memory at most; "
         "before it, beside connections that ask nothing: answers as ever",

@@ -160,7 +160,9 @@ def try_revocation(site, _point, act, process, client):
     wrong += [] if status in {0, 404, 503} else [f"the armed one still answers: {status}"]
     if act == "raise":
         status, _ = ask(client, "GET", "/readyz")
-        wrong += [] if status == 503 else [f"a process that cannot revoke is ready: {status}"]
+        wrong += [] if status in {0, 503} else [f"a process that cannot revoke is ready: {status}"]
+        until(lambda: process.poll() is not None, 20)
+        wrong += [] if process.returncode == 75 else [f"it ended with {process.returncode}"]
     return wrong if count == len(lines) else [*wrong, "something was sent afterwards"]
 
 

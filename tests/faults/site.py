@@ -295,7 +295,7 @@ class Bucket:
     """
 
     def __init__(self, files):
-        self._files, self._client = files, files._versions._client
+        self._files, self._client = files, files._versions._access.client()
 
     def read(self, place):
         return self._client.get_object(**self._where(place))["Body"].read()

@@ -239,7 +239,7 @@ class Story:
 
     def _erased(self):
         """Wait for the certificate; files of hers that are there nevertheless."""
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 60
         while self.store.erasure.resume():
             if time.monotonic() > give_up:
                 raise StoreError("the erasure does not end")

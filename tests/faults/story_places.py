@@ -71,7 +71,8 @@ class Production(Sqlite):
 
         self._redis = REDIS
         name, endpoint, _ = bucket()
-        self._bucket = {"blobs_endpoint": endpoint, "blobs_region": REGION}, f"s3://{name}"
+        brief = {"blobs_timeout_seconds": "4"}  # four times as long an erasure waits for what may still come
+        self._bucket = {"blobs_endpoint": endpoint, "blobs_region": REGION} | brief, f"s3://{name}"
         self._stack = contextlib.ExitStack()
         own = ("object.", "redis.") if REDIS else ("object.",)
         self.points = tuple(n for n in Sqlite.points if not n.startswith("file."))

@@ -70,8 +70,8 @@ class Method(ABC):
                 total, count = total + float(found), count + tokens
         return total / count
 
-    def mover(self, plan: Plan) -> "Mover":
-        """What makes the updates."""
+    def mover(self, plan: Plan, rows: Sequence[Encoded]) -> "Mover":  # noqa: ARG002 - a search draws from the rows
+        """What makes the updates on batches of these rows."""
         return Gradient(self, plan)
 
 

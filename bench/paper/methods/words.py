@@ -1,7 +1,8 @@
 """Prompts of real words before the input: written by hand, or found by gradient-guided search.
 
 The search is AutoPrompt's (Shin et al. 2020) with HotFlip's estimate (Ebrahimi et al. 2018): the change of the
-loss by putting token w in place i is, to first order, the gradient at i times the embedding of w.
+loss by putting token w in place i is, to first order, the gradient at i times the embedding of w. As there, one batch
+gives the gradient and another judges the candidates.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from trainer_worker.plan import Plan
 from trainer_worker.rows import Encoded
 
 CANDIDATES = 10  # Shin et al. try 10 to 100 tokens an update
+JUDGES = 32  # rows: of four alone most changes that look better are not
 
 
 class Words(Method):
@@ -50,21 +52,27 @@ class Words(Method):
 
 
 class Search(Words):
-    """AutoPrompt: the tokens are replaced one by one where that lowers the loss of the batch."""
+    """AutoPrompt: the tokens are replaced one by one where that lowers the loss of rows drawn for it."""
 
     def __init__(self, host: Host, k: int, words: str) -> None:
         super().__init__(host, list(islice(cycle(host.encode(words)), k)))
 
-    def mover(self, plan: Plan) -> Mover:
+    def mover(self, plan: Plan, rows: Sequence[Encoded]) -> Mover:
         """See `Method`."""
-        return Flip(self, plan.seed)
+        return Flip(self, plan.seed, rows)
 
 
 class Flip(Mover):
-    """One update: a place by chance, the most promising tokens for it, the best of them if it is better."""
+    """One update: a place by chance, the most promising tokens for it, the best of them if it is better.
 
-    def __init__(self, method: Search, seed: int) -> None:
-        self._method = method
+    Args:
+        method: whose tokens are replaced.
+        seed: of the places and of the judges.
+        rows: all that is trained on, of which the judges are drawn.
+    """
+
+    def __init__(self, method: Search, seed: int, rows: Sequence[Encoded]) -> None:
+        self._method, self._rows = method, rows
         self._generator = torch.Generator().manual_seed(seed)
 
     def update(self, rows: Sequence[Encoded], rate: float) -> float:  # noqa: ARG002 - a search has no rate
@@ -75,11 +83,11 @@ class Flip(Mover):
         table = method.model.transformer.wte.weight
         promise = -(table @ gradient[place])
         promise[[method.host.template.end_id, int(tokens[place])]] = -torch.inf
-        old, best = int(tokens[place]), before
-        found = old
+        judges = self._judges(rows)
+        found, best = int(tokens[place]), self._mean(judges)
         for candidate in promise.topk(CANDIDATES).indices.tolist():
             tokens[place] = candidate
-            after = self._mean(rows)
+            after = self._mean(judges)
             if after < best:
                 found, best = candidate, after
         tokens[place] = found
@@ -95,6 +103,13 @@ class Flip(Mover):
             seen += float(total.detach())
         assert embeddings.grad is not None
         return seen / count, embeddings.grad
+
+    def _judges(self, rows: Sequence[Encoded]) -> list[Encoded]:
+        """Rows drawn from those outside the update's batch, from all where the batch has all."""
+        batch = set(map(id, rows))
+        others = [row for row in self._rows if id(row) not in batch] or list(self._rows)
+        order = torch.randperm(len(others), generator=self._generator)[:JUDGES]
+        return [others[place] for place in order.tolist()]
 
     def _mean(self, rows: Sequence[Encoded]) -> float:
         return self._method.score(rows)

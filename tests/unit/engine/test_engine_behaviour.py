@@ -1,5 +1,6 @@
 """What a caller of the engine may rely on, with its real threads and a tiny base."""
 
+import asyncio
 import itertools
 import logging
 import threading
@@ -21,7 +22,9 @@ from prefix_engine import (
     RequestError,
     Sampling,
 )
+from prefix_engine.sampling import Score
 from prefix_engine.testing import Collected, TeacherForced, random_prefix, tiny_base
+from prefix_engine.text import token_info
 
 BASE = tiny_base(positions=4096)
 END = BASE.config.end_id
@@ -117,7 +120,11 @@ def test_echo_without_tokens_scores_the_prompt(engine):
     assert sink.text == bytes(prompt).decode()
     first, *others = sink.infos
     assert (first.logprob, first.top) == (None, ())
-    assert all(info.logprob < 0 and len(info.top) == 2 for info in others)
+    for info in others:
+        assert info.logprob < 0
+        (place,) = (place for place, (token, _, _) in enumerate(info.top) if token == info.id)
+        assert info.top[place][1:] == (info.text, info.logprob)
+        assert len(info.top) == 2 + (place == 2)
 
 
 def test_echoed_scores_are_those_that_generation_reports(engine):
@@ -362,11 +369,12 @@ def test_more_prefixes_than_the_pool_holds_are_served_all(engine):
     assert one.stats().resident_bytes <= 3 * 16 * 2 * 2 * 2 * 8 * 4
 
 
-def test_a_broken_sink_loses_its_row_and_stops_nothing(engine, caplog):
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError, SystemExit, BaseException])
+def test_a_broken_sink_loses_its_row_and_stops_nothing(engine, caplog, error):
     one = engine()
 
     def broken(event):
-        raise RuntimeError("private text")
+        raise error("private text")
 
     ask(one, max_tokens=LONG, sink=broken)
     sink, _ = ask(one, max_tokens=30)
@@ -374,6 +382,78 @@ def test_a_broken_sink_loses_its_row_and_stops_nothing(engine, caplog):
     wait_for(lambda: one.stats().running == 0)
     assert one.drain(5)
     assert "private text" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
+def test_a_sink_that_breaks_at_a_refusal_stops_nothing(engine, error):
+    one = engine()
+
+    def broken(event):
+        raise error
+
+    running, _ = ask(one, max_tokens=300)
+    assert one.drain(0) is False
+    ask(one, sink=broken)
+    assert running.wait().reason == "length"
+    assert one.drain(5)
+    one.close()
+    ask(one, sink=broken)
+    assert one.drain(0)
+    assert one.beat_age() == 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_signal_that_falls_into_a_sink_reaches_who_turns_the_engine(error):
+    one = Engine(BASE, EngineConfig(kv_bytes=1 << 20, pool_bytes=1 << 20), load)
+
+    told = []
+
+    def interrupted(event):
+        told.append(event)
+        if len(told) == 1:
+            raise error
+
+    ask(one, sink=interrupted)
+    with pytest.raises(error):
+        one.turn()
+    other, _ = ask(one)
+    while one.turn():
+        pass
+    assert other.wait().reason == "length"
+    assert told[-1].code == "cancelled"
+    one.close()
+
+
+def left_over(engine):
+    """What the last steps left in the memory that the next ones use again."""
+    return engine._loop._runner._forward._scratch
+
+
+def test_a_revocation_leaves_nothing_of_the_last_step(engine):
+    one = engine(kernels="native")
+    running, _ = ask(one, max_tokens=LONG, prefix_id="a-9")
+    wait_for(lambda: running.events)
+    one.revoke(["a-9"])
+    assert running.wait().code == "revoked"
+    assert len(left_over(one))
+    assert not left_over(one).any()
+
+
+def test_forgetting_a_caller_leaves_nothing_of_the_last_step(engine):
+    one = engine(kernels="native")
+    ask(one, max_tokens=3, reuse=("alice",))[0].wait()
+    assert left_over(one).any()
+    one.forget(["alice"])
+    assert not left_over(one).any()
+
+
+def test_what_runs_of_a_forgotten_caller_leaves_nothing_when_it_ends(engine):
+    one = engine(kernels="native")
+    running, _ = ask(one, max_tokens=200, reuse=("alice",))
+    wait_for(lambda: running.events)
+    one.forget(["alice"])
+    assert running.wait().reason == "length"
+    assert not left_over(one).any()
 
 
 def test_draining_refuses_the_new_and_finishes_the_running(engine):
@@ -520,3 +600,16 @@ def test_requests_from_many_threads_all_end_once(engine):
     assert len(sinks) == 60
     assert all(sum(not isinstance(e, Delta) for e in sink.events) == 1 for sink in sinks)
     assert one.stats().pages_used == 0
+
+
+@pytest.mark.parametrize(
+    ("token", "best", "told"),
+    [
+        (7, ((END, -1.0), (9, -2.0)), ((END, "<|endoftext|>", -1.0), (9, "\t", -2.0), (7, "\x07", -3.0))),
+        (9, ((7, -1.0), (9, -3.0)), ((7, "\x07", -1.0), (9, "\t", -3.0))),
+        (9, (), ()),
+    ],
+)
+def test_a_token_is_told_behind_the_best_if_it_is_none_of_them_and_special_ones_by_name(token, best, told):
+    info = token_info(BASE.tokenizer, token, Score(-3.0, best))
+    assert (info.logprob, info.top) == (-3.0, told)

@@ -31,7 +31,7 @@ class Bench:
         return self.pool.settle(self.results.get(timeout=120))
 
     def load(self, prefix_id):
-        assert self.pool.ensure(prefix_id, ()) is Readiness.LOADING
+        assert self.pool.ensure(prefix_id, ()) is Readiness.BEGUN
         assert self.settle() is None
         return self.pool.ensure(prefix_id, ())
 
@@ -104,7 +104,7 @@ def test_evicted_pages_are_zero(bench):
 
 
 def test_a_prefix_larger_than_the_pool_is_an_error_of_its_own(bench):
-    assert bench.pool.ensure("a-17", ()) is Readiness.LOADING
+    assert bench.pool.ensure("a-17", ()) is Readiness.BEGUN
     assert bench.settle().code == "load_failed"
     assert bench.pool.loading == 0
 
@@ -119,6 +119,7 @@ def test_a_prefix_is_loaded_once_however_many_ask(bench):
         return load(prefix_id)
 
     busy = Bench(loader=slow)
+    assert busy.pool.ensure("a-4", ()) is Readiness.BEGUN
     for _ in range(5):
         assert busy.pool.ensure("a-4", ()) is Readiness.LOADING
     gate.set()
@@ -222,7 +223,7 @@ def interrupted(function, act):
 
 def test_a_prefix_is_held_at_every_moment_from_its_load_to_its_end(bench):
     pool, seen = bench.pool, []
-    assert pool.ensure("a-6", ()) is Readiness.LOADING
+    assert pool.ensure("a-6", ()) is Readiness.BEGUN
     loaded = bench.results.get(timeout=120)
 
     def look():
@@ -291,3 +292,46 @@ def test_a_loaded_prefix_that_nobody_waits_for_any_more_is_dropped(bench):
     bench.load("b-4")
     bench.pool.drop_held({"other"})
     assert bench.pool.loading == 0
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_a_prefix_for_which_there_is_no_memory_fails_alone_and_holds_no_pages(bench, monkeypatch, error):
+    bench.load("a-4")
+    assert bench.pool.ensure("b-8", ()) is Readiness.BEGUN
+    assert bench.settle() is None
+    copy, copies = torch.Tensor.copy_, count()
+
+    def scarce(*given):
+        if next(copies):  # the first page is full by then
+            raise error
+        return copy(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "copy_", scarce)
+        assert bench.pool.ensure("b-8", ()) is Readiness.LOADING
+        assert bench.pool.ensure("b-8", ()) is Readiness.LOADING
+    assert bench.pool.is_loading({"b-8"})  # a revocation waits until it has been told
+    assert bench.settle() == LoadError("load_failed", "there was no memory for the prefix")
+    assert not bench.pool.holds("b-8")
+    assert bench.nonzero_pages() == set(bench.pool.get("a-4").pages)
+    assert bench.memory.prefix_pages.free == 3
+    assert bench.load("b-8") is Readiness.READY
+
+
+def test_a_stopped_pool_begins_no_load_and_still_answers_each_order():
+    gate, begun = threading.Event(), queue.SimpleQueue()
+
+    def slow(prefix_id):
+        begun.put(prefix_id)
+        gate.wait(10)
+        return load(prefix_id)
+
+    bench = Bench(loader=slow, threads=1)
+    bench.pool.ensure("a-4", ())
+    bench.pool.ensure("b-4", ())
+    assert begun.get(timeout=10) == "a-4"
+    bench.pool.stop()
+    gate.set()
+    assert {bench.settle().code, bench.settle().code} == {"engine_stopped"}
+    assert not bench.pool.is_loading({"a-4", "b-4"})
+    assert begun.empty()

@@ -188,6 +188,7 @@ def test_settings_out_of_range_are_refused_by_name(name, value):
         ("prompt", ()),
         ("max_tokens", -1),
         ("stop", ("",)),
+        ("stop", ("x" * 257,)),
         ("logprobs", 6),
         ("logprobs", -1),
         ("deadline", math.nan),

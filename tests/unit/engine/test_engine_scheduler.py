@@ -3,6 +3,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -274,8 +275,10 @@ class Shelf:
             return Readiness.READY
         if prefix_id not in self.loading and len(self.loading) >= self.loads:
             return Readiness.COLD
-        self.loading.setdefault(prefix_id, len(self.loading))
-        return Readiness.LOADING
+        if prefix_id in self.loading:
+            return Readiness.LOADING
+        self.loading[prefix_id] = s.request.share
+        return Readiness.BEGUN
 
     def settle(self, prefix_id, *, kept=True):
         del self.loading[prefix_id]
@@ -574,3 +577,20 @@ def test_prompts_of_one_key_are_read_one_after_the_other():
     for _ in range(3):
         machine.step()
     assert [s.prompt_left for s in machine.scheduler.running.values()][:2] == [0, 0]
+
+
+@pytest.mark.parametrize("loads", [1, 4])
+def test_who_asks_for_a_word_each_of_many_prefixes_does_not_take_all_loads(loads):
+    machine = Machine(8, 64, 32, 1000)
+    shelf = Shelf(machine.scheduler, loads)
+    for number in range(200):
+        machine.scheduler.add(sequence(number, "many", 1, 1, f"many-{number}"))
+    for number in range(200, 240):
+        machine.scheduler.add(sequence(number, "few", 30, 1, f"few-{number}"))
+    begun = Counter()
+    for _ in range(60):
+        machine.step(shelf.readiness)
+        begun.update(shelf.loading.values())
+        for prefix_id in list(shelf.loading):
+            shelf.settle(prefix_id)
+    assert begun["few"] >= min(40, begun["many"] / 2)

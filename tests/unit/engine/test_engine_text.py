@@ -86,9 +86,10 @@ def test_a_token_that_a_stop_string_cuts_keeps_only_the_part_before_it():
     word = next(i for i in range(256) if TOKENIZER.token_bytes(i) == b"a")
     stream = TextStream(TOKENIZER, ["b"])
     stream._decoder.push = lambda _: "aabaa"
-    text, infos, stopped = stream.push(TokenInfo(word, "aabaa", -1.0))
+    top = ((word, "aabaa", -1.0), (0, "x", -2.0))
+    text, infos, stopped = stream.push(TokenInfo(word, "aabaa", -1.0, top))
     assert (text, stopped) == ("aa", True)
-    assert [(info.text, info.logprob) for info in infos] == [("aa", -1.0)]
+    assert infos == (TokenInfo(word, "aa", -1.0, top),)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ VOCAB = 3000
 SEEDS = st.integers(0, 1 << 40)
 TOP_P = st.one_of(st.just(1.0), st.floats(1e-6, 1.0), st.sampled_from([0.5, 0.9, 0.99, 1 - 1e-12]))
 TEMPERATURES = st.sampled_from([1e-300, 1e-3, 0.3, 1.0, 2.0, 50.0, 1e300])
-SHAPES = st.sampled_from(["flat", "steep", "ties", "equal", "cut", "outlier"])
+SHAPES = st.sampled_from(["flat", "steep", "ties", "equal", "cut", "outlier", "zeros"])
 ROUNDING = 1e-9
 
 
@@ -26,6 +26,7 @@ def logits_of(shape, seed):
         "steep": 6 * normal,
         "ties": (2 * normal).round() / 2,
         "equal": torch.zeros(VOCAB),
+        "zeros": torch.where(normal > 1, 0.0, (normal.clamp(max=0) / 2).round()),  # 0 and -0 are equal
         "cut": normal.masked_fill(torch.rand(VOCAB, generator=chance) < 0.5, -torch.inf),
         "outlier": normal.index_fill(0, torch.tensor([seed % VOCAB]), 30.0),
     }[shape]
@@ -84,6 +85,15 @@ def test_what_the_compiled_kernels_draw_is_what_is_drawn_from_all_sorted(
     wish = Wish(temperature, top_k, top_p if top_p < 1 else torch.inf, point)
     beside = torch.stack([torch.full((VOCAB,), torch.nan), logits, torch.full((VOCAB,), 1e38)])
     assert native.draws(beside, {1: wish}) == {1: token}
+
+
+def test_a_token_without_a_share_is_never_drawn(native):
+    last = 1 - 2**-53
+    wishes = {row: Wish(1.0, 0, torch.inf, last) for row in range(200)}
+    logits = torch.randn(200, VOCAB, generator=torch.Generator().manual_seed(1))
+    logits[:, -1] = -torch.inf
+    drawn = native.draws(logits, wishes)
+    assert all(logits[row, token] > -torch.inf for row, token in drawn.items())
 
 
 @settings(max_examples=100, deadline=None)

@@ -15,7 +15,7 @@ from bench.service_run import capacity, p95
 from bench.service_sweep import _promised
 from bench.table import Row
 from bench.to_loss import both_reach
-from bench.workload import SHAPES
+from bench.workload import SHAPES, uniform
 from prefix_engine.testing import tiny_base
 from service.cli.bench_load import Ask, Outcome
 from trainer_worker.rows import Encoded
@@ -140,9 +140,12 @@ def test_a_bound_that_a_step_of_the_same_run_breaks_gives_no_verdict():
         steps._broken({"1": step | {"seconds": 0.013}}, {}),
     ):
         assert broken
-        (row,) = steps._rows({"1": step}, MACHINE, broken=broken)
-        assert (row.verdict, "disturbed" in row.against) == ("not measured", True)
-    assert steps._rows({"1": step}, MACHINE, broken=False)[0].verdict == "hit"
+        (row,) = steps._rows({"1": step}, MACHINE, broken)
+        assert (row.verdict, "slower hour" in row.against) == ("not measured", True)
+    assert steps._rows({"1": step}, MACHINE, set())[0].verdict == "hit"
+    others = {"8": step | {"rows": 8}, "64": step | {"rows": 64, "share": 0.5}}  # flattered, both
+    hit, missed = steps._rows(others, MACHINE, {"1"})
+    assert (hit.verdict, missed.verdict) == ("not measured", "**missed**")
 
 
 def test_the_best_peer_is_named_only_where_all_are_there():
@@ -187,6 +190,21 @@ def test_a_row_against_a_contestant_with_other_texts_says_so():
     assert "DIFFER" not in beside
 
 
+@pytest.mark.parametrize(("margin", "differ"), [(1e-4, 0), (0.1, 1)])
+def test_texts_that_part_at_a_near_tie_are_the_same_work(margin, differ):
+    class Engine:
+        def ask(self, what, **more):
+            return {"margins": [[1.0, margin], [1.0, 1.0]]}
+
+    said = contest._compared(Engine(), uniform(2, 4, 2, 10), [[1, 2], [3, 4]], [[1, 9], [3, 4]])
+    assert said.startswith("1 of 2 texts equal the engine's, ")
+    row = contest._against(
+        "faster", {contest.ENGINE: [3.0], contest.STATIC: [2.0]}, {}, contest.ENGINE, contest.STATIC, 1.3
+    )
+    marked = contest._marked(row, {contest.STATIC: said})
+    assert (marked.measured is None) == bool(differ)
+
+
 falling = st.lists(st.floats(0, 9), min_size=1, max_size=30).map(
     lambda losses: [(5 * i, 2.0 * i, 3.0 * i, loss) for i, loss in enumerate(losses)]
 )
@@ -201,3 +219,12 @@ def test_the_loss_that_both_reach_is_the_worse_of_the_two_bests(ours, theirs):
         assert min(point[3] for point in curve) <= met.loss
         assert next(point[1] for point in curve if point[3] <= met.loss) == seconds
     assert met.loss in {min(point[3] for point in curve) for curve in (ours, theirs)}
+
+
+@given(falling, falling)
+def test_a_part_of_the_way_to_that_loss_is_reached_no_later(ours, theirs):
+    start = 10.0  # above every curve
+    whole, part = both_reach(ours, theirs), both_reach(ours, theirs, start, 0.9)
+    assert part.loss == pytest.approx(start + 0.9 * (whole.loss - start))
+    assert part.ours[0] <= whole.ours[0]
+    assert part.theirs[0] <= whole.theirs[0]

@@ -1,5 +1,6 @@
 """The bench's report: rows keep their verdicts, what was not measured says so, documents get their tables."""
 
+import math
 import os
 import subprocess
 from argparse import ArgumentTypeError
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from bench import report, results
 from bench.process import ROOT
+from bench.referee import Referee
+from bench.sections import Planned, measure_all
 from bench.table import HEAD, Row
 
 FAST = Row("W1 fp32 against PEFT one by one", "310 tok/s", "PEFT one by one 38 tok/s", 8.1, at_least=8)
@@ -54,6 +57,19 @@ def test_a_table_says_on_which_machine_and_of_which_commit_its_sections_ran(tmp_
     text = report.table(tmp_path, ("contest", "memory", "steps"))
     assert f"{results.machine()}, {results.commit()}: contest, memory." in text
     assert "machine not noted, commit not noted: steps." in text
+
+
+def test_of_a_run_that_ends_early_no_older_figure_is_left(tmp_path):
+    kept(tmp_path, steps=[SLOW], memory=[SLOW], contest=[SLOW])
+
+    def ends():
+        raise KeyboardInterrupt
+
+    referee = Referee(math.inf)
+    planned = {name: Planned(name, ends, referee) for name in ("steps", "memory")}
+    with pytest.raises(KeyboardInterrupt):
+        measure_all(planned, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["contest.json"]
 
 
 @pytest.fixture

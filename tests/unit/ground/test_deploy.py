@@ -1,5 +1,6 @@
 """The production form: both compose files are ones, hold nothing open, and say what the script starts."""
 
+import ipaddress
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 import yaml
 
 from deploy import proxy, secret_making, topology
@@ -22,6 +24,7 @@ DEPLOY = ROOT / "deploy"
 SMALL = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PRODUCTION = topology.read()
 SERVICES = PRODUCTION["services"]
+CUDA = topology.read(ROOT / "docker-compose.cuda.yml")
 NGINX = (DEPLOY / "nginx" / "nginx.conf").read_text()
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "prefixserve.json").read_text())
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
@@ -32,7 +35,12 @@ def seconds(text):
     return int(text.removesuffix("s"))
 
 
-@pytest.mark.parametrize("compose", [SMALL, PRODUCTION], ids=["small", "production"])
+def by_default(text):
+    """A value of a compose file where no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+@pytest.mark.parametrize("compose", [SMALL, PRODUCTION, CUDA], ids=["small", "production", "cuda"])
 def test_a_compose_file_is_one_by_the_specification(compose):
     schema = json.loads((DEPLOY / "compose" / "compose_spec.json").read_text())
     told = {key: value for key, value in compose.items() if key != "name"}  # younger than this edition
@@ -48,7 +56,7 @@ def test_whatever_a_service_names_is_there():
         assert set(service["networks"]) <= set(PRODUCTION["networks"]), name
         assert set(service.get("depends_on", ())) <= set(SERVICES), name
         for volume in service.get("volumes", ()):
-            source = volume.split(":")[0]
+            source = by_default(volume).split(":")[0]
             there = (ROOT / source).exists() if source.startswith("./") else source in PRODUCTION["volumes"]
             assert there, f"{name}: {source}"
         for file in service.get("env_file", ()):
@@ -60,7 +68,7 @@ def test_only_nginx_and_grafana_have_ports_and_only_on_this_machine():
         "nginx": ["127.0.0.1:8080:8080"],
         "grafana": ["127.0.0.1:3000:3000"],
     }
-    assert PRODUCTION["networks"]["back"] == {"internal": True}
+    assert PRODUCTION["networks"]["back"]["internal"] is True
     assert {name for name, one in SERVICES.items() if "front" in one["networks"]} == {"nginx", "grafana"}
 
 
@@ -72,6 +80,134 @@ def test_every_container_is_read_only_and_may_not_gain_rights():
         assert not service.get("privileged"), name
 
 
+@pytest.mark.parametrize("compose", [SMALL, PRODUCTION], ids=["small", "production"])
+def test_no_container_fills_the_disk_with_its_log_or_runs_out_of_files(compose):
+    for name, service in compose["services"].items():
+        assert service["logging"]["driver"] == "local", name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert service["ulimits"]["nofile"] >= 8192, name
+
+
+def test_nginx_may_open_as_many_files_as_its_connections_want():
+    connections = int(re.search(r"worker_connections (\d+);", NGINX)[1])
+    files = int(re.search(r"worker_rlimit_nofile (\d+);", NGINX)[1])
+    assert 2 * connections <= files <= SERVICES["nginx"]["ulimits"]["nofile"]
+
+
+def test_nginx_has_the_fixed_addresses_of_the_services_and_nobody_else_can_be_given_one():
+    (told,) = PRODUCTION["networks"]["back"]["ipam"]["config"]
+    fixed = {
+        name: ipaddress.ip_address(one["networks"]["back"]["ipv4_address"])
+        for name, one in SERVICES.items()
+        if isinstance(one["networks"], dict)
+    }
+    assert set(fixed) == {"service-1", "service-2"}
+    subnet, free = (ipaddress.ip_network(told[name]) for name in ("subnet", "ip_range"))
+    assert free.subnet_of(subnet)
+    for address in fixed.values():
+        assert address in subnet
+        assert address not in free
+        assert address != subnet[1]  # the gateway's
+    lines = (DEPLOY / "nginx/compose/servers.conf").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
+        f"server {address}:{SERVICES[name]['environment']['PREFIX_PORT']} max_fails=0;"
+        for name, address in fixed.items()
+    ]
+
+
+def test_the_way_in_trusts_and_spares_the_same_addresses():
+    trusted = re.findall(r"set_real_ip_from (\S+);", NGINX)
+    spared = re.findall(r"^ +(\S+) 1;$", NGINX.partition("geo $own {")[2].partition("}")[0], re.MULTILINE)
+    assert trusted == spared
+    assert all(ipaddress.ip_network(one).is_private for one in trusted)
+
+
+def test_with_a_gpu_every_service_and_worker_is_given_it_and_asks_for_it():
+    given = {name for name in topology.OURS if name != "migrate"}
+    assert set(CUDA["services"]) == given
+    for name, service in CUDA["services"].items():
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}, name
+        assert service["environment"] == {"PREFIX_DEVICE": "cuda"}, name
+        assert all("device" in known.model_fields for known in (ServiceSettings, WorkerSettings))
+        assert SERVICES[name]["build"]["args"] == {"VARIANT": "${PREFIXSERVE_VARIANT:-cpu}"}
+
+
+def test_a_service_that_is_to_have_a_gpu_does_not_start_without(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFIX_")}
+    told = {"PREFIX_DATA_DIR": str(tmp_path), "PREFIX_PORT": "0", "PREFIX_METRICS_PORT": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "service"],
+        env=kept | told | CUDA["services"]["service-1"]["environment"],
+        capture_output=True,
+        check=False,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert b"finds no CUDA device" in ended.stderr
+
+
+def test_the_operators_container_has_what_a_backup_wants_and_starts_with_no_other():
+    ops, service = SERVICES[topology.OPS], SERVICES["service-1"]
+    assert [name for name, one in SERVICES.items() if "profiles" in one] == [topology.OPS]
+    assert ops["restart"] == "no"
+    assert set(ops["secrets"]) == {*service["secrets"], "prefix_owner_database_url"}
+    assert set(service["volumes"]) < set(ops["volumes"])
+    assert "backups:/backups" in map(by_default, ops["volumes"])
+    assert ops["env_file"] == service["env_file"]
+    places = {"PREFIX_HOST", "PREFIX_PORT", "PREFIX_METRICS_PORT"}
+    assert ops["environment"] == {
+        key: value for key, value in service["environment"].items() if key not in places
+    }
+
+
+def test_the_image_of_a_backup_has_the_programs_of_the_servers_own_version():
+    told = (ROOT / "Dockerfile").read_text()
+    major = re.search(r"^ARG POSTGRES=(\d+)$", told, re.MULTILINE)[1]
+    server, release = SERVICES["postgres"]["image"].removeprefix("postgres:").split("-")
+    assert major == server
+    bases = re.findall(r"^FROM (?:\w+:)?(\S+) AS (\w+)$", told, re.MULTILINE)
+    assert len(bases) == told.count("\nFROM ")
+    assert {base for base, _ in bases} == {
+        f"3.11-slim-{release}",
+        "base",
+    }  # of whose packages the client is one
+    stages = [stage for _, stage in bases]
+    assert stages[-1] == "process"
+    for name, service in {**SERVICES, **SMALL["services"]}.items():
+        if "context" in service.get("build", ()):
+            assert service["build"]["target"] == ("ops" if name == topology.OPS else "process")
+    stage = told.partition("AS ops\n")[2].partition("\nFROM ")[0]
+    assert "postgresql-client-${POSTGRES}" in stage
+    assert re.findall(r"^USER (\w+)$", stage, re.MULTILINE)[-1] == "prefixserve"
+
+
+@pytest.mark.parametrize("place", ["usr/local/bin", "app"])
+def test_the_object_storage_is_found_in_either_place_and_is_given_its_keys(place, tmp_path):
+    (line,) = SERVICES["s3"]["command"]
+    (tmp_path / place).mkdir(parents=True)
+    program = tmp_path / place / "versitygw"
+    program.write_text('#!/bin/sh\necho "$ROOT_ACCESS_KEY $ROOT_SECRET_KEY $*"\n')
+    program.chmod(0o755)
+    secret_making.make(tmp_path / "secrets", secret_making.Places())
+    for there, here in {
+        "$$": "$",
+        "/run/secrets": str(tmp_path / "secrets"),
+        ":/usr/local/bin:/app": f":{tmp_path}/usr/local/bin:{tmp_path}/app",
+    }.items():
+        assert there in line
+        line = line.replace(there, here)
+    ended = subprocess.run(
+        [*SERVICES["s3"]["entrypoint"], line], capture_output=True, text=True, check=True, timeout=60
+    )
+    held = (tmp_path / "secrets" / "s3_credentials").read_text()
+    access, secret = (row.partition(" = ")[2] for row in held.splitlines()[1:])
+    assert ended.stdout == f"{access} {secret} --port :7070 posix --versioning-dir /versions /data\n"
+
+
 def test_images_are_pinned():
     for name, service in SERVICES.items():
         assert re.search(r":\D*\d", service["image"]), name
@@ -80,14 +216,8 @@ def test_images_are_pinned():
 
 def test_the_script_starts_every_process_of_ours_and_every_server_that_the_file_names():
     ours = {name for name, one in SERVICES.items() if "deploy/production.env" in one.get("env_file", ())}
-    assert ours == set(topology.OURS)
+    assert ours == {*topology.OURS, topology.OPS}
     assert set(SERVICES) - ours == {"postgres", "redis", "s3", "nginx", "prometheus", "grafana"}
-    listed = re.findall(r"server ([\w-]+):(\d+);", (DEPLOY / "nginx/compose/servers.conf").read_text())
-    assert dict(listed) == {
-        one.name: one.settings["PREFIX_PORT"]
-        for one in topology.processes()
-        if one.name.startswith("service-")
-    }
     (told,) = json.loads((DEPLOY / "prometheus" / "targets.json").read_text())
     assert told["targets"] == [
         f"{one.name}:{one.settings['PREFIX_METRICS_PORT']}"
@@ -128,7 +258,7 @@ def test_settings_of_the_file_are_ones_that_exist_and_are_taken(monkeypatch):
 
 def test_nobody_but_the_migration_has_the_owners_secret():
     having = {name for name, one in SERVICES.items() if "prefix_owner_database_url" in one.get("secrets", ())}
-    assert having == {"migrate"}
+    assert having == {"migrate", topology.OPS}
     assert "secrets" not in SERVICES["nginx"]
 
 

@@ -223,6 +223,16 @@ def test_the_image_holds_every_package_and_runs_without_root():
     for package in PACKAGES:
         assert f"COPY {package} ./{package}" in DOCKERFILE
         assert f"!{package}" in (ROOT / ".dockerignore").read_text().splitlines()
-    final = DOCKERFILE.rpartition("FROM ")[2]
-    assert final.index("USER prefixserve") < final.index("CMD [")
+    _, *stages = DOCKERFILE.split("FROM ")
+    users = {
+        stage.split(" AS ")[1].split()[0]: re.findall(r"^USER (.*)$", stage, re.MULTILINE)
+        for stage in stages[1:]
+    }
+    assert users == {
+        "base": ["prefixserve"],
+        "ops": ["root", "prefixserve"],
+        "process": [],
+    }  # none but its base's
+    final = stages[-1]
+    assert final.startswith("base AS process")
     assert "/livez" in final.partition("HEALTHCHECK")[2]

@@ -3,13 +3,13 @@
 import argparse
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from bench.paper import __main__ as command
-from bench.paper import metrics, plots, settings, studies, table
+from bench.paper import dart, metrics, plots, settings, studies, table
 from bench.paper.host import open_host
 from bench.paper.job import Job
 from bench.paper.published import cited
@@ -39,8 +39,41 @@ def test_nothing_is_chosen_or_trained_by_what_is_scored(name):
 def test_dart_is_split_by_a_fixed_seed():
     first, second = load("dart"), load("dart")
     assert first == second
-    assert len(first.scored) == 140
-    assert len(first.training) + len(first.held_out) == 281
+    assert len(first.scored) == 142
+    assert len(first.training) + len(first.held_out) == 280
+
+
+def dart_line(prompt):
+    return {"prompt": prompt, "references": [prompt]}
+
+
+def test_lines_of_one_table_stay_together():
+    prompts = [
+        "Aromi : FOOD : French",
+        "Cocum : AREA : riverside",
+        "Zizzi : FOOD : Chinese | Zizzi : PRICE : high",  # with the first, so the one between too
+        "[TABLECONTEXT] : [TITLE] : Rivers | Cam : LENGTH : 69",
+        "Ouse : MOUTH : The Wash",
+        "[TABLECONTEXT] : [TITLE] : Rivers | Nene : SOURCE : Naseby",
+        "Athens : YEAR : 2004",
+    ]
+    found = dart.tables([dart_line(prompt) for prompt in prompts])
+    assert [[line["prompt"] for line in table] for table in found] == [prompts[:3], prompts[3:6], prompts[6:]]
+
+
+def test_no_table_of_dart_is_on_two_sides():
+    lines = [dart_line(f"place {row} : COLUMN_{row // 5} : value : {row}") for row in range(300)]
+    sides = dart.sides(lines)
+    columns = [{line["prompt"].split(" : ")[1] for line in side} for side in sides]
+    assert sum(map(len, sides)) == 300
+    assert not columns[0] & columns[1]
+    assert not columns[0] & columns[2]
+    assert not columns[1] & columns[2]
+    titles = [{part for row in rows for part in row.prompt.split(" | ") if "[TITLE]" in part}
+              for rows in (load("dart").training, load("dart").held_out, load("dart").scored)]  # fmt: skip
+    assert all(titles)
+    assert not titles[0] & titles[2]
+    assert not titles[0] & titles[1]
 
 
 def test_extrapolation_trains_and_chooses_on_other_categories_than_it_scores():
@@ -71,14 +104,49 @@ def test_low_data_has_rates_of_its_own_and_no_other_study_takes_them():
     few = {study: Job(study, "e2e", "fine-tuning", rows=100) for study in studies.STUDIES}
     low = {study for study, job in few.items() if job.settings("gpt2-mini").source == settings.LOW_RATES}
     assert low == {"low-data", "init", "rates"}
-    assert Job("rates", "e2e", "fine-tuning", rows=1000).settings("gpt2-mini").source == settings.RATES
-    assert few["low-data"].settings("gpt2-medium") == few["main"].settings("gpt2-medium")
+    assert Job("rates", "e2e", "fine-tuning", rows=1000).settings("gpt2-mini").source == settings.HIGHEST
+    assert few["main"].settings("gpt2-medium").epochs == 5
+
+
+def test_low_data_takes_the_rates_of_the_nearest_number_of_rows():
+    def rate(method, rows):
+        return Job("low-data", "e2e", method, rows=rows).settings("gpt2-mini").rate
+
+    assert [rate("prefix", rows) for rows in (50, 100, 200, 500)] == [0.3, 0.3, 0.3, 0.1]
+    assert {rate("fine-tuning", rows) for rows in (50, 100, 200, 500)} == {3e-4}
+
+
+def test_low_data_on_the_papers_checkpoints_is_the_papers_codes(host):
+    job = Job("low-data", "e2e", "fine-tuning", rows=50)
+    found = job.settings("gpt2-medium")
+    assert (found.rate, found.epochs, found.steps, found.batch, found.warmup) == (5e-5, None, 400, 10, 100)
+    task = task_of(job, host)
+    plan = plan_of(job, found, encode(task.training, host.template, host.base.tokenizer))
+    assert (plan.updates, plan.warmup, plan.batch_size) == (400, 100, 10)
+    assert job.settings("gpt2-medium").source == settings.LOW_CODE
+    assert replace(job, epochs=3).settings("gpt2-medium").steps is None
 
 
 def test_low_data_holds_out_thirty_percent_of_the_size():
     task = load("e2e")
     assert len(sized(task, 200, 0, None, low=True).held_out) == 60
     assert len(sized(task, 200, 0, None).held_out) == 20
+
+
+def test_low_data_draws_each_number_of_rows_by_itself():
+    task = load("e2e")
+    fifty, hundred = (set(sized(task, rows, 0, None, low=True).training) for rows in (50, 100))
+    assert len(fifty & hundred) < 5
+    assert set(sized(task, 50, 0, None).training) < set(sized(task, 100, 0, None).training)
+
+
+def test_more_rows_than_there_are_are_refused():
+    task = load("dart")
+    there = len(task.training)
+    assert len(sized(task, there, 0, None).training) == there
+    for rows, low in ((there + 1, False), (there, True)):
+        with pytest.raises(ValueError, match=f"--rows {rows}: dart has {there} to train on"):
+            sized(task, rows, 0, None, low=low)
 
 
 def test_no_scored_input_where_none_is_asked_for():
@@ -125,6 +193,32 @@ def test_choosing_rates_writes_and_scores_nothing():
     assert {job.limit_inputs for job in jobs} == {0}
     assert {job.decodings for job in jobs} == {()}
     assert len({job.rate for job in jobs if job.method == "fine-tuning"}) > 2
+    asked = studies.jobs(arguments(study="rates", methods="fine-tuning,infix-10", rate=2.0))
+    assert [(job.method, job.rate) for job in asked] == [("fine-tuning", 2.0), ("infix-10", 2.0)]
+
+
+def test_length_and_extrapolation_have_three_seeds():
+    for study in ("length", "extrapolation"):
+        jobs = studies.jobs(arguments(study=study, task="webnlg"))
+        assert {job.seed for job in jobs} == {0, 1, 2}, study
+
+
+def test_a_models_key_does_not_know_how_it_writes():
+    job = Job("main", "e2e", "prefix")
+    assert job.key("gpt2-mini", "print") == job.also(["beam5"]).key("gpt2-mini", "print")
+    assert job.also(["beam5"]).decodings == ("greedy", "beam5")
+    assert job.key("gpt2-mini", "print") != replace(job, seed=1).key("gpt2-mini", "print")
+
+
+def test_kept_results_are_found_again_but_where_rows_are_drawn_otherwise(host):
+    kept = (Path(__file__).resolve().parents[3] / "docs" / "results" / "paper.jsonl").read_text().splitlines()
+    names = [field.name for field in fields(Job)]
+    for record in map(json.loads, kept):
+        job = Job(**{name: record[name] for name in names})
+        if record.get("draw", 1) == job.draw:
+            assert job.key("gpt2-mini", host.base.fingerprint) == record["key"], record
+        else:
+            assert job.low
 
 
 def test_the_start_study_has_random_irrelevant_and_relevant_starts():
@@ -158,21 +252,23 @@ def test_every_method_gets_the_updates_and_batches_of_the_prefix(host):
     job = Job("main", "dart", "prefix", rows=60)
     task = task_of(job, host)
     codes = encode(task.training, host.template, host.base.tokenizer)
-    tokens = sum(len(code.tokens) for code in codes)
     wishes = wishes_of(job, job.settings("gpt2-mini"), task)
-    ours = resolve(wishes, m=10, position_offset=0, rows=len(codes), tokens=tokens, seed=0)
+    ours = resolve(wishes, m=10, position_offset=0, rows=len(codes), seed=0)
     for method in ("fine-tuning", "adapter-3", "emb-10", "search-10"):
         other = replace(job, method=method)
         plan = plan_of(other, other.settings("gpt2-mini"), codes)
-        same = ("updates", "batch_size", "warmup", "eval_every", "patience", "weight_decay", "seed")
+        same = ("updates", "batch_size", "warmup", "eval_every", "weight_decay", "seed")
         assert [getattr(plan, name) for name in same] == [getattr(ours, name) for name in same]
+        assert (plan.patience == ours.patience) != (method == "search-10")
+        assert method != "search-10" or plan.patience > plan.updates  # it never stops early
 
 
 def test_the_papers_figures_stand_by_base_task_and_method():
-    assert cited("gpt2-medium", "e2e", "all", "prefix")[0]["bleu"] == 69.7
+    assert cited("gpt2-medium", "e2e", "all", "prefix")[0]["bleu_uncased"] == 69.7
     assert cited("gpt2-medium", "e2e", "all", "emb-20")[0]["nist"] == 7.11
     assert cited("gpt2-large", "webnlg", "unseen", "fine-tuning")[0]["bleu"] == 43.1
     assert cited("gpt2-mini", "e2e", "all", "prefix") is None
+    assert cited("gpt2-medium", "dart", "all", "prefix") is None  # other rows are scored here
 
 
 SMALL = (
@@ -205,6 +301,37 @@ def test_one_command_trains_scores_keeps_and_goes_on(monkeypatch, tmp_path, caps
     assert "scored on 3 inputs" in told.out
 
 
+def test_another_decoding_keeps_the_scores_of_the_first(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, tmp_path, "--methods", "base")
+    first = Records(tmp_path).all()
+    call(monkeypatch, tmp_path, "--methods", "base", "--decoding", "beam5")
+    both = Records(tmp_path).all()
+    assert [record["key"] for record in both] == [first[0]["key"]]
+    assert set(both[0]["scores"]) == set(Records(tmp_path).texts(both[0]["key"])) == {"greedy", "beam5"}
+    assert both[0]["scores"]["greedy"] == first[0]["scores"]["greedy"]
+    call(monkeypatch, tmp_path, "--methods", "base")
+    assert "1/1 base: finished before" in capsys.readouterr().err
+
+
+def test_a_model_that_another_process_trains_is_left_to_it(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, tmp_path, "--methods", "base")
+    records = Records(tmp_path)
+    with records.claim(records.all()[0]["key"]) as ours:
+        assert ours
+        with records.claim(records.all()[0]["key"]) as again:
+            assert not again
+        call(monkeypatch, tmp_path, "--methods", "base", "--again")
+    assert "1/1 base: another process is at it" in capsys.readouterr().err
+    with records.claim(records.all()[0]["key"]) as ours:
+        assert ours
+
+
+def test_low_data_without_enough_rows_is_refused_before_anything_is_trained(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match="--rows 500: dart has"):
+        call(monkeypatch, tmp_path, "--study", "low-data", "--task", "dart", "--rows", "50,500")
+    assert Records(tmp_path).all() == []
+
+
 def test_a_model_that_fails_is_told_at_the_end_and_the_next_is_tried(monkeypatch, tmp_path, capsys):
     def broken(texts, references):
         raise BrokenPipeError(f"of {len(texts)} texts")
@@ -231,6 +358,30 @@ def test_kept_texts_are_scored_again_without_training(monkeypatch, tmp_path):
     assert Records(tmp_path).all() == [record]
 
 
+def test_what_has_no_texts_is_said_and_the_others_are_scored_again(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, tmp_path, "--methods", "base,hand")
+    records = Records(tmp_path)
+    base, hand = records.all()
+    records.texts_path(base["key"]).unlink()
+    old = {name: value for name, value in hand.items() if name != "versions"}
+    records.replace({**old, "scores": {"greedy": {"all": {"nist": 0.0}}}})
+    call(monkeypatch, tmp_path, "--methods", "base,hand", "--rescore")
+    assert records.all() == [base, hand]
+    told = capsys.readouterr().err
+    assert "not scored again, its texts are gone: e2e base" in told
+    assert "scored again e2e hand" in told
+
+
+def test_kept_texts_are_the_same_bytes_for_the_same_texts(tmp_path):
+    records = Records(tmp_path)
+    packed = []
+    for _ in range(2):
+        records.add({"key": "a"}, {"greedy": ["Café."]})
+        packed.append(records.texts_path("a").read_bytes())
+    assert packed[0] == packed[1]
+    assert records.texts("a") == {"greedy": ["Café."]}
+
+
 def test_a_line_that_was_cut_off_is_passed_over_and_closed(tmp_path):
     records = Records(tmp_path)
     records.add({"key": "a", "method": "base"}, {})
@@ -249,7 +400,8 @@ def record_of(method, rows=50, seed=0, sample=0, bleu=10.0, study="low-data", ba
         "settings": {"size": 10}, "updates": 20, "best_update": 20, "seconds": 3.0, "held_out_loss": 2.0,
         "base_loss": 4.0, "trained": 30720, "kept": 30720, "stored_bytes": 122880, "base_parameters": 7098368,
         "scores": {"greedy": {"all": {"bleu": bleu, "slot_error": 50.0}}},
-        "missing": {"nist": "nltk not installed; install with `make bench-paper-deps`"}, **more,
+        "missing": {"meteor": "pycocoevalcap not installed; install with `make bench-paper-deps`"},
+        "versions": metrics.VERSIONS, **more,
     }  # fmt: skip
 
 
@@ -267,7 +419,40 @@ def test_the_table_has_means_spreads_and_the_gap_with_its_sign():
     )
     assert "scored on 7 inputs" in found
     assert "held-out rows 15" in found
-    assert "Not scored: NIST: nltk not installed" in found
+    assert "Not scored: METEOR: pycocoevalcap not installed" in found
+
+
+def test_scores_by_an_earlier_rule_are_in_no_mean_and_said_to_be_left_out():
+    scores = {"greedy": {"all": {"bleu": 12.0, "nist": 9.0}}}
+    old = record_of("prefix", seed=1, scores=scores, versions={})
+    found = table.report([record_of("prefix", scores={"greedy": {"all": {"bleu": 10.0, "nist": 2.0}}}), old])
+    assert "| 11.0 ± 1.4 | 2.00 |" in found
+    assert "Left out: NIST of 1 models, scored by an earlier rule" in found
+    assert "NIST |" not in table.report([old])
+
+
+def test_rows_drawn_by_another_rule_stand_in_another_table():
+    found = table.report([record_of("prefix", draw=2), record_of("prefix", seed=1, bleu=30.0)])
+    assert found.count("| 50 | prefix |  | 1 |") == 2
+    assert found.count("rows drawn by an earlier rule") == 1
+
+
+def test_runs_that_held_out_other_rows_are_not_averaged():
+    other = record_of("prefix", bleu=30.0, held_out_rows=5)
+    assert table.report([record_of("prefix"), other]).count("| 50 | prefix |  | 1 |") == 2
+
+
+def test_a_later_record_of_the_same_model_keeps_the_earlier_ones_decodings():
+    beams = record_of("prefix", scores={"beam5": {"all": {"bleu": 3.0}}})
+    assert set(table.newest([record_of("prefix"), beams])[0]["scores"]) == {"greedy", "beam5"}
+    retrained = {**beams, "held_out_loss": 1.9}
+    assert set(table.newest([record_of("prefix"), retrained])[0]["scores"]) == {"beam5"}
+
+
+def test_the_start_study_tells_methods_apart():
+    runs = [record_of(method, study="init", words="elephant") for method in ("prefix", "prefix-20")]
+    assert [table.label(run) for run in runs] == ["prefix: elephant", "prefix-20: elephant"]
+    assert len(table.newest(runs)) == 2
 
 
 def test_rates_stand_in_one_table_for_each_number_of_rows_and_samples_are_averaged():
@@ -306,7 +491,8 @@ def test_of_one_models_records_the_last_counts():
 
 
 def test_the_papers_line_stands_below_ours_on_its_checkpoints():
-    found = table.report([record_of("prefix", study="main", base="gpt2-medium")])
+    scores = {"greedy": {"all": {"bleu_uncased": 10.0}}}
+    found = table.report([record_of("prefix", study="main", base="gpt2-medium", scores=scores)])
     assert "| *prefix, Li & Liang 2021, table 1* |" in found
     assert "| 69.7 |" in found
     assert "Li & Liang" not in table.report([record_of("prefix", study="main")])
@@ -327,6 +513,10 @@ def test_plots_are_drawn_for_what_was_run_and_are_the_same_bytes_again(tmp_path)
         "low-data-gpt2-mini-e2e-7-inputs.svg",
         "main-gpt2-mini-e2e-50-rows-7-inputs.svg",
     ]
+    beams = {"beam5": {"all": {"bleu": 99.0}}}
+    assert plots.scores(record_of("prefix", scores={**record_of("prefix")["scores"], **beams}))["bleu"] == 10
+    assert plots.scores(record_of("prefix", scores=beams)) == {}
+    assert plots.scores(record_of("prefix", scores=beams, base="gpt2-medium"))["bleu"] == 99
     first = [(tmp_path / name).read_bytes() for name in drawn]
     plots.draw(records, tmp_path)
     assert [(tmp_path / name).read_bytes() for name in drawn] == first
@@ -337,7 +527,9 @@ def test_run_returns_what_the_table_needs(host):
     record, texts = run(host, job)
     assert record["trained"] == 3 * 6 * 2 * 256
     assert len(texts["greedy"]) == 2
-    assert table.label(record) == "random, uniform 0 to 1"
+    assert table.label(record) == "prefix-3: random, uniform 0 to 1"
+    assert record["draw"] == 2
+    assert record["versions"] == metrics.VERSIONS
     assert "rows" in table.report([record])
 
 

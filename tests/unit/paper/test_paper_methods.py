@@ -191,8 +191,7 @@ def test_what_is_trained_is_what_the_method_says(host):
 
 def fit_some(method, rows, rate, updates=12, held_out=None):
     wishes = Hyperparameters(learning_rate=rate, max_steps=updates, batch_size=4)
-    tokens = sum(len(row.tokens) for row in rows)
-    plan = resolve(wishes, m=1, position_offset=0, rows=len(rows), tokens=tokens, seed=0)
+    plan = resolve(wishes, m=1, position_offset=0, rows=len(rows), seed=0)
     return fit(method, rows, held_out or rows, plan)
 
 
@@ -238,13 +237,24 @@ def test_training_stops_after_looks_without_a_better_loss(host, rows):
 def test_the_search_changes_one_token_at_a_time_and_never_to_the_end_token(host, rows):
     method = Search(host, 4, WORDS)
     before = method.kept["tokens"].clone()
-    plan = resolve(Hyperparameters(max_steps=3), m=1, position_offset=0, rows=3, tokens=99, seed=0)
-    mover = method.mover(plan)
+    plan = resolve(Hyperparameters(max_steps=3), m=1, position_offset=0, rows=3, seed=0)
+    mover = method.mover(plan, rows)
     first = method.score(rows)
     assert mover.update(rows, 0.0) == pytest.approx(first, abs=1e-5)
     assert int((method.kept["tokens"] != before).sum()) == 1
     assert method.score(rows) < first
     assert host.template.end_id not in method.kept["tokens"].tolist()
+
+
+def test_the_search_judges_on_rows_that_gave_no_gradient(host, rows):
+    method = Search(host, 4, WORDS)
+    plan = resolve(Hyperparameters(max_steps=3), m=1, position_offset=0, rows=3, seed=0)
+    given = [type(row)(row.tokens, row.loss_from) for row in rows * 14]
+    judges = method.mover(plan, given)._judges(given[:4])
+    assert len(judges) == 32
+    assert len(set(map(id, judges))) == 32
+    assert not set(map(id, judges)) & set(map(id, given[:4]))
+    assert set(map(id, method.mover(plan, rows)._judges(rows))) == set(map(id, rows))
 
 
 def test_the_products_trainer_makes_the_prefix(host, rows):

@@ -1,13 +1,14 @@
 """Metric wrappers against values that their libraries publish, and what is said where a library is missing."""
 
-import importlib
 import importlib.util
+import math
 import shutil
 
 import pytest
 
 from bench.paper import metrics, neural
 from bench.paper.metrics import Missing, bleu, measure, need, nist, streams, ter
+from bench.paper.nist import penalty, score
 
 
 def wants(module, *, java=False):
@@ -47,30 +48,90 @@ def test_ter_takes_the_nearest_reference():
 
 
 # The docstring of nltk's sentence_nist; Papineni et al. 2002 gave the sentences.
-REFERENCES = [
-    "It is a guide to action that ensures that the military will forever heed Party commands",
-    "It is the guiding principle which guarantees the military forces always being under the command of the Party",
-    "It is the practical guide for the army always to heed the directions of the party",
-]
+REFERENCE = "It is a guide to action that ensures that the military will forever heed Party commands"
 GOOD = "It is a guide to action which ensures that the military always obeys the commands of the party"
 BAD = "It is to insure the troops forever hearing the activity guidebook that party direct"
 
 
-@wants("nltk")
-def test_nist_is_that_of_nltks_docstring():
-    sentence_nist = importlib.import_module("nltk.translate.nist_score").sentence_nist
-    split = [reference.split() for reference in REFERENCES]
-    assert sentence_nist(split, GOOD.split()) == pytest.approx(3.3709, abs=1e-4)
-    assert sentence_nist(split, BAD.split()) == pytest.approx(1.4619, abs=1e-4)
-    # The wrapper takes lower case, so that "Party" and "party" are one word: it can only find more.
-    lower = [reference.lower().split() for reference in REFERENCES]
-    assert nist([GOOD], [REFERENCES]) == pytest.approx(sentence_nist(lower, GOOD.lower().split()))
-    assert nist([GOOD], [REFERENCES]) > nist([BAD], [REFERENCES])
+def test_nist_prefers_the_better_text_and_does_not_mind_case():
+    assert nist([GOOD], [[REFERENCE]]) > nist([BAD], [[REFERENCE]]) > 0
+    assert nist([GOOD.upper()], [[REFERENCE]]) == nist([GOOD], [[REFERENCE]])
 
 
-@wants("nltk")
-def test_nist_of_texts_too_short_for_it_is_0():
-    assert nist(["a"], [["a b c d e f"]]) == 0
+def test_nist_worked_by_hand_over_references_of_unequal_length():
+    # References "a b" and "a c d e": 6 words, of which a twice, the others once; every pair once.
+    # Text "a b c": a weighs log2(6/2), b and c log2(6/1); "a b" log2(2/1), the count of a over its own; "b c" is in none.
+    # 3 words against (2 + 4) / 2 of the references: no penalty.
+    words = (math.log2(3) + 2 * math.log2(6)) / 3
+    pairs = math.log2(2) / 2
+    assert nist(["a b c"], [["a b", "a c d e"]]) == pytest.approx(words + pairs)
+    # "a" alone is a third of the mean length: exp(ln(1/2) * (ln(1/3) / ln(3/2))^2).
+    short = math.exp(math.log(0.5) * (math.log(1 / 3) / math.log(1.5)) ** 2)
+    assert nist(["a"], [["a b", "a c d e"]]) == pytest.approx(math.log2(3) * short)
+
+
+def test_nist_clips_by_the_reference_that_has_a_word_most_often():
+    # References "a a" and "a b": a weighs log2(4/3). Of three a's in the text two count, not one and not three.
+    found = score([["a", "a", "a"]], [[["a", "a"], ["a", "b"]]], most=1)
+    assert found == pytest.approx(2 * math.log2(4 / 3) / 3)
+
+
+def test_nist_takes_what_different_references_give():
+    # Each half stands in another reference: nothing is lost against one that has both, but its pair.
+    both = score([["a", "b"]], [[["a", "c"], ["d", "b"]]], most=1)
+    assert both == pytest.approx(2 * math.log2(4 / 1) / 2)
+
+
+def test_nist_counts_references_of_all_texts():
+    # Over both: a twice, b, c, d: 5 words in all.
+    found = score([["a"], ["a"]], [[["a", "b"]], [["a", "c", "d"]]], most=1)
+    assert found == pytest.approx(math.log2(5 / 2) * penalty(2 / 5))
+
+
+def test_nist_penalty_is_a_half_at_two_thirds_of_the_length():
+    assert penalty(2 / 3) == pytest.approx(0.5)
+    assert (penalty(0), penalty(1), penalty(2)) == (0, 1, 1)
+
+
+def test_nist_of_empty_texts_is_0():
+    assert nist(["", ""], [["a b c d e f"], ["a b"]]) == 0
+
+
+def test_bleu_without_case_is_that_of_lower_case():
+    said, wanted = ["AROMI is a PUB by the River."], [["Aromi is a pub by the river."]]
+    assert metrics.bleu_uncased(said, wanted) == pytest.approx(100)
+    assert bleu(said, wanted) < 50
+
+
+def test_scores_of_one_kind_of_task_are_taken_for_no_other():
+    assert "bleu_uncased" in metrics.names("e2e")
+    assert not {"rouge_1", "rouge_2", "rouge_l_stems"} & set(metrics.names("webnlg"))
+    assert {"rouge_1", "rouge_2", "rouge_l_stems", "rouge_l"} < set(metrics.names("scitldr"))
+    assert set(metrics.VERSIONS) <= {
+        *metrics.METRICS,
+        "slot_error",
+        "slots_missing",
+        "slots_wrong",
+        "slots_added",
+    }
+
+
+@wants("rouge_score")
+def test_rouge_of_summaries_worked_by_hand():
+    # 6 of 8 words and of 9, 2 of 7 pairs and of 8, a common subsequence of 5: "the quick brown jumps the".
+    said, wanted = (
+        "The quick brown dog jumps on the log.",
+        "The quick brown fox jumps over the lazy dog",
+    )
+    assert metrics.rouge_1([said], [[wanted]]) == pytest.approx(100 * 2 * 6 / 17)
+    assert metrics.rouge_2([said], [[wanted]]) == pytest.approx(100 * 2 * 2 / 15)
+    assert metrics.rouge_l_stems([said], [[wanted]]) == pytest.approx(100 * 2 * 5 / 17)
+
+
+@wants("rouge_score")
+def test_rouge_of_summaries_takes_stems_and_the_best_reference():
+    assert metrics.rouge_1(["running models"], [["nothing alike", "runs model"]]) == pytest.approx(100)
+    assert metrics.rouge_1(["a b", "x"], [["a b"], ["y"]]) == pytest.approx(50)
 
 
 @wants("pycocoevalcap", java=True)
@@ -124,9 +185,9 @@ def test_texts_without_words_score_nothing_and_break_nothing():
 
 def test_a_missing_library_is_said_with_its_mend(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    scores, missing = measure(["a"], [["a"]], ("nist", "meteor", "bertscore"))
+    scores, missing = measure(["a"], [["a"]], ("rouge_1", "meteor", "bertscore"))
     assert scores == {}
-    assert missing["nist"] == "nltk not installed; install with `make bench-paper-deps`"
+    assert missing["rouge_1"] == "rouge_score not installed; install with `make bench-paper-deps`"
     assert missing["meteor"] == "pycocoevalcap not installed; install with `make bench-paper-deps`"
     assert missing["bertscore"] == "bert_score not installed; install with `make bench-paper-models`"
 

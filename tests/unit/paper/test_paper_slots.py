@@ -52,6 +52,16 @@ def test_an_attribute_that_nobody_asked_for_is_added():
     assert sorted(found.added) == ["Type", "family friendly", "near", "price"]
 
 
+def test_a_value_beside_the_one_that_was_asked_for_is_wrong():
+    prompt = "name : Aromi | price : cheap | food : French"
+    text = "Aromi is cheap, moderately priced and expensive and serves French and Chinese food."
+    assert errors(prompt, text).wrong == ("price", "food")
+    same = errors("name : Aromi | price : cheap", "Aromi is cheap, less than £20.")
+    assert same.count == 0
+    assert errors("name : Aromi | Type : pub", "Aromi is a pub and a restaurant.").count == 0
+    assert errors("name : Aromi | Type : pub", "Aromi is a pub and a coffee shop.").wrong == ("Type",)
+
+
 def test_another_places_name_is_a_wrong_name():
     assert errors("name : Aromi | food : French", "The Eagle serves French food.").wrong == ("name",)
 

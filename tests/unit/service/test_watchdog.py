@@ -1,4 +1,4 @@
-"""The watchdog over real engines: which ones it gives up, and which not."""
+"""The watchdog over real engines: which ones it gives up, and which not; and who has lost sight of deletions."""
 
 import threading
 import time
@@ -21,9 +21,10 @@ class Watched:
     def __init__(self, loader=lambda _: random_prefix(BASE, 4), sampler=None):
         limits = {"kv_bytes": 64 << 20, "pool_bytes": 4 << 20}
         self.engine = Engine(BASE, EngineConfig(**limits), loader, sampler=sampler)
-        self.told, self.gave_up = [], threading.Event()
+        self.told, self.gave_up, self.blind = [], threading.Event(), False
+        self.tickets = Tickets()
         refuse = lambda: self.told.append("refuse")  # noqa: E731
-        self.dog = Watchdog(self.engine, Tickets(), WINDOW_S, refuse, self._end)
+        self.dog = Watchdog(self.engine, self.tickets, WINDOW_S, lambda: self.blind, refuse, self._end)
         self.engine.start()
         self.dog.start()
 
@@ -97,3 +98,13 @@ def test_an_engine_that_an_error_ended_is_given_up_without_waiting(watched):
     assert one.gave_up.wait(PATIENCE_S)
     assert one.told == ["refuse", STUCK_STATUS]
     assert one.engine.beat_age() == float("inf")
+
+
+def test_a_process_that_can_follow_deletions_no_more_tells_its_requests_and_is_given_up(watched):
+    one = watched()
+    ticket = one.tickets.open("ten-1", None)
+    ticket.fail = lambda failed: (one.told.append(failed.code), one.tickets.end(ticket))
+    assert not one.gave_up.wait(2 * one.dog._look_s)
+    one.blind = True
+    assert one.gave_up.wait(PATIENCE_S)
+    assert one.told == ["refuse", "engine_stopped", STUCK_STATUS]

@@ -7,9 +7,9 @@ from trainer_worker.batches import Batches
 from trainer_worker.plan import resolve, resolved
 
 
-def plan(rows=1000, tokens=50_000, **wishes):
+def plan(rows=1000, **wishes):
     asked = Hyperparameters.from_json(wishes)
-    return resolve(asked, m=10, position_offset=10, rows=rows, tokens=tokens, seed=0)
+    return resolve(asked, m=10, position_offset=10, rows=rows, seed=0)
 
 
 def test_the_rate_rises_then_falls_to_nothing():
@@ -38,12 +38,10 @@ def test_epochs_count_passes_and_max_steps_bounds_them():
 
 def test_auto_is_bounded_for_any_dataset():
     for rows in (2, 10, 1000, 200_000):
-        found, auto = plan(rows=rows, tokens=rows * 60), auto_for(rows)
+        found, auto = plan(rows=rows), auto_for(rows)
         assert auto.fewest <= found.updates <= auto.most
-        assert found.batch_size == min(auto.batch, 2048 // 60)
+        assert found.batch_size == auto.batch
         assert found.dropout == auto.dropout
-    assert plan(rows=300, tokens=300 * 280).batch_size == min(auto_for(300).batch, 7)
-    assert plan(rows=300, tokens=300 * 1000).batch_size == min(auto_for(300).batch, 4)
 
 
 def test_every_size_has_one_line_and_each_line_some_sizes():
@@ -73,7 +71,7 @@ def test_every_size_has_one_line_and_each_line_some_sizes():
 )
 def test_what_is_told_of_a_plan_asks_for_the_same_plan(wishes, rows):
     asked = Hyperparameters.from_json(wishes)
-    sizes = {"m": 10, "position_offset": 0, "rows": rows, "tokens": 60 * rows, "seed": 0}
+    sizes = {"m": 10, "position_offset": 0, "rows": rows, "seed": 0}
     found = resolve(asked, **sizes)
     told = resolved(asked, found, rows=rows, init="words")
     assert resolve(Hyperparameters.from_json(told), **sizes) == found
@@ -81,7 +79,7 @@ def test_what_is_told_of_a_plan_asks_for_the_same_plan(wishes, rows):
 
 def test_a_rate_that_was_asked_for_is_told_without_a_multiplier():
     asked = Hyperparameters(learning_rate=0.05)
-    found = resolve(asked, m=10, position_offset=10, rows=100, tokens=5000, seed=0)
+    found = resolve(asked, m=10, position_offset=10, rows=100, seed=0)
     told = resolved(asked, found, rows=100, init=None)
     assert not {"learning_rate_multiplier", "init"} & told.keys()
     assert told["text_start"] == "m"

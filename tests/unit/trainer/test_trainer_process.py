@@ -51,9 +51,9 @@ def test_an_order_crosses_the_pipe_whole():
     version = Version("ver-1", b"start", Template("\n\n", 7))
     live = Version("ver-2", b"live", Template("\n", 0))
     asked = order(validation=("file-9", b"v"), start=version, live=live, checkpoint=b"state", seed=5)
-    *taken, last = asked.frames("gpt2", "f" * 64, 2)
+    *taken, last = asked.frames("gpt2", "f" * 64, 2, device="cuda:1")
     assert last.kind == "begin"
-    assert taken[0].fields["threads"] == 2
+    assert (taken[0].fields["threads"], taken[0].fields["device"]) == (2, "cuda:1")
     assert order_of(taken) == asked
     assert order_of(order().frames("gpt2", "", None)[:-1]) == order()
 
