@@ -1,5 +1,7 @@
 """Traces are off unless somebody asks for them, and asking without their packages says what to do."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -40,9 +42,18 @@ def test_an_endpoint_that_the_machine_names_for_everybody_stops_nobody(monkeypat
     assert open_tracing("service", None) is None
 
 
-def test_the_machines_endpoint_is_used_where_the_packages_are(monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    tracing = open_tracing("service", None)
-    assert tracing is not None
-    tracing.tracer.start_span("a").end()
-    tracing.close()  # comes back although nobody listens
+def test_the_machines_endpoint_is_used_where_the_packages_are():
+    """In a process of its own, which ends although nobody listens: the exporter's thread goes on trying for a while,
+    and draws its pauses from the generator that tests beside it draw from."""
+    program = (
+        "from prefix_store.tracing import open_tracing\n"
+        "tracing = open_tracing('service', None)\n"
+        "tracing.tracer.start_span('a').end()\n"
+        "tracing.close()\n"
+        "print('closed')"
+    )
+    told = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=told, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.returncode) == ("closed\n", 0), done.stderr
