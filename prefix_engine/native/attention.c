@@ -9,7 +9,7 @@
 
 #define MOST 128    /* tokens of one task */
 #define TOGETHER 16 /* heads of one piece of work at most */
-#define FETCH 4096  /* bytes that are fetched before they are read */
+#define FETCH 8192  /* bytes that are fetched before they are read */
 
 typedef struct {
     const float *qkv; /* [n, 3, heads, head_dim] */
@@ -47,34 +47,52 @@ static void find(const Step *step, long head, const int64_t *table, long at, lon
     for (; j < BLOCK; j++) rows[j] = rows[j - 1];
 }
 
+/* Positions that lie side by side from place `within` of a page on, of `length` that are left. */
+INLINE long run_from(long page, long within, long length)
+{
+    long side = page - within < RUN ? page - within : RUN;
+    return length < side ? length : side;
+}
+
+/* What is read behind a run: `length` positions from place `within` of the first page of `table` on; nothing if 0. */
+typedef struct {
+    const int64_t *table;
+    long within, length;
+} Onward;
+
 /* `asked` queries, at most FEW, of each of `many` heads over the first `length` positions at `table`; limits[q] of
-   them for query q, all of them if limits is 0. Mixes and queries lie by query, then by head. Page by page, the keys
+   them for query q, all of them if limits is 0; `onward` is read next. Mixes and queries lie by query, then by head. Page by page, the keys
    of all heads and then their values, as they lie in memory: read head by head it comes at half the speed, since no
    prefetcher follows. */
 static void read_runs(const Step *step, Mix *const *mixes, const float *const *queries, long asked, long head,
-                      long many, const int64_t *table, long length, const long *limits)
+                      long many, const int64_t *table, long length, const long *limits, Onward onward)
 {
-    long dim = step->head_dim, bf16 = step->bf16, size = dim * (bf16 ? 2 : 4), pitch = step->page * size;
+    long dim = step->head_dim, bf16 = step->bf16, size = dim * (bf16 ? 2 : 4), page = step->page, pitch = page * size;
     long ahead = (FETCH + pitch - 1) / pitch < many ? (FETCH + pitch - 1) / pitch : many;
     float scores[FEW * TOGETHER][RUN];
     for (long at = 0, count; at < length; at += count) {
-        long within = at % step->page, rest = step->page - within < RUN ? step->page - within : RUN, seen[FEW];
-        count = length - at < rest ? length - at : rest;
+        long within = at % page, seen[FEW];
+        count = run_from(page, within, length - at);
         for (long q = 0; q < asked; q++) seen[q] = limits && limits[q] - at < count ? limits[q] - at : count;
-        long after = at + count < length ? at + count : at;
-        long place = (table[at / step->page] * step->stride + head) * pitch + within * size;
-        long next = (table[after / step->page] * step->stride + head) * pitch + after % step->page * size;
-        const char *k = step->keys + place, *v = step->values + place, *then = step->keys + next;
-        for (long i = 0; i < many; i++)
+        long after = at + count;
+        Onward rest = after < length ? (Onward){table + after / page, after % page, length - after} : onward;
+        const char *k = step->keys + ((table[at / page] * step->stride + head) * page + within) * size;
+        const char *v = k + (step->values - step->keys), *then = k;
+        long more = run_from(page, rest.within, rest.length);
+        if (more) then = step->keys + ((*rest.table * step->stride + head) * page + rest.within) * size;
+        for (long i = 0; i < many; i++) {
+            Next next = {i + ahead < many ? k + (i + ahead) * pitch : v + (i + ahead - many) * pitch, count};
             for (long q = 0; q < asked; q++)
                 if (seen[q] > 0)
-                    score_run(scores[q * many + i], queries[q * many + i], k + i * pitch, seen[q],
-                              i + ahead < many ? k + (i + ahead) * pitch : v + (i + ahead - many) * pitch, dim, bf16);
-        for (long i = 0; i < many; i++)
+                    score_run(scores[q * many + i], queries[q * many + i], k + i * pitch, seen[q], next, dim, bf16);
+        }
+        for (long i = 0; i < many; i++) {
+            Next next = {v + (i + ahead) * pitch, count};
+            if (i + ahead >= many) next = (Next){then + (i + ahead - many) * pitch, more};
             for (long q = 0; q < asked; q++)
                 if (seen[q] > 0)
-                    take_run(mixes[q * many + i], scores[q * many + i], v + i * pitch, seen[q],
-                             i + ahead < many ? v + (i + ahead) * pitch : then + (i + ahead - many) * pitch, dim, bf16);
+                    take_run(mixes[q * many + i], scores[q * many + i], v + i * pitch, seen[q], next, dim, bf16);
+        }
     }
 }
 
@@ -165,11 +183,15 @@ static void task(const Step *step, const int64_t *what, long head, long many)
                 own[q * many + h] = mixes + h * count + i + q;
                 asked[q * many + h] = queries + (h * count + i + q) * wide;
             }
-        if (few) read_runs(step, own, asked, some, head, many, prefix, m, 0);
-        if (one_text) read_runs(step, own, asked, some, head, many, text, limits[count - 1], limits);
-        for (long q = 0; q < some && !one_text; q++)
+        Onward first_text = {step->tables + tokens[i * 3 + 1], 0, limits[i]}, nothing = {0};
+        if (few) read_runs(step, own, asked, some, head, many, prefix, m, 0, first_text);
+        if (one_text) read_runs(step, own, asked, some, head, many, text, limits[count - 1], limits, nothing);
+        for (long q = 0; q < some && !one_text; q++) {
+            long last = i + q + 1 == count, other = i + q + !last;
+            Onward other_text = {step->tables + tokens[other * 3 + 1], 0, last ? 0 : limits[other]};
             read_runs(step, own + q * many, asked + q * many, 1, head, many, step->tables + tokens[(i + q) * 3 + 1],
-                      limits[i + q], 0);
+                      limits[i + q], 0, other_text);
+        }
     }
     for (long h = 0; h < many; h++)
         for (int i = 0; i < count; i++) {

@@ -199,10 +199,23 @@ INLINE vec products(const vec *asked, const char *row, const long dim, const int
     return sum;
 }
 
+/* At most RUN rows that lie side by side, and are read soon. */
+typedef struct {
+    const char *rows;
+    long count;
+} Next;
+
+/* Fetches row j of them into the level-2 cache: the first level would not hold them beside what is read now. */
+INLINE void fetch_next(Next next, long j, long size)
+{
+    if (j >= next.count) return;
+    for (long at = 0; at < size; at += 64) __builtin_prefetch(next.rows + j * size + at, 0, 2);
+}
+
 /* Scores of one query with count <= RUN keys that lie side by side, -infinity behind them; dim is a multiple of
-   VL. As much from `then` on is fetched into the level-2 cache meanwhile: the first level would not hold both. */
-INLINE void scores_of_run(float *scores, const float *query, const char *k, long count, const char *then,
-                          const long dim, const int bf16)
+   VL. `next` is fetched meanwhile. */
+INLINE void scores_of_run(float *scores, const float *query, const char *k, long count, Next next, const long dim,
+                          const int bf16)
 {
     long size = dim * (bf16 ? 2 : 4);
     vec asked[WIDEST / VL];
@@ -214,15 +227,15 @@ INLINE void scores_of_run(float *scores, const float *query, const char *k, long
         for (int j = 0; j < VL; j++) {
             const char *row = k + (first + j < count ? first + j : count - 1) * size;
             sums[j] = products(asked, row, dim, bf16);
-            for (long at = 0; at < size; at += 64) __builtin_prefetch(then + (first + j) * size + at, 0, 2);
+            fetch_next(next, first + j, size);
         }
         *(vec *)(scores + first) = sum_each(sums);
     }
     for (long j = count; j < RUN; j++) scores[j] = -INFINITY;
 }
 
-/* Adds the values of a run by their weights. */
-INLINE void add_run(Mix *mix, const float *weights, const char *v, long count, const char *then, const long dim,
+/* Adds the values of a run by their weights; `next` is fetched meanwhile. */
+INLINE void add_run(Mix *mix, const float *weights, const char *v, long count, Next next, const long dim,
                     const int bf16)
 {
     long size = dim * (bf16 ? 2 : 4);
@@ -242,9 +255,9 @@ INLINE void add_run(Mix *mix, const float *weights, const char *v, long count, c
                     sums[i] += weight * even;
                     sums[i + 1] += weight * odd;
                 }
-            if (!d)
-                for (long at = 0; at < size; at += 64) __builtin_prefetch(then + j * size + at, 0, 2);
+            if (!d) fetch_next(next, j, size);
         }
+        for (long j = count; j < next.count && !d; j++) fetch_next(next, j, size);
         for (int i = 0; i < PAIR && by_words(dim, bf16) && d + i * VL < dim; i += 2) join(sums + i);
         for (int i = 0; i < PAIR && d + i * VL < dim; i++) *(vec *)(mix->sums + d + i * VL) = sums[i];
     }
@@ -318,18 +331,17 @@ INLINE void some_queries(Mix *mixes, const float *queries, const long *counts, c
     else if (dim == 64) call(64, 1);                                                                                   \
     else call(dim, bf16)
 
-static void score_run(float *scores, const float *query, const char *k, long count, const char *then, long dim,
-                      int bf16)
+static void score_run(float *scores, const float *query, const char *k, long count, Next next, long dim, int bf16)
 {
-#define SCORE(known_dim, known_bf16) scores_of_run(scores, query, k, count, then, known_dim, known_bf16)
+#define SCORE(known_dim, known_bf16) scores_of_run(scores, query, k, count, next, known_dim, known_bf16)
     FOR_EACH_KIND(SCORE);
 }
 
-static void take_run(Mix *mix, float *scores, const char *v, long count, const char *then, long dim, int bf16)
+static void take_run(Mix *mix, float *scores, const char *v, long count, Next next, long dim, int bf16)
 {
     if (dim == 64) weigh(mix, scores, RUN, 64);
     else weigh(mix, scores, RUN, dim);
-#define ADD(known_dim, known_bf16) add_run(mix, scores, v, count, then, known_dim, known_bf16)
+#define ADD(known_dim, known_bf16) add_run(mix, scores, v, count, next, known_dim, known_bf16)
     FOR_EACH_KIND(ADD);
 }
 
