@@ -15,6 +15,9 @@ LIMITS = {
 }
 
 
+_OWN = threading.local()  # the site that this thread asks, and its connections
+
+
 class Lost(Exception):
     """No answer came within the client's patience."""
 
@@ -32,7 +35,6 @@ class Client:
     def __init__(self, site, key, history, patience_s=120.0):
         self.site, self.key, self.history, self.patience_s = site, key, history, patience_s
         self._headers = {"Authorization": f"Bearer {key}"}
-        self._own = threading.local()
 
     def once(self, method, path, *, service=None, **options):
         """One try with one service; None if no whole answer came."""
@@ -63,11 +65,13 @@ class Client:
         raise Lost(op)
 
     def _connections(self):
-        """This thread's own, for a client of httpx is asked by one thread at a time."""
-        if not hasattr(self._own, "client"):
-            self._own.client = httpx2.Client(timeout=30, trust_env=False)
-            self.site.at_exit(self._own.client.close)
-        return self._own.client
+        """This thread's own, for a client of httpx is asked by one thread at a time; all keys share it, which
+        would be thousands of sockets else.
+        """
+        if getattr(_OWN, "site", None) is not self.site:
+            _OWN.site, _OWN.client = self.site, httpx2.Client(timeout=30, trust_env=False)
+            self.site.at_exit(_OWN.client.close)
+        return _OWN.client
 
 
 def make_tenant(site, history, name, *, joint=False):
