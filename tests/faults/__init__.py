@@ -57,7 +57,7 @@ SCENARIOS = {
         "requests",
         {"requests": 50_000, "tenants": 200, "faults": 100},
         ("wrong", "foreign", "other status", "answered otherwise than absent ones", "processes gone"),
-        "foreign 0, wrong 0; foreign ids are answered as absent ones",
+        "foreign 0, wrong 0, lists hold what is the asker's; foreign ids are answered as absent ones",
     ),
     "deletes": Scenario(
         "deletes",

@@ -1,25 +1,26 @@
 """No cross-tenant read: many tenants ask many things while the site is hurt, and every byte they get is looked at.
 
 An answer is right, a refusal that says so (429, 503, no answer), or wrong; wrong is counted as foreign if it holds
-what another tenant's prefix says, or a word of another tenant's dataset.
+what another tenant's prefix says, a word of another tenant's dataset, or an id or a name that is not the asker's. A
+list must hold what is the asker's, all of it and nothing else.
 """
 
 import collections
 import random
-import re
 import socket
 import threading
 import time
 
 from faults.history import History
 from faults.nemesis import Nemesis
+from faults.owned import BY_TENANT, BY_USER, absent, compared, foreign_word, lists
 from faults.site import Site
 from faults.voices import Voices
 
 CLIENTS = 8
 KINDS = ["kill", "restart_postgres", "cut_database", "restart_redis", "cut_redis", "pause"]
 PATIENCE_S = 3600.0
-CANARY = re.compile(r"canary\d{6}")
+REFUSED = {429, 503}
 
 
 def measure(home, say, *, requests=50_000, tenants=200, faults=100, seed=1):
@@ -61,6 +62,7 @@ def measure(home, say, *, requests=50_000, tenants=200, faults=100, seed=1):
     return {
         "requests": requests,
         **{kind: counts[kind] for kind in kinds},
+        "lists": counts["lists"],
         "foreign ids": counts["foreign ids"],
         "answered otherwise than absent ones": counts["told apart"],
         "processes gone": len(gone),
@@ -96,40 +98,61 @@ class _Asking:
         return self._judge(answer, own, lambda: answer.json()["choices"][0]["text"] == own.texts[prompt])
 
     def _look(self, own, _):
-        path = self._random.choice(
-            [f"/v1/files/{own.file}/content", "/v1/models", "/v1/files", "/v1/prefixes"]
-        )
-        answer = own.user.once("GET", path)
-        return self._judge(answer, own, lambda: path[-7:] != "content" or own.canary in answer.text)
+        """A list, with the user's key or the tenant's, or the dataset's bytes."""
+        wanted = lists(own, self._voices.base_name)
+        path = self._random.choice([*wanted, "content"])
+        if path == "content":
+            answer = own.user.once("GET", f"/v1/files/{own.file}/content")
+            return self._judge(answer, own, lambda: own.canary in answer.text)
+        key = own.tenant if path == "/v1/users" else self._random.choice([own.user, own.tenant])
+        answer = key.once("GET", path)
+        told = self._judge(answer, own, lambda: True)
+        if told != "right":
+            return told
+        self.counts["lists"] += 1
+        return compared(answer.json(), wanted[path])
 
     def _pry(self, own, other):
         """Somebody else's id is answered exactly as one that is nobody's."""
-        path = self._random.choice(["/v1/files/{}", "/v1/files/{}/content"])
-        absent = "file-" + "0" * (len(other.file) - 5)
-        answer, same = (own.user.once("GET", path.format(of)) for of in (other.file, absent))
-        told = self._judge(answer, own, lambda: answer.status_code == 404)
-        if answer is not None and same is not None and answer.status_code == same.status_code == 404:
+        path, kind = self._random.choice(BY_USER + BY_TENANT)
+        if getattr(own, kind) == getattr(other, kind):
+            # Both are called alike, so that this name is the asker's own.
+            path, kind = "/v1/files/{}", "file"
+        key = own.tenant if (path, kind) in BY_TENANT else self._random.choice([own.user, own.tenant])
+        theirs = getattr(other, kind)
+        nobodys = absent(theirs, kind)
+        answer, same = (self._named(key, path, of) for of in (theirs, nobodys))
+        told = self._judge(answer, own, lambda: True, wanted=404, asked=theirs)
+        if told not in {"lost", "refused"} and same is not None and same.status_code not in REFUSED:
             self.counts["foreign ids"] += 1
-            if answer.text.replace(other.file, "<id>") != same.text.replace(absent, "<id>"):
-                self.counts["told apart"] += 1
-        elif answer is not None and answer.status_code == 200:
-            self.counts["told apart"] += 1
+            said = [
+                (one.status_code, one.text.replace(of, "<id>"))
+                for one, of in ((answer, theirs), (same, nobodys))
+            ]
+            self.counts["told apart"] += said[0] != said[1]
         return told
 
-    def _judge(self, answer, own, right):
+    def _named(self, key, path, of):
+        """An answer about an id, or with the prefix of a user."""
+        if path == "/v1/completions":
+            return key.once("POST", path, json=self._voices.asked(0, model=f"{of}:voice"))
+        return key.once("GET", path.format(of))
+
+    def _judge(self, answer, own, right, *, wanted=200, asked=""):
+        """One word for an answer; `wanted` is the status that it must have, `asked` the id that it may repeat."""
         if answer is None:
             return "lost"
-        if self._foreign(answer, own):
+        if self._foreign(answer, own, asked) or (wanted == 404 and answer.status_code == 200):
             return "foreign"
-        if answer.status_code in {429, 503}:
+        if answer.status_code in REFUSED:
             return "refused"
         if answer.status_code not in {200, 404}:
             return "other status"
-        return "right" if right() else "wrong"
+        return "right" if answer.status_code == wanted and right() else "wrong"
 
-    def _foreign(self, answer, own):
-        """Whether it holds another's canary, or is what another's prefix says."""
-        if any(word != own.canary for word in CANARY.findall(answer.text)):
+    def _foreign(self, answer, own, asked):
+        """Whether it holds a word that is another's, or is what another's prefix says."""
+        if foreign_word(answer.text, own, asked):
             return True
         if answer.status_code != 200 or answer.request.url.path != "/v1/completions":
             return False

@@ -39,7 +39,7 @@ def test_what_must_be_nothing_is_nothing(name):
 # So that a run in which nothing was tried does not pass.
 HAPPENED = {
     "jobs": ("jobs", "succeeded", "faults"),
-    "requests": ("right", "foreign ids", "faults"),
+    "requests": ("right", "lists", "foreign ids", "faults"),
     "deletes": ("deletes", "streams cut"),
     "corruptions": ("refused as corrupt", "served right from the bucket"),
     "disk": ("refused for want of room", "texts while full"),

@@ -3,6 +3,7 @@
 The oracle is the engine alone, one prefix and one prompt at a time.
 """
 
+import secrets
 import threading
 from dataclasses import dataclass, field
 
@@ -25,9 +26,10 @@ class Voice:
         tenant: a client with the tenant's key.
         user: a client with the user's key.
         scope: what the tenant's key reaches in the store.
-        label: the user's name, which users of other tenants have too.
+        label: the user's name, see `label_of`.
         canary: a word that stands in this user's dataset and nowhere else.
         file: the dataset's id.
+        job: the id of the job that made its prefix.
         texts: what it answers to each of the prompts.
         version: id and place of its live version, see `place`.
     """
@@ -38,12 +40,20 @@ class Voice:
     label: str
     canary: str
     file: str = ""
+    job: str = ""
     texts: list[str] = field(default_factory=list)
     version: object = None
 
     @property
     def model(self):
         return f"{self.label}:voice"
+
+
+def label_of(tenant, user):
+    """A user's name: of every other tenant its own, so that a list that shows it elsewhere is seen, of the others
+    the same, so that a name that is looked up in another tenant is seen too.
+    """
+    return f"user{user}of{tenant:04d}" if tenant % 2 else f"user{user}"
 
 
 class Voices:
@@ -67,7 +77,7 @@ class Voices:
         self.all = []
         for t in range(tenants):
             tenant = make_tenant(site, history, f"tenant {t}")
-            self.all += [self._make(tenant, history, t * users + u, f"user{u}") for u in range(users)]
+            self.all += [self._make(tenant, history, t * users + u, label_of(t, u)) for u in range(users)]
         self._tell()
 
     def asked(self, prompt, **more):
@@ -79,6 +89,11 @@ class Voices:
             "temperature": 0,
             **more,
         }
+
+    @property
+    def base_name(self):
+        """What the base is called among the models."""
+        return self._base.name
 
     def whose(self, text):
         """The one whose prefix gives this text; None if nobody's does."""
@@ -93,6 +108,7 @@ class Voices:
             job = store.jobs.create(voice.scope, owner, "voice", [voice.file], base_fingerprint=fingerprint)
             claim = store.jobs.claim("harness")
         assert claim.job_id == job.id
+        voice.job = job.id
         prefix = random_prefix(self._base, self._m, seed=seed, spread=SPREAD)
         template = {"separator": "\n", "end_id": self._base.config.end_id}
         metrics = {"held_out_loss": 1.0, "base_loss": 2.0}
@@ -103,8 +119,14 @@ class Voices:
     def furnish(self, voice, seed):
         """A dataset with its canary and a prefix for a user who has neither; the prefix."""
         data = rows(*((f"what is it {n}", voice.canary) for n in range(2)))
+        # Sent again with its key where the answer was lost, so that there is one file, whose id is known.
         sent = voice.user.sure(
-            "upload", "POST", "/v1/files", data={"purpose": "fine-tune"}, files={"file": ("t.jsonl", data)}
+            "upload",
+            "POST",
+            "/v1/files",
+            headers={"Idempotency-Key": secrets.token_hex(8)},
+            data={"purpose": "fine-tune"},
+            files={"file": ("t.jsonl", data)},
         )
         voice.file = sent.json()["id"]
         return self.publish(voice, seed)
