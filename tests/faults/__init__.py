@@ -68,8 +68,8 @@ SCENARIOS = {
     "corruptions": Scenario(
         "corruptions",
         {"corruptions": 10_000},
-        ("served wrong", "other answers", "neighbours' errors"),
-        "served 0, neighbours' errors 0",
+        ("served wrong", "refused though the bucket is whole", "other answers", "neighbours' errors"),
+        "served 0, refused for a copy in Redis 0, neighbours' errors 0",
     ),
     "disk": Scenario(
         "disk",
