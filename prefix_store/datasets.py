@@ -7,14 +7,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, select
 
 from prefix_store.blobs import BlobWriter
 from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now, of_all_owners, widen
-from prefix_store.errors import Corrupt, Invalid, NoRoom, NotFound, Quota, StoreError, TooLarge, Unavailable
+from prefix_store.errors import Corrupt, Invalid, NoRoom, NotFound, StoreError, TooLarge, Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.idempotency import forget, remember, replayed
 from prefix_store.intents import announced, named, withdraw
@@ -23,6 +23,7 @@ from prefix_store.jsonl import LineChecker
 from prefix_store.litter import clear_soon, note
 from prefix_store.names import new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
+from prefix_store.quotas import check_datasets
 from prefix_store.reach import Reach
 from prefix_store.retire import remove_versions
 from prefix_store.rows import Change, change, one
@@ -133,7 +134,7 @@ class DatasetWriter:
         if (before := replayed(connection, *ids, self._key, request)) is not None:
             return _dataset(connection.execute(_joined().where(datasets.c.id == before)).one())
         with of_all_owners(connection, self._owner.reach):
-            _check_quota(connection, tenant, size)
+            check_datasets(connection, tenant, size, PURPOSE, self._core.settings.max_files)
         values = {"filename": self._filename, "purpose": self._purpose, "bytes": size, "sha256": sha256}
         keys = {"tenant_id": ids[0], "owner_id": ids[1], "id": self.id}
         statement = insert(datasets).values(rows=self._lines.rows, created_at=db_now(), **keys, **values)
@@ -143,17 +144,6 @@ class DatasetWriter:
         self._core.audit.record(connection, ids[0], self._scope.key_id, "dataset.created", self.id)
         failpoint("dataset.after_row")
         return _dataset(connection.execute(_joined().where(datasets.c.id == self.id)).one())
-
-
-def _check_quota(connection: Connection, tenant: Row[Any], size: int) -> None:
-    mine = (datasets.c.tenant_id == tenant.id, datasets.c.purpose == PURPOSE)
-    total = select(func.coalesce(func.sum(datasets.c.bytes), 0)).where(*mine)
-    used = int(connection.execute(total).scalar_one())
-    if used + size > tenant.max_dataset_bytes:
-        raise Quota(
-            f"datasets would take {used + size} of {tenant.max_dataset_bytes} bytes; delete some first",
-            "file",
-        )
 
 
 def _joined() -> Select[Any]:

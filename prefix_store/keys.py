@@ -23,6 +23,7 @@ from prefix_store.errors import Conflict, Invalid, NotFound
 from prefix_store.failpoints import failpoint
 from prefix_store.names import base62
 from prefix_store.owners import find_owner, lock_owners, lock_tenant, owner_of
+from prefix_store.quotas import check_keys
 from prefix_store.scope import GRANTS, USER_GRANTS, Owner, Scope
 from prefix_store.tables import api_keys, owners
 
@@ -70,6 +71,7 @@ class Keys:
             NotFound: no such user.
             Invalid: unknown grants, or more than the maker or a user's key may have.
             Conflict: the scope is a user's.
+            Quota: too many keys.
         """
         if scope.user is not None:
             raise Conflict(
@@ -87,6 +89,7 @@ class Keys:
                 if owner.kind != "user":
                     raise NotFound("owner", user)
                 lock_owners(connection, owner.tenant_id, [owner.owner_id])
+            check_keys(connection, scope.tenant_id, self._core.settings.max_keys)
             issued = self.insert(connection, scope.tenant_id, owner, wanted)
             self._core.audit.record(connection, scope.tenant_id, scope.key_id, "key.issued", issued.id)
             failpoint("key.after_row")

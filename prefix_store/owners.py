@@ -10,6 +10,7 @@ from prefix_store.core import Core
 from prefix_store.db import db_now
 from prefix_store.errors import Conflict, NotFound
 from prefix_store.names import OwnerKind, check_name, new_id, parse_owner
+from prefix_store.quotas import check_owners
 from prefix_store.rows import one
 from prefix_store.scope import Owner, Scope
 from prefix_store.tables import LIVE, owners, tenants
@@ -86,6 +87,7 @@ class Owners:
         Raises:
             Invalid: not a name, or reserved.
             Conflict: a live user has it, or the scope is a user's.
+            Quota: too many users and tasks.
         """
         _require_tenant(scope)
         check_name(name, "id", self._core.settings.reserved_names)
@@ -103,6 +105,7 @@ class Owners:
         Raises:
             Conflict: the scope is a user's.
             Invalid: not a name.
+            Quota: too many users and tasks.
         """
         _require_tenant(scope)
         check_name(name, "task", self._core.settings.reserved_names)
@@ -140,6 +143,7 @@ class Owners:
             return [OwnerView(owner_of(row), row.created_at) for row in rows]
 
     def _insert(self, connection: Connection, scope: Scope, kind: OwnerKind, name: str) -> Owner:
+        check_owners(connection, scope.tenant_id, self._core.settings.max_users)
         owner = Owner(scope.tenant_id, new_id("own"), kind, name)
         ids = {"tenant_id": owner.tenant_id, "owner_id": owner.owner_id}
         values = {"kind": kind, "name": name, "state": "live", "created_at": db_now()}

@@ -33,6 +33,9 @@ class StoreSettings(DatabaseSettings):
         max_upload_bytes: largest dataset, plaintext.
         max_line_bytes: longest line of a dataset.
         max_rows: most rows of a dataset.
+        max_files: most datasets of a tenant.
+        max_users: most users and tasks of a tenant.
+        max_keys: most good keys of a tenant, its own and its users'.
         failpoints: places at which this process is made to fail, for tests (`failpoints.py`); none if empty.
         reserved_names: names that no user, task or prefix may have, beside `task`: the base models' ids.
     """
@@ -61,6 +64,9 @@ class StoreSettings(DatabaseSettings):
     max_upload_bytes: int = Field(default=64 << 20, ge=1)
     max_line_bytes: int = Field(default=1 << 20, ge=16)
     max_rows: int = Field(default=200_000, ge=1)
+    max_files: int = Field(default=100_000, ge=1)
+    max_users: int = Field(default=100_000, ge=1)
+    max_keys: int = Field(default=200_000, ge=1)
     failpoints: str = ""
     reserved_names: frozenset[str] = BASES
 

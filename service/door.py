@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from prefix_store.tenants import Tenant
 from service.errors import ApiError, Refusal
-from service.shares import Shares
+from service.shares import Full, Shares
 from service.tickets import Demand, Refused, Tickets
 
 COMPLETIONS: Final = "/v1/completions"
@@ -88,6 +88,16 @@ class Door:
         self._entering[tenant_id] += visit.entering
         return visit
 
+    def grow(self, visit: Visit, more: int) -> None:
+        """What a request holds is `more` bytes than its body's own, now that it has come and will be read.
+
+        Raises:
+            ApiError: 429 or 503, there is no room for it.
+        """
+        if (full := self.bytes.take(visit.tenant_id, more)) is not None:
+            raise self._no_bytes(visit.tenant_id, full)
+        visit.held += more
+
     def queued(self, visit: Visit) -> None:
         """It stands in the queue, or was refused there."""
         if visit.entering:
@@ -128,13 +138,16 @@ class Door:
             wait = self._tickets.seconds_until(tenant_id, Demand(1, 0, 0))
             raise _later(429, "too_many_requests", text, "tenant_requests", wait)
         if (full := self.bytes.refusal(tenant_id, length)) is not None:
-            wait = self._tickets.seconds_until(tenant_id, Demand(1, 0, 0))
-            text = "bodies of requests under way fill the memory that is kept for them (held_bytes)"
-            if full == "tenant":
-                raise _later(429, "too_many_requests", f"this tenant's {text}", "tenant_bytes", wait)
-            raise _later(503, "overloaded", text, "bytes", wait)
+            raise self._no_bytes(tenant_id, full)
         if path == COMPLETIONS:
             self._look_at_queue(tenant_id)
+
+    def _no_bytes(self, tenant_id: str, full: Full) -> ApiError:
+        wait = self._tickets.seconds_until(tenant_id, Demand(1, 0, 0))
+        text = "bodies of requests under way fill the memory that is kept for them (held_bytes)"
+        if full == "tenant":
+            return _later(429, "too_many_requests", f"this tenant's {text}", "tenant_bytes", wait)
+        return _later(503, "overloaded", text, "bytes", wait)
 
     def _look_at_queue(self, tenant_id: str) -> None:
         """Whether the least that the tenant asks for would find a place behind as little for those on their way."""

@@ -8,7 +8,9 @@ import asyncio
 import re
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -21,6 +23,7 @@ from prefix_store.scope import Admin
 from prefix_store.scope import Scope as Caller
 from service.answers import Answer
 from service.errors import DRAINING, NO_KEY, ApiError, api_error, respond
+from service.json_weight import JsonWeight
 from service.telemetry import known
 
 if TYPE_CHECKING:
@@ -66,8 +69,10 @@ class Gate:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         began, status, whole, early = time.perf_counter(), 0, False, False
         scope["state"]["began"] = time.monotonic()
-        stall = None if scope["path"] == UPLOADS else self._parts.settings.stall_seconds
-        body = _Body(receive, scope, self._limit(scope), stall)
+        upload = scope["path"] == UPLOADS
+        stall = None if upload else self._parts.settings.stall_seconds
+        weight = None if upload else JsonWeight(self._parts.most_values)
+        body = _Body(receive, scope, self._limit(scope), stall, weight)
 
         async def answer(message: Message) -> None:
             nonlocal status, whole, early
@@ -115,6 +120,7 @@ class Gate:
                 caller = state["caller"] = await self._authenticate(token)
                 if isinstance(caller, Caller):
                     visit = state["visit"] = door.enter(caller.tenant_id, token, path, length)
+                    receive.weighed = partial(door.grow, visit)
         except ApiError as refusal:
             state["refused"] = refusal.refused
             await respond(refusal)(scope, receive, send)
@@ -203,10 +209,15 @@ class _Body:
         length: bytes that it says it has; if it says nothing, as many as it may have.
         small: its end comes soon, and need not be waited for before the connection's next request.
         read: it has ended.
+        weighed: hears what the whole of it will take when it is read, before it is; may refuse it.
     """
 
-    def __init__(self, receive: Receive, scope: Scope, limit: int, stall: float | None) -> None:
-        self._receive, self._stall = receive, stall
+    weighed: Callable[[int], None] | None = None
+
+    def __init__(
+        self, receive: Receive, scope: Scope, limit: int, stall: float | None, weight: JsonWeight | None
+    ) -> None:
+        self._receive, self._stall, self._weight = receive, stall, weight
         self._seen = 0
         self.limit = limit
         said, unsaid = _header(scope, b"content-length"), bool(_header(scope, b"transfer-encoding"))
@@ -224,10 +235,17 @@ class _Body:
             except TimeoutError:
                 text = f"nothing of the body came for {self._stall:.0f} s; send it again"
                 raise HTTPException(408, text) from None
-        self._seen += len(message.get("body", b""))
+        if self.read:  # nothing of it comes any more
+            return message
+        piece = message.get("body", b"")
+        self._seen += len(piece)
         if self._seen > self.limit:
             raise HTTPException(413, f"the body is larger than {self.limit} bytes")
-        self.read = self.read or not message.get("more_body", False)
+        if self._weight is not None:
+            self._weight.add(piece)
+        self.read = not message.get("more_body", False)
+        if self.read and self._weight is not None and self.weighed is not None:
+            self.weighed(self._weight.expected)
         return message
 
     async def let_go(self) -> None:

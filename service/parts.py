@@ -16,6 +16,8 @@ from service.admission import Admission
 from service.connections import Connections
 from service.door import Door
 from service.errors import CROWDED, raw
+from service.fields import MOST_ROWS
+from service.json_weight import MOST_PARTS, JsonWeight
 from service.meter import Meter
 from service.readiness import Readiness
 from service.residency import Residency
@@ -54,6 +56,7 @@ class Parts:
     revocation: Revocation
     admission: Admission
     door: Door
+    most_values: int  # of a JSON body
     meter: Meter
     upkeep: Upkeep
     telemetry: Telemetry
@@ -79,7 +82,9 @@ class Parts:
         connections = Connections(
             settings.connections, raw(CROWDED), lambda seconds: telemetry.refusal("connections", seconds)
         )
-        held_bytes = max(settings.held_bytes, 2 * settings.max_body_bytes)
+        most_values = MOST_ROWS * base.config.positions + MOST_PARTS
+        heaviest = settings.max_body_bytes + JsonWeight.most_bytes(most_values)
+        held_bytes = max(settings.held_bytes, 2 * heaviest)
         door = Door(tickets, settings.tenant_requests, held_bytes)
         reuse = Reuse()
 
@@ -103,6 +108,7 @@ class Parts:
             revocation=Revocation(store, engine, residency, reuse, tickets, connections),
             admission=Admission(engine, tickets, store.rates, door),
             door=door,
+            most_values=most_values,
             meter=meter,
             upkeep=Upkeep(store, meter),
             telemetry=telemetry,

@@ -30,8 +30,11 @@ POLL_S = 0.05
 BEAT_S = 1.0
 STALE_S = 2.0
 _LOOK_S = 0.1
-DEAD_AFTER_S = 3.5  # the least after which others may count a process dead: it has cut everybody off by then
 GRACE_S = 0.5  # for an answer to end by itself before its connection is cut
+# The least after which others may count a process dead. By then it has cut everybody off, 3.7 s after its last beat at
+# the latest: for BEAT_S it may have read without a beat, it is stale STALE_S later, a look notices that, and one that
+# comes GRACE_S later cuts. A tenth more is for the cut itself.
+DEAD_AFTER_S = 3.8
 _LOAD_S = 3.0  # the same where the engine has not let go: it may wait for a load that hangs
 _AGAIN_S = 1.0  # it is cut once more, if that did not end it
 

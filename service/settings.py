@@ -27,7 +27,8 @@ class ServiceSettings(BaseSettings):
         queue_tokens: positions, prompts and asked output, of requests that wait, run or whose answers have not left,
             of all tenants; no tenant holds more than is left of either for the others.
         tenant_requests: requests of one tenant under way at once, of any kind.
-        held_bytes: bodies of requests under way, of all tenants, shared alike; twice `max_body_bytes` at least.
+        held_bytes: bodies of requests under way and what they become when they are read, of all tenants, shared alike;
+            two of the heaviest at least.
         sent_bytes: files that are being sent, of all tenants, shared alike; four of the largest upload at least. While one
             is read its sealed form lies beside it for a moment.
         connections: open at once; less if the process may not open so many files.
@@ -39,7 +40,7 @@ class ServiceSettings(BaseSettings):
         deadline_seconds: a request that is not done after this fails; a request may ask for less.
         stall_seconds: a client that takes nothing of its answer for so long is cut off.
         drain_seconds: how long running requests may go on after SIGTERM.
-        max_body_bytes: largest JSON body.
+        max_body_bytes: largest JSON body; as many rows as a request may have, full of token ids, take about 1 MiB.
         stuck_seconds: an engine with work that ends no step for so long is stuck, and its process ends with status 75.
         log_format: `json`, one object a line, or `text`.
         log_level: of our own events; `debug`, `info`, `warning` or `error`.
@@ -75,7 +76,7 @@ class ServiceSettings(BaseSettings):
     deadline_seconds: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     stall_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     drain_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
-    max_body_bytes: int = Field(default=4 << 20, ge=1024)
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)
     stuck_seconds: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     log_format: Format = "json"
     log_level: Level = "info"

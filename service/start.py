@@ -10,6 +10,7 @@ from prefix_engine import load_base
 from prefix_engine.checkpoint import BaseError
 from prefix_engine.kernels import KernelError
 from prefix_store import StoreSettings, open_store
+from prefix_store.core_dumps import forbid_core_dumps
 from prefix_store.errors import StoreError
 from prefix_store.logs import write_logs
 from prefix_store.tracing import TracingError, open_tracing
@@ -24,6 +25,7 @@ log = structlog.get_logger("service")
 
 def run() -> None:
     """Open the store, load the base, serve until SIGTERM."""
+    forbid_core_dumps()
     write_logs()
     try:
         settings = ServiceSettings()

@@ -11,6 +11,7 @@ import structlog
 from pydantic import ValidationError
 
 from prefix_store import StoreSettings, open_store
+from prefix_store.core_dumps import forbid_core_dumps
 from prefix_store.errors import StoreError
 from prefix_store.logs import write_logs
 from prefix_store.tracing import TracingError, open_tracing
@@ -46,6 +47,7 @@ def _heed_signals(stopping: threading.Event, seconds: float) -> None:
 
 def main() -> None:
     """Open the store, bring it up to date or see that it is, work."""
+    forbid_core_dumps()
     write_logs()
     try:
         settings = WorkerSettings()

@@ -116,6 +116,7 @@ def _settle_in() -> None:
     os.nice(_NICE)
     for sent in (signal.SIGINT, signal.SIGTERM):  # they reach the worker too, which asks for a checkpoint
         signal.signal(sent, signal.SIG_IGN)
+    # By hand, as its worker did before it: the store is not loaded yet.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(
         OSError

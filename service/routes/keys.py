@@ -21,7 +21,7 @@ MADE = {name: EXAMPLE[name] for name in ("id", "object", "user", "scopes", "crea
 MADE["api_key"] = "pfx_live_..."
 
 
-@router.post("/v1/keys", responses=shown(MADE, 404))
+@router.post("/v1/keys", responses=shown(MADE, 404, 429))
 def create_key(parts: PartsDep, scope: KeyAdmin, body: KeyBody) -> KeyMade:
     """Make a key for the tenant or for a user; it is shown once."""
     grants = None if body.scopes is None else frozenset(body.scopes)

@@ -34,7 +34,7 @@ def owner_json(view: OwnerView) -> OwnerShown:
     return {"id": view.owner.name, "object": view.owner.kind, "created_at": int(view.created_at)}
 
 
-@router.post("/v1/users", responses=shown(EXAMPLE, 409))
+@router.post("/v1/users", responses=shown(EXAMPLE, 409, 429))
 def create_user(parts: PartsDep, scope: KeyAdmin, body: UserBody) -> OwnerShown:
     """Make a user."""
     parts.store.owners.create_user(scope, body.id)

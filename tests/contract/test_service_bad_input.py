@@ -112,7 +112,7 @@ def test_no_prefixs_name_is_404_and_never_the_base_model(alice, model):
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b'{"model": "\xff"}', b'{"model": "\\ud800", "prompt": "x"}', b"\x00", b"[" * 100_000],
+    [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b'{"model": "\xff"}', b'{"model": "\\ud800", "prompt": "x"}', b"\x00", b"[" * 4000],
 )  # fmt: skip
 def test_wrong_json_is_400_on_every_json_route(alice, acme, raw):
     headers = {"content-type": "application/json"}
@@ -206,7 +206,7 @@ def test_a_gigabyte_is_refused_before_it_is_read(service, alice):
     [
         ("/v1/files", "pfx_live_nobody", 2 << 20, 401),
         ("/v1/files", "", 3 << 20, 413),
-        ("/v1/completions", "", 6 << 20, 413),
+        ("/v1/completions", "", 3 << 19, 413),
     ],
 )
 def test_who_still_sends_when_he_is_answered_reads_the_answer(service, alice, address, key, size, status):

@@ -133,15 +133,15 @@ def test_requests_of_one_tenant_at_once_are_bounded(tmp_path):
 
 
 def test_bodies_that_are_announced_and_never_sent_fill_no_memory_and_are_given_up(tmp_path):
-    with serving(tmp_path, held_bytes=4 << 20, max_body_bytes=2 << 20, stall_seconds=3) as service:
+    with serving(tmp_path, held_bytes=4 << 20, max_body_bytes=4 << 20, stall_seconds=3) as service:
         acme, other = service.tenant(), service.tenant()
         head = (
             f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {acme.key}\r\n"
-            f"content-type: application/json\r\ncontent-length: {2 << 20}\r\n\r\n"
+            f"content-type: application/json\r\ncontent-length: {4 << 20}\r\n\r\n"
         ).encode()
         with socket.create_connection(("127.0.0.1", service.port)) as slow:
             slow.sendall(head)
-            wait_until(lambda: service.parts.door.bytes.total == 2 << 20)
+            wait_until(lambda: service.parts.door.bytes.total == 4 << 20)
             with socket.create_connection(("127.0.0.1", service.port)) as second:
                 second.sendall(head)
                 said = second.recv(4096)

@@ -1,5 +1,6 @@
 """The store's main promises, each on SQLite and PostgreSQL."""
 
+import contextlib
 import time
 
 import pytest
@@ -7,6 +8,7 @@ from database_making import everything
 from production_making import damage, sealed
 from store_making import complete, files_on_disk, publish, queue, rows, upload, user_scope
 
+from prefix_store import open_store
 from prefix_store.errors import (
     Conflict,
     Corrupt,
@@ -272,6 +274,29 @@ def test_quotas_of_jobs_and_bytes(store, tenant):
     with pytest.raises(Quota):
         upload(store, tenant, alice, rows(("a" * 50, "b" * 50)))
     assert len(files_on_disk(store)) == 1
+
+
+def test_quotas_of_files_users_and_keys(store, settings, tenant):
+    alice = store.owners.create_user(tenant, "alice")
+    file = upload(store, tenant, alice)
+    few = open_store(settings.model_copy(update={"max_files": 1, "max_users": 2, "max_keys": 2}))
+    with contextlib.closing(few):
+        with pytest.raises(Quota, match="1 files are kept"):
+            upload(few, tenant, alice)
+        assert len(files_on_disk(store)) == 1
+        few.datasets.delete(tenant, file.id)
+        upload(few, tenant, alice)
+        few.owners.create_user(tenant, "bob")
+        for make in (few.owners.create_user, few.owners.ensure_task):
+            with pytest.raises(Quota, match="2 users and tasks"):
+                make(tenant, "carol")
+        few.erasure.begin(tenant, "bob")
+        assert few.owners.ensure_task(tenant, "carol") == few.owners.ensure_task(tenant, "carol")
+        issued = few.keys.issue(tenant, "alice")
+        with pytest.raises(Quota, match="2 keys are good"):
+            few.keys.issue(tenant, None)
+        few.keys.revoke(tenant, issued.id)
+        few.keys.issue(tenant, None)
 
 
 def test_corrupt_or_moved_files_are_refused(store, tenant):

@@ -86,12 +86,22 @@ def test_no_container_fills_the_disk_with_its_log_or_runs_out_of_files(compose):
         assert service["logging"]["driver"] == "local", name
         assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
         assert service["ulimits"]["nofile"] >= 8192, name
+        assert service["ulimits"]["core"] == 0, name
 
 
 def test_nginx_may_open_as_many_files_as_its_connections_want():
     connections = int(re.search(r"worker_connections (\d+);", NGINX)[1])
     files = int(re.search(r"worker_rlimit_nofile (\d+);", NGINX)[1])
     assert 2 * connections <= files <= SERVICES["nginx"]["ulimits"]["nofile"]
+
+
+def test_the_kernel_holds_as_little_of_an_answer_beside_nginx_as_the_limits_say():
+    told = (ROOT / "docs" / "isolation-and-erasure.md").read_text()
+    for name, said in (("tcp_rmem", "64 KiB"), ("tcp_wmem", "128 KiB")):
+        least, usual, most = map(int, SERVICES["nginx"]["sysctls"][f"net.ipv4.{name}"].split())
+        assert least <= usual <= most
+        assert f"{said} (`{name}`)" in told
+        assert most == int(said.split()[0]) << 10
 
 
 def test_nginx_has_the_fixed_addresses_of_the_services_and_nobody_else_can_be_given_one():

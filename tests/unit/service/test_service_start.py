@@ -1,9 +1,19 @@
 """What a serving process does once, before its first request."""
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
+import pytest
+
+from prefix_store import StoreSettings
+from service.revocation import _LOOK_S, BEAT_S, DEAD_AFTER_S, GRACE_S, STALE_S
 from service.start import keep_for_ever
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Ring:
@@ -30,3 +40,30 @@ def test_the_collector_walks_what_was_made_later_and_nothing_else():
         gc.unfreeze()
     gc.collect()
     assert kept() is None
+
+
+@pytest.mark.parametrize("module", ["service", "trainer_worker"])
+def test_a_process_that_crashes_leaves_no_dump(module, tmp_path):
+    """Neither does one that is wrongly set up, so early is it forbidden."""
+    code = (
+        "import resource, runpy, sys\n"
+        "_, most = resource.getrlimit(resource.RLIMIT_CORE)\n"
+        "assert most, 'this machine forbids dumps already'\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (most, most))\n"
+        "try:\n"
+        f"    runpy.run_module({module!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    print(resource.getrlimit(resource.RLIMIT_CORE))\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "PREFIX_LOG_LEVEL": "none", "PREFIX_DATA_DIR": str(tmp_path)}
+    environment["PYTHONPATH"] = str(ROOT)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "PREFIX_LOG_LEVEL" in ran.stderr
+    assert ran.stdout == "(0, 0)\n"
+
+
+def test_others_count_a_process_dead_only_when_it_has_cut_everybody_off():
+    """Beat, reads without one, stale, a look that notices, the grace, a look that cuts."""
+    assert BEAT_S + STALE_S + 2 * _LOOK_S + GRACE_S < DEAD_AFTER_S < StoreSettings().process_dead_after
