@@ -25,6 +25,7 @@ from prefix_engine.row import Sink, tell, timed
 from prefix_engine.sampling import Sampler
 from prefix_engine.sequence import Sequence, Times
 from prefix_engine.stats import EngineStats, stats_of
+from prefix_engine.turns import Turns
 from prefix_engine.unfinished import Unfinished
 
 log = logging.getLogger(__name__)
@@ -62,11 +63,13 @@ class Engine:
         self._base = base.emptied()
         self._config = config
         self._entropy = entropy
+        self._turns = Turns()
         self._wakeup = threading.Condition()
         self._inbox: deque[Callable[[], None]] = deque()
         self._revocations: list[_Revocation] = []
-        self._loop = Loop(base, config, loader, self._loaded, sampler)
-        self._thread = threading.Thread(target=self._run, name="prefix-engine", daemon=True)
+        self._loop = Loop(base, config, loader, lambda one: self._post(partial(self._settle, one)), sampler)
+        run = self._turns.step()(self._run)  # as one long step: all its sinks are called inside
+        self._thread = threading.Thread(target=run, name="prefix-engine", daemon=True)
         self._next_number = 0
         self._unfinished = Unfinished(config.max_waiting, config.max_waiting_tokens)
         self._poked = self._owned = self._draining = self._closing = self._stopped = self._broken = False
@@ -116,7 +119,7 @@ class Engine:
         Blocks until no row and no load of them is left and their pages are zeroed, with all texts behind them. Their requests
         failed with `revoked` before it returns, as later ones do, after an hour by the loader (`gone.Gone`). Not for a sink.
         """
-        self.begin_revocation(prefix_ids).wait()
+        self._wait(self.begin_revocation(prefix_ids))
 
     def begin_revocation(self, prefix_ids: Iterable[str]) -> threading.Event:
         """Begin `revoke`; the event is set when that would have returned, which a load may hold up for long."""
@@ -133,7 +136,7 @@ class Engine:
         gone, done = set(ids), threading.Event()
         self._post(lambda: self._loop.forget(gone))
         self._post(done.set)
-        done.wait()
+        self._wait(done)
 
     def holds(self, prefix_ids: Iterable[str]) -> set[str]:
         """Those that are resident, loaded or being loaded, or have a kept text behind them; the loop is not stopped."""
@@ -151,27 +154,29 @@ class Engine:
 
         For who generates beside other work of its own. Only one thread may turn an engine.
         """
-        with self._wakeup:
-            if not self._owned:
-                self._loop.pool.start()
-                self._owned = True
-        self._take_in()
-        return self._loop.turn(time.monotonic())
+        with self._turns.step():
+            with self._wakeup:
+                if not (self._owned or self._stopped):
+                    self._loop.pool.start()
+                    self._owned = True
+            self._take_in()
+            return self._loop.turn(time.monotonic())
 
     def close(self) -> None:
         """Stop the loop after its step; what has not ended fails with `engine_stopped`."""
         with self._wakeup:
             self._closing = True
-            started = self._thread.is_alive()
             self._wake()
-            if not started:
-                self._finish_off()
-        if started:
+        if self._thread.is_alive():
             self._thread.join()
+        with self._turns.pause(), self._wakeup:
+            self._finish_off()
 
     def stats(self) -> EngineStats:
         """What goes on now, and counters since the start; read without stopping the loop."""
-        return stats_of(self._loop, *self._waiting(), self._config.rows)
+        scheduler = self._loop.scheduler
+        waiting = self._unfinished.waiting(scheduler.running, scheduler.running_tokens)
+        return stats_of(self._loop, *waiting, self._config.rows)
 
     def beat_age(self) -> float:
         """Seconds since a step last ended, or since the loop last turned with nothing to do.
@@ -182,10 +187,6 @@ class Engine:
         if self._stopped:
             return math.inf if self._broken else 0.0
         return time.monotonic() - self._beat
-
-    def _waiting(self) -> tuple[int, int]:
-        scheduler = self._loop.scheduler
-        return self._unfinished.waiting(scheduler.running, scheduler.running_tokens)
 
     def _check_room(self, request: Request) -> None:
         scheduler = self._loop.scheduler
@@ -217,8 +218,14 @@ class Engine:
             else:
                 action()
 
-    def _loaded(self, loaded: Loaded) -> None:
-        self._post(partial(self._settle, loaded))
+    def _wait(self, done: threading.Event) -> None:
+        """Wait; who turns the engine does meanwhile what is posted, for nobody else would. RuntimeError from a sink."""
+        while self._turns.are_mine() and not done.is_set():
+            with self._turns.step():
+                self._take_in()
+            with self._wakeup:
+                self._wakeup.wait_for(lambda: self._poked or done.is_set(), _IDLE_S)
+        done.wait()
 
     def _ended(self, sequence: Sequence) -> None:
         with self._wakeup:

@@ -128,9 +128,9 @@ class Loop:
 
     def turn(self, now: float) -> bool:
         """Expire, admit, and run one step; whether there was one, or reason to turn again. `now` as of the deadlines."""
-        self.cache.expire(now)
+        more = self.cache.expire(now)
         self._expire(now)
-        again = self._admit(now)
+        again = self._admit(now) or more
         plan = self.scheduler.plan()
         if not plan.tokens:
             return again
@@ -155,15 +155,14 @@ class Loop:
         """Seat who can be; whether somebody made room on the way whom the walk had still counted."""
         if not self.scheduler.waiting:
             return bool(self.pool.drop_held(()))
-        wanted: set[str] = set()
+        wanted: dict[str, Readiness] = {}
         refused: list[tuple[Sequence, int]] = []
 
         def readiness(sequence: Sequence) -> Readiness:
             prefix_id = sequence.request.prefix_id
             if prefix_id is None:
                 return Readiness.READY
-            state = self.pool.ensure(prefix_id, wanted)
-            wanted.add(prefix_id)
+            state = wanted[prefix_id] = self.pool.ensure(prefix_id, wanted)
             resident = self.pool.get(prefix_id)
             if resident is None:
                 return state
@@ -177,7 +176,10 @@ class Loop:
             sequence.times.seated = now
         for sequence, offset in refused:
             self._fail(self._rows[sequence.number], "context", self._too_long(offset, sequence))
-        return bool(self.pool.drop_held(wanted) or refused)
+        dropped = self.pool.drop_held(self.scheduler.awaited)
+        if Readiness.COLD in wanted.values():
+            dropped += self.pool.give_way(wanted)
+        return bool(dropped or refused)
 
     def _seat(self, sequence: Sequence) -> None:
         prefix_id = sequence.request.prefix_id
@@ -192,13 +194,14 @@ class Loop:
             self.pool.unpin(sequence.request.prefix_id)
 
     def _deliver(self, plan: Plan, result: StepResult) -> None:
-        for scored in result.scored:
-            self._guarded(scored.sequence, partial(self._take_scores, scored=scored))
-        for chunk in plan.chunks:
-            if chunk.ends_prompt:
-                self._guarded(chunk.sequence, self._end_prompt)
-        for picked in result.picked:
-            self._guarded(picked.sequence, partial(self._advance, pick=picked.pick))
+        """Give every row what the step computed for it, then raise the signal that fell into one, if any did."""
+        acts: list[tuple[Sequence, Callable[[Row], None]]]
+        acts = [(one.sequence, partial(self._take_scores, scored=one)) for one in result.scored]
+        acts += [(chunk.sequence, self._end_prompt) for chunk in plan.chunks if chunk.ends_prompt]
+        acts += [(one.sequence, partial(self._advance, pick=one.pick)) for one in result.picked]
+        with ExitStack() as then:
+            for sequence, act in reversed(acts):
+                then.callback(self._guarded, sequence, act)
 
     def _guarded(self, sequence: Sequence, act: Callable[[Row], None]) -> None:
         """Act on a row that has not ended; an error is that row's alone."""
@@ -211,6 +214,9 @@ class Loop:
             log.exception("row.failed error=%s", type(error).__name__)
             if sequence.number in self._rows:  # else it was told already
                 self._fail(row, "internal", "the engine failed on this request")
+        except BaseException:
+            sequence.cancelled = True  # it may lack a piece
+            raise
 
     def _take_scores(self, row: Row, scored: Scored) -> None:
         if scored.error is not None:

@@ -173,12 +173,24 @@ class PrefixPool:
         self.load_seconds += loaded.seconds
         return error
 
-    def drop_held(self, wanted: Container[str]) -> int:
+    def drop_held(self, awaited: Container[str | None]) -> int:
         """Forget loaded prefixes without pages that nobody waits for any more; how many there were."""
-        unwanted = [i for i in self._held if i not in wanted]
+        unwanted = [i for i in self._held if i not in awaited]
         for prefix_id in unwanted:
             del self._held[prefix_id]
         return len(unwanted)
+
+    def give_way(self, asked: Container[str]) -> int:
+        """Forget the last held prefix that was not asked for, if held ones alone keep a load from beginning; how many.
+
+        For who met COLD: what is held is wanted by requests further back, and the rows that keep it out of the pool
+        may run for long.
+        """
+        behind = [i for i in self._held if i not in asked]
+        if not behind or len(self._held) < self._most_loads:
+            return 0
+        del self._held[behind[-1]]
+        return 1
 
     def refuse(self, prefix_ids: Iterable[str]) -> None:
         """From now on never load these ids; in an hour's time (`Gone`) it is the loader that has none of them."""

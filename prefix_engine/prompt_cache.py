@@ -93,6 +93,8 @@ class PromptCache:
 
     def awaits(self, sequence: Sequence) -> bool:
         """Whether a request should wait, because a row computes the same prompt or half of it."""
+        if self.is_forgotten(sequence.request):  # such a row's prompt will not be kept
+            return False
         most = self._most(sequence.request)
         return most > 0 and self._beginnings.awaited(
             sequence.request, len(self._found(sequence.request)), most
@@ -142,11 +144,16 @@ class PromptCache:
         sequence.pages = ()
         self._unread(path)
 
-    def expire(self, now: float) -> None:
-        """Zero what nobody has read for `keep_s`, some pages a call; `now` is the time until the next one."""
+    def expire(self, now: float) -> bool:
+        """Zero what nobody has read for `keep_s`, some pages a call; whether those were as many as a call may take.
+
+        `now` is the time until the next call, which should follow at once if there may be more.
+        """
         self._now = now
         old = takewhile(lambda kept: kept.idle_since + self._keep_s <= now, self._idle)
-        self._evict(list(islice(old, _EXPIRED_AT_ONCE)))
+        first = list(islice(old, _EXPIRED_AT_ONCE))
+        self._evict(first)
+        return len(first) == _EXPIRED_AT_ONCE
 
     def drop(self, prefix_ids: Collection[str | None]) -> None:
         """Zero what stands behind these prefixes; a page that a row still reads, when it ends."""

@@ -11,7 +11,7 @@ small and go to the least served first.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from enum import Enum
 
@@ -101,6 +101,11 @@ class Scheduler:
     def waiting(self) -> int:
         """Requests without a row."""
         return len(self._queue)
+
+    @property
+    def awaited(self) -> Container[str | None]:
+        """Prefixes that these name."""
+        return self._queue.prefixes
 
     def add(self, sequence: Sequence) -> None:
         """Queue a request behind those of its key."""

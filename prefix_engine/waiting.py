@@ -9,7 +9,8 @@ key when its turn comes.
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping
 from collections.abc import Sequence as Items
 from itertools import count
 
@@ -46,6 +47,7 @@ class Waiting:
         self._arrivals = count()
         self._places: dict[int, tuple[_Place, list[_Place] | None]] = {}  # by number: place, and its list
         self._aside: dict[str, dict[int, Sequence]] = {}  # by prefix: cold ones, and those that load
+        self._named: Counter[str | None] = Counter()  # requests by prefix
         self._ranked: tuple[list[_Rank], ...] = (
             [],
             [],
@@ -60,8 +62,14 @@ class Waiting:
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence.number in self._places
 
+    @property
+    def prefixes(self) -> Container[str | None]:
+        """Those that requests here name, wherever they stand."""
+        return self._named
+
     def add(self, sequence: Sequence) -> None:
         """Queue a request behind those of its key."""
+        self._named[sequence.request.prefix_id] += 1
         line = self._lines.setdefault(sequence.request.share, _Line())
         line.size += 1
         self._stand((next(self._arrivals), sequence), self._awake(sequence))
@@ -71,6 +79,10 @@ class Waiting:
         self._leave(sequence)
         del self._places[sequence.number]
         self._forget(sequence)
+        named = sequence.request.prefix_id
+        self._named[named] -= 1
+        if not self._named[named]:
+            del self._named[named]
         line = self._lines[sequence.request.share]
         line.size -= 1
         if not line.size:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
-from prefix_engine import EngineConfig, Prefix, Request, Sampling
+from prefix_engine import EngineConfig, Failed, Prefix, Request, Sampling
 from prefix_engine.loop import Loop
 from prefix_engine.sequence import Sequence
 from prefix_engine.testing import Collected, TeacherForced, random_prefix
@@ -103,6 +103,7 @@ def run(
 ):
     """Run a mix to its end; returns the request and the sink of each row.
 
+    Each has its whole text, unless its plan cancels it: what is compared with a row that failed would be nothing.
     `before(request, place)` is called with every request before it is submitted.
     """
     prefixes = {plan.prefix_id: plan.prefix(base) for plan in plans if plan.m}
@@ -131,11 +132,22 @@ def run(
                 break
     finally:
         loop.pool.stop()
-    assert all(sink.ended for _, sink, _ in rows), "a request never ended"
+    check_ends(plans, [sink for _, sink, _ in rows])
     assert loop.memory.row_pages.used == loop.cache.idle
     loop.cache.clear()
     assert texts_are_zero(loop)
     return [(request, sink) for request, sink, _ in rows]
+
+
+def check_ends(plans: list[RowPlan], sinks: list[Collected]) -> None:
+    for plan, sink in zip(plans, sinks, strict=True):
+        assert sink.ended, "a request never ended"
+        last = sink.events[-1]
+        if isinstance(last, Failed):
+            assert plan.cancelled_after is not None, last
+            assert last.code == "cancelled", last
+        else:
+            assert len(sink.tokens) == plan.count
 
 
 def texts_are_zero(loop) -> bool:

@@ -76,6 +76,7 @@ def test_a_row_drawn_over_the_batch_has_the_text_that_it_has_alone_row_by_row(da
         config = EngineConfig(kv_bytes=1 << 20, pool_bytes=8 << 20, kernels="torch")
         ((_, alone),) = run(BASE, [calm], config, None, samplings=[sampling])
         assert sink.tokens == alone.tokens[: len(sink.tokens)]
+        assert plan.cancelled_after is not None or sink.tokens == alone.tokens
 
 
 @pytest.mark.slow

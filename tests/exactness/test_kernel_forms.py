@@ -19,7 +19,9 @@ from prefix_engine.testing import base_over, tiny_model
 HERE = Path(__file__).resolve().parent
 ASKED = (
     "test_a_small_mix_has_the_logits_that_its_rows_have_alone or several_tasks or alone_has_the_bits"
-    " or neighbours_prefix or not_finite or same_bits_alone or packed_products"
+    " or neighbours_prefix or not_finite or same_bits_alone or packed_products or compiled_attention_equals"
+    " or best_of_a_row or all_blocks_in_one_call or compiled_norm or compiled_kernels_draw or drawn_together"
+    " or never_drawn or drawn_from_alike or drawn_from_nothing or points_at_both_ends or wanted_hidden"
 )
 RUN = """
 import sys, pytest
@@ -53,7 +55,8 @@ def test_a_small_mix_has_the_logits_that_its_rows_have_alone(tally):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of compilers for x86-64")
 @pytest.mark.parametrize(("flag", "panel"), [("-mno-avx512f", 24), ("-mno-avx2", 12)])
 def test_kernels_for_narrower_vectors_are_as_exact(flag, panel, tmp_path):
-    files = [str(HERE / name) for name in ("test_kernels.py", "test_kernel_forms.py")]
+    names = ("test_kernels.py", "test_kernel_forms.py", "../unit/engine/test_nucleus.py")
+    files = [str(HERE / name) for name in names]
     settings = {"CC": f"cc {flag}", "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(panel), ASKED, *files],

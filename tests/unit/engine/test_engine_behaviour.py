@@ -414,13 +414,21 @@ def test_a_signal_that_falls_into_a_sink_reaches_who_turns_the_engine(error):
             raise error
 
     ask(one, sink=interrupted)
+    beside, _ = ask(one, (5, 6, 7), 9)
     with pytest.raises(error):
         one.turn()
+    assert len(beside.tokens) == 1
     other, _ = ask(one)
     while one.turn():
         pass
     assert other.wait().reason == "length"
     assert told[-1].code == "cancelled"
+    twin, _ = ask(one, (5, 6, 7), 9)
+    while one.turn():
+        pass
+    assert beside.wait() == twin.wait()
+    assert beside.tokens == twin.tokens
+    assert len(beside.tokens) == 9
     one.close()
 
 

@@ -5,6 +5,8 @@ import threading
 import pytest
 
 from prefix_engine import EngineConfig, Request
+from prefix_engine.loop import Loop
+from prefix_engine.sequence import Sequence
 from prefix_engine.testing import Collected, random_prefix, tiny_base
 
 BASE = tiny_base(positions=512)
@@ -179,3 +181,33 @@ def test_closing_leaves_nothing(engine):
     one.close()
     assert zeroed(one)
     one.forget({"alice"})
+
+
+def test_a_forgotten_callers_prompt_is_not_awaited():
+    """What runs of it will not be kept, so that who waited would compute it all the same, and later."""
+    loop = Loop(BASE, EngineConfig(rows=4, kv_bytes=8 << 20, pool_bytes=1 << 20, chunk_tokens=16), None, None)
+    rows = [Sequence(number, Request(PROMPT, 3, None, reuse=ALICE)) for number in range(2)]
+    loop.add(rows[0], Collected())
+    loop.turn(0.0)
+    assert 0 < rows[0].computed < len(PROMPT)
+    loop.forget({"alice"})
+    loop.add(rows[1], Collected())
+    loop.turn(0.0)
+    assert rows[1].computed > 0
+
+
+def test_an_engine_with_nothing_to_do_erases_all_old_texts_before_it_rests():
+    loop = Loop(BASE, EngineConfig(kv_bytes=8 << 20, pool_bytes=1 << 20, prompt_cache_s=10), None, None)
+    sinks = [Collected() for _ in range(30)]
+    for number, sink in enumerate(sinks):
+        prompt = (number, *PROMPT[1:])
+        loop.add(Sequence(number, Request(prompt, 3, None, reuse=ALICE)), sink)
+    while loop.turn(1.0):
+        pass
+    assert all(sink.ended for sink in sinks)
+    assert loop.cache.idle > 2 * 64
+    assert not loop.turn(10.9)
+    while loop.turn(11.0):
+        pass
+    assert loop.cache.idle == 0
+    assert not loop.memory.content[: 1 + loop.memory.row_pages.total].any()
