@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, update
 
-from prefix_store.checkpoints import drop_checkpoint
+from prefix_store.checkpoints import drop_checkpoints
 from prefix_store.db import db_now
 from prefix_store.errors import Invalid, NotFound
 from prefix_store.evaluation import Evaluation
@@ -206,13 +206,19 @@ def cancel_jobs(connection: Connection, which: ColumnElement[bool], reason: str)
     Their workers can write nothing from the commit on and notice at the next heartbeat; `lease_until` stays,
     so that an erasure knows who may still hold data in memory.
     """
+    columns = (jobs.c.tenant_id, jobs.c.owner_id, jobs.c.id, jobs.c.attempt)
     statement = update(jobs).where(which, jobs.c.status.in_(OPEN))
     ended = connection.execute(
-        statement.values(status="cancelled", finished_at=db_now()).returning(jobs)
+        statement.values(status="cancelled", finished_at=db_now()).returning(*columns)
     ).all()
-    for row in ended:
-        add_event(connection, row, "info", "message", reason)
-        drop_checkpoint(connection, row)
+    if ended:
+        told = {"level": "info", "type": "message", "message": reason, "data": None}
+        events = [
+            {"tenant_id": row.tenant_id, "owner_id": row.owner_id, "job_id": row.id, "id": new_id("ftevent")}
+            for row in ended
+        ]
+        connection.execute(insert(job_events).values(created_at=db_now(), **told), events)
+        drop_checkpoints(connection, which & (jobs.c.status == "cancelled"))
     return ended
 
 
