@@ -234,15 +234,13 @@ def next_job(max_attempts: int) -> Select[Any]:
     busy = select(other.c.id).where(
         other.c.prefix_id == job.c.prefix_id, other.c.status == "running", other.c.id != job.c.id
     )
-    load = (
-        select(func.count())
-        .select_from(other)
-        .where(
-            other.c.tenant_id == job.c.tenant_id,
-            other.c.status == "running",
-            other.c.lease_until > db_now(),
-        )
-        .scalar_subquery()
+    running = (other.c.status == "running", other.c.lease_until > db_now())
+    # Counted once for each tenant that has some, not for each job that waits.
+    loads = (
+        select(other.c.tenant_id, func.count().label("running"))
+        .where(*running)
+        .group_by(other.c.tenant_id)
+        .subquery("loads")
     )
     alive = select(owners.c.owner_id).where(
         owners.c.tenant_id == job.c.tenant_id, owners.c.owner_id == job.c.owner_id, owners.c.state == LIVE
@@ -251,8 +249,11 @@ def next_job(max_attempts: int) -> Select[Any]:
     spared = (job.c.company == "joint") | (job.c.crashes + 1 < max_attempts)
     expired = (job.c.status == "running") & (job.c.lease_until <= db_now()) & spared
     free = (ready | expired, ~busy.exists(), alive.exists())
-    order = (load, job.c.run_at, job.c.seq)
-    return select(job.c.id).where(*free).order_by(*order).limit(1).with_for_update(skip_locked=True, of=job)
+    order = (func.coalesce(loads.c.running, 0), job.c.run_at, job.c.seq)
+    found = (
+        select(job.c.id).select_from(job.outerjoin(loads, loads.c.tenant_id == job.c.tenant_id)).where(*free)
+    )
+    return found.order_by(*order).limit(1).with_for_update(skip_locked=True, of=job)
 
 
 def held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
