@@ -31,7 +31,7 @@ _LONGEST_PAUSE = 5.0
 _PROGRESS_SECONDS = 1.0
 _BEAT_SECONDS = 2.0  # a beat is also how a cancellation is noticed
 _NO_BASE_SECONDS = 60.0
-_MOST_NOT_BEGUN = 5  # attempts of which none that ended before it began counts as a crash
+_MOST_NOT_BEGUN = 5  # attempts of a job that ended before they began, and of which none counts as a crash
 _LONGEST_BACKOFF = 60.0
 
 
@@ -261,7 +261,7 @@ class Attempt:
 
         It may be this job's size all the same, so that it is not tried for ever.
         """
-        if self.claim.attempt > _MOST_NOT_BEGUN:
+        if self._store.jobs.not_begun(self.claim) > _MOST_NOT_BEGUN:
             self.crashed()
             return
         with forgiven(self.log, "event"):
