@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, insert, select, update
 
 from prefix_store.checkpoints import drop_checkpoints
 from prefix_store.db import db_now
@@ -14,7 +14,7 @@ from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.names import new_id, prefix_name
 from prefix_store.rows import one
 from prefix_store.scope import Owner, Scope
-from prefix_store.tables import LIVE, job_events, jobs, owners, prefixes, tenants
+from prefix_store.tables import LIVE, job_events, jobs, owners, prefixes
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 OPEN: tuple[JobStatus, ...] = ("queued", "running")
@@ -220,40 +220,6 @@ def cancel_jobs(connection: Connection, which: ColumnElement[bool], reason: str)
         connection.execute(insert(job_events).values(created_at=db_now(), **told), events)
         drop_checkpoints(connection, which & (jobs.c.status == "cancelled"))
     return ended
-
-
-def may_join() -> ColumnElement[bool]:
-    """A job may be trained in one process with others': its tenant lets it, and no such process died with it."""
-    lets = select(tenants.c.id).where(tenants.c.id == jobs.c.tenant_id, tenants.c.joint_training)
-    return lets.exists() & (jobs.c.company == "open")
-
-
-def next_job(max_attempts: int) -> Select[Any]:
-    """Id of the job to be claimed next, locked: of the tenant with the fewest running, then the oldest."""
-    job, other = jobs.alias("job"), jobs.alias("other")
-    busy = select(other.c.id).where(
-        other.c.prefix_id == job.c.prefix_id, other.c.status == "running", other.c.id != job.c.id
-    )
-    running = (other.c.status == "running", other.c.lease_until > db_now())
-    # Counted once for each tenant that has some, not for each job that waits.
-    loads = (
-        select(other.c.tenant_id, func.count().label("running"))
-        .where(*running)
-        .group_by(other.c.tenant_id)
-        .subquery("loads")
-    )
-    alive = select(owners.c.owner_id).where(
-        owners.c.tenant_id == job.c.tenant_id, owners.c.owner_id == job.c.owner_id, owners.c.state == LIVE
-    )
-    ready = (job.c.status == "queued") & (job.c.run_at <= db_now())
-    spared = (job.c.company == "joint") | (job.c.crashes + 1 < max_attempts)
-    expired = (job.c.status == "running") & (job.c.lease_until <= db_now()) & spared
-    free = (ready | expired, ~busy.exists(), alive.exists())
-    order = (func.coalesce(loads.c.running, 0), job.c.run_at, job.c.seq)
-    found = (
-        select(job.c.id).select_from(job.outerjoin(loads, loads.c.tenant_id == job.c.tenant_id)).where(*free)
-    )
-    return found.order_by(*order).limit(1).with_for_update(skip_locked=True, of=job)
 
 
 def held(claim: Claim) -> tuple[ColumnElement[bool], ...]:

@@ -50,6 +50,7 @@ class Attempt:
         self._progress: dict[str, object] | None = None
         self._beating = threading.Lock()
         self._ended: Exception | None = None
+        self.moved = False  # whether an update was made under this claim
         self._unheard = False  # whether no beat came back for a whole lease
         self._live: Resolved | None = None
         self._files: list[ResultFile] = []
@@ -108,7 +109,7 @@ class Attempt:
 
     def _passed_on(self, frame: Frame) -> bool:
         if frame.kind == "progress":
-            self._progress = dict(frame.fields)
+            self._progress, self.moved = dict(frame.fields), True
         elif frame.kind == "event":
             told = frame.fields
             with forgiven(self.log, "event"):
@@ -167,6 +168,11 @@ class Attempt:
             self.beat()
         except Exception as error:  # noqa: BLE001 - see check
             self._ended = error.with_traceback(None)
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the job was claimed."""
+        return time.monotonic() - self._began
 
     @property
     def kept_at(self) -> float:
