@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     insert,
     select,
+    tuple_,
     update,
 )
 
@@ -134,6 +135,16 @@ def drop_checkpoint(connection: Connection, job: Row[Any]) -> None:
     columns = (checkpoints.c.object_id, checkpoints.c.prefix_object_id)
     for row in connection.execute(delete(checkpoints).where(*_of(job)).returning(*columns)).all():
         note(connection, _places(job, row))
+
+
+def drop_checkpoints(connection: Connection, which: ColumnElement[bool]) -> None:
+    """The same for many jobs by a condition, in one statement."""
+    key = tuple_(checkpoints.c.tenant_id, checkpoints.c.owner_id, checkpoints.c.job_id)
+    dropped = delete(checkpoints).where(
+        key.in_(select(jobs.c.tenant_id, jobs.c.owner_id, jobs.c.id).where(which))
+    )
+    rows = connection.execute(dropped.returning(checkpoints)).all()
+    note(connection, [place for row in rows for place in _places(row, (row.object_id, row.prefix_object_id))])
 
 
 def tell_gone(connection: Connection, ended: Iterable[Row[Any]]) -> list[Change]:

@@ -18,7 +18,7 @@ from prefix_store.job_rows import Claim, add_event, job_of, joined_jobs
 from prefix_store.jobs import Jobs
 from prefix_store.reach import Reach
 from prefix_store.rows import one
-from prefix_store.seating import Seating, take
+from prefix_store.seating import Seating, another_waits, take
 from prefix_store.tables import jobs
 
 log = structlog.get_logger("prefix_store")
@@ -42,7 +42,7 @@ class Claims(Jobs):
         super().__init__(core)
         self._system = system
 
-    def claim(self, worker: str, seating: Seating = "alone") -> Claim | None:
+    def claim(self, worker: str, seating: Seating = "alone", behind: str | None = None) -> Claim | None:
         """Take the next job: of the tenant with the fewest running, then the oldest; None if there is none.
 
         A running job whose lease ran out is taken again; after `max_attempts` crashes it fails instead. What
@@ -54,12 +54,13 @@ class Claims(Jobs):
             seating: `alone`, the job gets a process of its own; `first`, a process where others may join it,
                 if its tenant lets it; `beside`, it is to be trained beside others, and if the next job may
                 not, none is taken: nobody is overtaken.
+            behind: id of a tenant that has just given way, and counts as if one more job of it were running.
         """
         self._give_up_crashed()
         for _ in range(_COLLISIONS):
             try:
                 with self._system.write() as connection:
-                    row = connection.execute(take(worker, seating, self._core.settings)).first()
+                    row = connection.execute(take(worker, seating, self._core.settings, behind)).first()
                     return None if row is None else self._claimed(connection, row)
             except IntegrityError:  # another worker took another job of this prefix at the same moment
                 continue
@@ -72,6 +73,12 @@ class Claims(Jobs):
         with self._system.read() as connection:
             rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
             return {row[0]: row[1] for row in rows}
+
+    def another_waits(self, claim: Claim, waited_seconds: float) -> bool:
+        """Whether another tenant's job has waited for so long and would be taken if this claim's gave way to it."""
+        with self._system.read() as connection:
+            asked = another_waits(claim.owner.tenant_id, waited_seconds)
+            return bool(connection.execute(asked).scalar_one())
 
     def leased(self) -> int:
         """Jobs that a worker holds, over all tenants; a row may say `running` when no worker is left."""

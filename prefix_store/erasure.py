@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.db import db_now, widen
 from prefix_store.errors import NotFound
 from prefix_store.failpoints import failpoint
-from prefix_store.intents import give_up
 from prefix_store.job_rows import cancel_jobs
 from prefix_store.litter import clear
 from prefix_store.names import new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant
+from prefix_store.purged_rows import fold_usage, purge_rows, touching
 from prefix_store.reach import OPERATOR, Reach
 from prefix_store.retire import remove_versions
 from prefix_store.rows import Change, change, one
@@ -28,24 +28,16 @@ from prefix_store.scope import Admin, Scope
 from prefix_store.tables import (
     LIVE,
     api_keys,
-    checkpoints,
-    datasets,
     erasures,
-    idempotency,
-    intents,
-    job_events,
-    job_sources,
     jobs,
     metadata,
     owners,
-    prefixes,
     tenants,
     usage,
     version_sources,
-    versions,
 )
-from prefix_store.usage import add_usage
 
+_BATCH = 100  # owners of a tenant whose rows go in one transaction
 REASON = "Fine-tuning job cancelled: an owner of its data was erased"
 
 
@@ -70,6 +62,8 @@ class Erasures:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        # Open erasure -> its owners of whom nothing is left nor can come any more: not looked at again by this process.
+        self._gone: dict[str, set[str]] = {}
 
     def begin(self, scope: Scope, label: str) -> Erasure:
         """Tombstone an owner (`alice`, `task:e2e`) in one transaction.
@@ -111,21 +105,21 @@ class Erasures:
     def begin_tenant(self, admin: Admin, tenant_id: str) -> Erasure:
         """Tombstone a tenant with all its owners and keys; NotFound if there is none.
 
-        Tells each owner in the feed and at last the owner "", which means the whole tenant.
+        One change tells it, of the owner "", which means the whole tenant: it ends every answer of every owner and
+        forgets every prompt, so the owners are not told one by one. Everybody else's deletions need the feed's counter.
         """
         with self._core.database.write(Reach(tenant_id)) as connection:
             live = (tenants.c.id == tenant_id, tenants.c.state == LIVE)
             if connection.execute(update(tenants).where(*live).values(state="erased", name="")).rowcount != 1:
                 raise NotFound("tenant", tenant_id)
-            mine = select(owners.c.owner_id).where(owners.c.tenant_id == tenant_id, owners.c.state == LIVE)
-            found = sorted(connection.execute(mine).scalars())
-            lock_owners(connection, tenant_id, found)
-            ended = [row for owner_id in found for row in _tombstone(connection, tenant_id, owner_id)]
+            mine = (owners.c.tenant_id == tenant_id, owners.c.state == LIVE)
+            # Held in the order in which everybody holds several, so that no two wait for each other.
+            held = select(owners.c.owner_id).where(*mine).order_by(owners.c.owner_id)
+            connection.execute(held.with_for_update(key_share=True)).all()
+            connection.execute(update(owners).where(*mine).values(state="erased", name=""))
             dead = update(api_keys).where(api_keys.c.tenant_id == tenant_id, api_keys.c.revoked_at.is_(None))
             connection.execute(dead.values(revoked_at=db_now()))
-            tell_gone(connection, ended)
-            for owner_id in found:
-                change(connection, "owner_erased", tenant_id, owner_id)
+            cancel_jobs(connection, jobs.c.tenant_id == tenant_id, REASON)
             erasure = _insert(connection, change(connection, "owner_erased", tenant_id, ""), "tenant")
             self._core.audit.record(connection, tenant_id, admin.key_id, "tenant.erased", tenant_id)
             return erasure
@@ -155,6 +149,8 @@ class Erasures:
         row = self._row(erasure_id)
         if row.state != "done" and self._removed(row) and self._scrubbed():
             row = self._done(row)
+        if row.state == "done":
+            self._gone.pop(row.id, None)
         return _erasure(row)
 
     def _row(self, erasure_id: str) -> Row[Any]:
@@ -167,19 +163,36 @@ class Erasures:
         Raises:
             Unavailable: files or database do not answer.
         """
-        with self._core.database.write(Reach(row.tenant_id)) as connection:
+        with self._core.database.read(Reach(row.tenant_id)) as connection:
             targets = _targets(connection, row)
-            late = self._core.blobs.files.late_seconds
-            held = sum(_purge_rows(connection, row.tenant_id, owner_id, late) for owner_id in targets)
-            if row.kind == "tenant":
-                connection.execute(delete(api_keys).where(api_keys.c.tenant_id == row.tenant_id))
-                connection.execute(delete(usage).where(usage.c.tenant_id == row.tenant_id))
+        gone = self._gone.setdefault(row.id, set())
+        left = [owner_id for owner_id in targets if owner_id not in gone]
+        batches = [left[at : at + _BATCH] for at in range(0, len(left), _BATCH)]
+        free = [batch for batch in batches if self._rows_removed(row, batch)]
+        if row.kind == "tenant":
+            self._tenant_rows_removed(row)
         failpoint("erase.after_rows")
         clear(self._core, row.tenant_id)
-        for owner_id in targets:
+        for owner_id in left:
             self._core.blobs.delete_owner(row.tenant_id, owner_id)
         failpoint("erase.after_files")
-        return not held
+        gone.update(owner_id for batch in free for owner_id in batch)
+        return len(free) == len(batches)
+
+    def _rows_removed(self, row: Row[Any], owner_ids: Sequence[str]) -> bool:
+        """Remove rows of some owners in a transaction of their own: what is held meanwhile, others wait for."""
+        late = self._core.blobs.files.late_seconds
+        with self._core.database.write(Reach(row.tenant_id)) as connection:
+            # One process at a time: two at it would hold the same rows in different orders.
+            connection.execute(select(erasures.c.id).where(erasures.c.id == row.id).with_for_update())
+            if row.kind != "tenant":
+                fold_usage(connection, row.tenant_id, owner_ids[0])
+            return not purge_rows(connection, row.tenant_id, owner_ids, late)
+
+    def _tenant_rows_removed(self, row: Row[Any]) -> None:
+        with self._core.database.write(Reach(row.tenant_id)) as connection:
+            connection.execute(delete(api_keys).where(api_keys.c.tenant_id == row.tenant_id))
+            connection.execute(delete(usage).where(usage.c.tenant_id == row.tenant_id))
 
     def _scrubbed(self) -> bool:
         """Whether nothing of all that was removed before lies in the database's files or in Redis any more."""
@@ -217,15 +230,7 @@ def _tombstone(connection: Connection, tenant_id: str, owner_id: str) -> Sequenc
     connection.execute(update(owners).where(*mine).values(state="erased", name=""))
     keys = (api_keys.c.tenant_id == tenant_id, api_keys.c.owner_id == owner_id)
     connection.execute(update(api_keys).where(*keys).values(revoked_at=db_now()))
-    return cancel_jobs(connection, _touching(tenant_id, owner_id), REASON)
-
-
-def _touching(tenant_id: str, owner_id: str) -> ColumnElement[bool]:
-    """Jobs of the owner, and jobs of others that learn from its files."""
-    learn = select(job_sources.c.job_id).where(
-        job_sources.c.tenant_id == tenant_id, job_sources.c.source_owner_id == owner_id
-    )
-    return (jobs.c.tenant_id == tenant_id) & ((jobs.c.owner_id == owner_id) | jobs.c.id.in_(learn))
+    return cancel_jobs(connection, touching(tenant_id, [owner_id]), REASON)
 
 
 def _learned_elsewhere(connection: Connection, tenant_id: str, owner_id: str) -> Sequence[str]:
@@ -241,43 +246,4 @@ def _targets(connection: Connection, row: Row[Any]) -> Sequence[str]:
     if row.owner_id is not None:
         return [row.owner_id]
     mine = select(owners.c.owner_id).where(owners.c.tenant_id == row.tenant_id)
-    return connection.execute(mine).scalars().all()
-
-
-def _purge_rows(connection: Connection, tenant_id: str, owner_id: str, late: float) -> int:
-    """Remove an owner's rows; return how many jobs with its data a worker may still hold, else how many files may come."""
-
-    def mine(table: Table) -> ColumnElement[bool]:
-        return (table.c.tenant_id == tenant_id) & (table.c.owner_id == owner_id)
-
-    for table in (version_sources, versions, checkpoints, job_events, datasets, idempotency, api_keys):
-        connection.execute(delete(table).where(mine(table)))
-    _fold_usage(connection, tenant_id, owner_id)
-    touching = _touching(tenant_id, owner_id)
-    held = select(func.count()).select_from(jobs).where(touching, jobs.c.lease_until > db_now())
-    # Cancelled jobs announce no more files; what they had announced is waited for once no worker can write it.
-    announced = mine(intents) | (intents.c.tenant_id == tenant_id) & intents.c.job_id.in_(
-        select(jobs.c.id).where(touching)
-    )
-    count = int(connection.execute(held).scalar_one()) or give_up(connection, announced, late)
-    if count:  # the rows say who holds what, so they stay, without content
-        empty: dict[str, Any] = dict.fromkeys(("progress", "result", "error", "fine_tuned_model"))
-        empty["spec"] = {}
-        connection.execute(update(jobs).where(mine(jobs)).values(**empty))
-        connection.execute(update(prefixes).where(mine(prefixes)).values(name=prefixes.c.prefix_id))
-        return count
-    learned = (job_sources.c.tenant_id == tenant_id) & (job_sources.c.source_owner_id == owner_id)
-    connection.execute(delete(job_sources).where(learned))
-    for table in (job_sources, jobs, prefixes):
-        connection.execute(delete(table).where(mine(table)))
-    return 0
-
-
-def _fold_usage(connection: Connection, tenant_id: str, owner_id: str) -> None:
-    """Keep the tenant's totals without the owner."""
-    mine = (usage.c.tenant_id == tenant_id, usage.c.owner_id == owner_id)
-    for row in connection.execute(select(usage).where(*mine)).all():
-        add_usage(
-            connection, (tenant_id, "", row.day), row.requests, row.prompt_tokens, row.completion_tokens
-        )
-    connection.execute(delete(usage).where(*mine))
+    return connection.execute(mine.order_by(owners.c.owner_id)).scalars().all()

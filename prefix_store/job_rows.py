@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, insert, select, update
 
-from prefix_store.checkpoints import drop_checkpoint
+from prefix_store.checkpoints import drop_checkpoints
 from prefix_store.db import db_now
 from prefix_store.errors import Invalid, NotFound
 from prefix_store.evaluation import Evaluation
@@ -14,7 +14,7 @@ from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.names import new_id, prefix_name
 from prefix_store.rows import one
 from prefix_store.scope import Owner, Scope
-from prefix_store.tables import LIVE, job_events, jobs, owners, prefixes, tenants
+from prefix_store.tables import LIVE, job_events, jobs, owners, prefixes
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 OPEN: tuple[JobStatus, ...] = ("queued", "running")
@@ -206,47 +206,20 @@ def cancel_jobs(connection: Connection, which: ColumnElement[bool], reason: str)
     Their workers can write nothing from the commit on and notice at the next heartbeat; `lease_until` stays,
     so that an erasure knows who may still hold data in memory.
     """
+    columns = (jobs.c.tenant_id, jobs.c.owner_id, jobs.c.id, jobs.c.attempt)
     statement = update(jobs).where(which, jobs.c.status.in_(OPEN))
     ended = connection.execute(
-        statement.values(status="cancelled", finished_at=db_now()).returning(jobs)
+        statement.values(status="cancelled", finished_at=db_now()).returning(*columns)
     ).all()
-    for row in ended:
-        add_event(connection, row, "info", "message", reason)
-        drop_checkpoint(connection, row)
+    if ended:
+        told = {"level": "info", "type": "message", "message": reason, "data": None}
+        events = [
+            {"tenant_id": row.tenant_id, "owner_id": row.owner_id, "job_id": row.id, "id": new_id("ftevent")}
+            for row in ended
+        ]
+        connection.execute(insert(job_events).values(created_at=db_now(), **told), events)
+        drop_checkpoints(connection, which & (jobs.c.status == "cancelled"))
     return ended
-
-
-def may_join() -> ColumnElement[bool]:
-    """A job may be trained in one process with others': its tenant lets it, and no such process died with it."""
-    lets = select(tenants.c.id).where(tenants.c.id == jobs.c.tenant_id, tenants.c.joint_training)
-    return lets.exists() & (jobs.c.company == "open")
-
-
-def next_job(max_attempts: int) -> Select[Any]:
-    """Id of the job to be claimed next, locked: of the tenant with the fewest running, then the oldest."""
-    job, other = jobs.alias("job"), jobs.alias("other")
-    busy = select(other.c.id).where(
-        other.c.prefix_id == job.c.prefix_id, other.c.status == "running", other.c.id != job.c.id
-    )
-    load = (
-        select(func.count())
-        .select_from(other)
-        .where(
-            other.c.tenant_id == job.c.tenant_id,
-            other.c.status == "running",
-            other.c.lease_until > db_now(),
-        )
-        .scalar_subquery()
-    )
-    alive = select(owners.c.owner_id).where(
-        owners.c.tenant_id == job.c.tenant_id, owners.c.owner_id == job.c.owner_id, owners.c.state == LIVE
-    )
-    ready = (job.c.status == "queued") & (job.c.run_at <= db_now())
-    spared = (job.c.company == "joint") | (job.c.crashes + 1 < max_attempts)
-    expired = (job.c.status == "running") & (job.c.lease_until <= db_now()) & spared
-    free = (ready | expired, ~busy.exists(), alive.exists())
-    order = (load, job.c.run_at, job.c.seq)
-    return select(job.c.id).where(*free).order_by(*order).limit(1).with_for_update(skip_locked=True, of=job)
 
 
 def held(claim: Claim) -> tuple[ColumnElement[bool], ...]:

@@ -225,6 +225,21 @@ class Leases(Telling):
                 tell(connection, JOBS)
         clear_soon(self._core, claim.owner.tenant_id)
 
+    def not_begun(self, claim: Claim) -> int:
+        """Note that no training process began with the job; how often that was so, this time included.
+
+        Counted apart from the claims: a deploy or an outage of the storage gives jobs back too, and is no such sign.
+
+        Raises:
+            LeaseLost: the job is no longer this claim's.
+        """
+        more = update(jobs).where(*held(claim)).values(not_begun=jobs.c.not_begun + 1)
+        with self._core.database.write(claim.owner.reach) as connection:
+            count = connection.execute(more.returning(jobs.c.not_begun)).scalar()
+        if count is None:
+            raise LeaseLost("the job was cancelled, erased or claimed again")
+        return int(count)
+
     def _give_up(self, connection: Connection, row: Row[Any]) -> None:
         times = self._core.settings.max_attempts
         message = f"the worker crashed {times} times on this job; it is given up"

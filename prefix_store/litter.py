@@ -19,6 +19,8 @@ from prefix_store.tables import litter
 
 log = logging.getLogger(__name__)
 
+_MANY = 500  # notes that one statement removes
+
 
 def note(connection: Connection, places: Iterable[Place]) -> None:
     """Note files to be removed once the caller's transaction has committed."""
@@ -54,7 +56,8 @@ def clear(core: Core, tenant_id: str) -> int:
     if not gone:  # Redis is away: nobody is to wait for the database's one writer, again and again
         return 0
     with core.database.write(reach) as connection:
-        for place in gone:
-            mine = (litter.c.tenant_id == place.tenant_id, litter.c.object_id == place.object_id)
+        for at in range(0, len(gone), _MANY):
+            ids = [place.object_id for place in gone[at : at + _MANY]]
+            mine = (litter.c.tenant_id == tenant_id, litter.c.object_id.in_(ids))
             connection.execute(delete(litter).where(*mine))
     return len(gone)

@@ -157,6 +157,7 @@ jobs = Table(
     Column("fine_tuned_model", String),
     Column("attempt", Integer, nullable=False),
     Column("crashes", Integer, nullable=False),
+    Column("not_begun", Integer, nullable=False, server_default="0"),
     Column("company", String, nullable=False, server_default="open"),
     Column("worker", String),
     Column("run_at", Float, nullable=False),

@@ -63,6 +63,7 @@ class UnfinishedErasures(Erasures):
             clear_soon(self._core, tenant_id)
         self._core.blobs.forgotten()
         ids = self._open(YOUNG_SECONDS)
+        self._gone = {one: gone for one, gone in self._gone.items() if one in ids}
         self._tried = {one: self._tried.get(one, (0.0, 1.0)) for one in ids}
         due = [one for one in ids if self._tried[one][0] <= time.monotonic()]
         for one in due:

@@ -31,7 +31,7 @@ _LONGEST_PAUSE = 5.0
 _PROGRESS_SECONDS = 1.0
 _BEAT_SECONDS = 2.0  # a beat is also how a cancellation is noticed
 _NO_BASE_SECONDS = 60.0
-_MOST_NOT_BEGUN = 5  # attempts of which none that ended before it began counts as a crash
+_MOST_NOT_BEGUN = 5  # attempts of a job that ended before they began, and of which none counts as a crash
 _LONGEST_BACKOFF = 60.0
 
 
@@ -50,6 +50,7 @@ class Attempt:
         self._progress: dict[str, object] | None = None
         self._beating = threading.Lock()
         self._ended: Exception | None = None
+        self.moved = False  # whether an update was made under this claim
         self._unheard = False  # whether no beat came back for a whole lease
         self._live: Resolved | None = None
         self._files: list[ResultFile] = []
@@ -108,7 +109,7 @@ class Attempt:
 
     def _passed_on(self, frame: Frame) -> bool:
         if frame.kind == "progress":
-            self._progress = dict(frame.fields)
+            self._progress, self.moved = dict(frame.fields), True
         elif frame.kind == "event":
             told = frame.fields
             with forgiven(self.log, "event"):
@@ -167,6 +168,11 @@ class Attempt:
             self.beat()
         except Exception as error:  # noqa: BLE001 - see check
             self._ended = error.with_traceback(None)
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the job was claimed."""
+        return time.monotonic() - self._began
 
     @property
     def kept_at(self) -> float:
@@ -261,7 +267,7 @@ class Attempt:
 
         It may be this job's size all the same, so that it is not tried for ever.
         """
-        if self.claim.attempt > _MOST_NOT_BEGUN:
+        if self._store.jobs.not_begun(self.claim) > _MOST_NOT_BEGUN:
             self.crashed()
             return
         with forgiven(self.log, "event"):

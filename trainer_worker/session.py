@@ -23,6 +23,7 @@ from trainer_worker.frames import Frame
 from trainer_worker.owed import Owed
 from trainer_worker.pulse import Pulse
 from trainer_worker.settings import WorkerSettings
+from trainer_worker.turn import Turn
 
 log = structlog.get_logger("trainer_worker")
 
@@ -52,17 +53,16 @@ class Session:
         owed: Owed,
         tracing: Tracing | None = None,
     ) -> None:
-        self._tracing, self._owed = tracing, owed
+        self._tracing, self._owed, self.turn = tracing, owed, Turn(store, settings)
         self._store, self._settings, self._worker, self._stopping = store, settings, worker, stopping
         self._seats: dict[str, Attempt] = {}
         self._leaving: dict[
             str, tuple[float, Callable[[], None]]
         ] = {}  # when its lease was last kept; what is done then
-        self._joint = self._full = self._ready = False
+        self._joint = self._full = self._ready = self._asked = self._stopped = False
         self._looked = self._glanced = time.monotonic()
         self._share = self._wanted = 1.0
         self._stop_by: float | None = None
-        self._asked = self._stopped = False
         # A leaving job's lease is no longer kept, and an erasure waits for its end at most: by then the process has
         # let go of the job or is gone.
         self._leave_seconds = 5 / 6 * store.settings.lease_seconds
@@ -125,7 +125,7 @@ class Session:
                 self._let_by(child)
                 if self._stuck(child) or (self._leaving and not self._joint):
                     return
-                if self._stopping():
+                if self._stopping() or self.turn.over(self._seats.values()):
                     if self._out_of_time(child):
                         self._stopped = True
                         return

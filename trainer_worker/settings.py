@@ -20,6 +20,8 @@ class WorkerSettings(BaseSettings):
             1 lets nobody by. It is also behind every other process of the machine for the processor's time.
         worker_poll_seconds: how often an idle worker looks for a job.
         worker_checkpoint_seconds: how often a run's state is kept.
+        worker_job_seconds: how long a job keeps its place while another tenant's waits; then it saves its state and goes
+            to the end of the line.
         worker_stop_seconds: how long a run may take to save its state, or wait for a storage that is away, when the
             worker is told to stop; 10 s later it leaves whatever hangs.
         worker_silence_seconds: a training process that tells nothing for so long is stuck and killed.
@@ -40,6 +42,7 @@ class WorkerSettings(BaseSettings):
     worker_share_beside_texts: float = Field(default=0.25, gt=0, le=1)
     worker_poll_seconds: float = Field(default=1.0, gt=0)
     worker_checkpoint_seconds: float = Field(default=20.0, gt=0)
+    worker_job_seconds: float = Field(default=3600.0, gt=0)
     worker_stop_seconds: float = Field(default=15.0, gt=0)
     worker_silence_seconds: float = Field(default=900.0, gt=0)
     log_format: Format = "json"

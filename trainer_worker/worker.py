@@ -46,6 +46,9 @@ class Worker:
         self._store, self._settings, self._stop, self._tracing = store, settings, stopping, tracing
         self._news = threading.Event()
         self._owed = Owed()
+        self._behind: str | None = (
+            None  # the tenant that gave way last, which others come before at the next claim
+        )
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def run(self) -> None:
@@ -64,6 +67,7 @@ class Worker:
                     self._store, self._settings, self.name, self._stop.is_set, self._owed, self._tracing
                 )
                 self._guarded("session", partial(session.run, claim))
+                self._behind = session.turn.gave_way
         self._owed.settle_at_last(_LAST_SECONDS)
         upkeep.join(_JOIN_SECONDS)  # a storage that hangs must not hold up the end
         log.info("worker.stopped", worker=self.name)
@@ -85,7 +89,7 @@ class Worker:
         """The next job; None after a pause if there is none, or if the store does not answer."""
         try:
             seating: Literal["alone", "first"] = "first" if self._settings.worker_joint_jobs > 1 else "alone"
-            claim = self._store.jobs.claim(self.name, seating)
+            claim = self._store.jobs.claim(self.name, seating, self._behind)
         except Exception as error:  # noqa: BLE001 - see _guarded
             log.warning("claim.failed", error=type(error).__name__)
             self._stop.wait(_FAULT_SECONDS)

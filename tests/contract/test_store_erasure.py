@@ -1,15 +1,18 @@
 """Erasure and sweeping, beyond the story: who still holds data, what lies on the disk."""
 
 import time
+from contextlib import contextmanager
 
 import pytest
 from database_making import everything
+from sqlalchemy import event, insert
 from store_making import complete, files_on_disk, publish, queue, rows, upload
 
-from prefix_store import open_store
+from prefix_store import open_store, tables
 from prefix_store.crypto import Place
 from prefix_store.errors import Conflict, Corrupt, NotFound
 from prefix_store.litter import note
+from prefix_store.names import new_id
 from prefix_store.scope import Admin
 
 
@@ -146,3 +149,98 @@ def test_a_user_that_learned_from_nobody_else_takes_only_its_own_versions_along(
     store.erasure.begin(tenant, "alice")
     assert store.jobs.heartbeat(claim) == "continue"
     assert complete(store, claim).promoted
+
+
+@contextmanager
+def _transactions(store):
+    """The statements of each transaction that is committed meanwhile, in a list of lists."""
+    engine, done, open_now = store._core.database.engine, [], {}
+
+    def begun(connection):
+        open_now[connection] = []
+
+    def executed(connection, cursor, statement, *_):
+        open_now.setdefault(connection, []).append(statement)
+
+    def committed(connection):
+        done.append(open_now.pop(connection, []))
+
+    heard = (("begin", begun), ("before_cursor_execute", executed), ("commit", committed))
+    for name, listener in heard:
+        event.listen(engine, name, listener)
+    try:
+        yield done
+    finally:
+        for name, listener in heard:
+            event.remove(engine, name, listener)
+
+
+def _many_users(store, tenant, count):
+    """Users with a key, a prefix, a queued job and some use each."""
+    users = [new_id("own") for _ in range(count)]
+    mine = [{"tenant_id": tenant.tenant_id, "owner_id": user} for user in users]
+    pairs = [(of, f"pre-{of['owner_id']}") for of in mine]
+    begun = {"status": "queued", "spec": {}, "attempt": 1, "crashes": 0, "run_at": 1.0, "lease_until": 0.0}
+    rows = {
+        tables.owners: [of | {"kind": "user", "name": of["owner_id"], "state": "live"} for of in mine],
+        tables.api_keys: [
+            of | {"id": new_id("key"), "digest": "", "last4": "", "grants": [], "revoked_at": None}
+            for of in mine
+        ],
+        tables.prefixes: [
+            of | {"prefix_id": prefix, "name": "voice", "last_number": 0} for of, prefix in pairs
+        ],
+        tables.jobs: [
+            of | {"id": new_id("ftjob"), "seq": 1000 + at, "prefix_id": prefix} | begun
+            for at, (of, prefix) in enumerate(pairs)
+        ],
+    }
+    used = {"requests": 1, "prompt_tokens": 1, "completion_tokens": 1}
+    days = [of | {"day": f"2024-01-{day:02}"} | used for of in mine for day in range(1, 4)]
+    with everything(store) as connection:
+        for table, values in rows.items():
+            connection.execute(insert(table).values(created_at=1.0), values)
+        connection.execute(insert(tables.usage), days)
+
+
+def test_a_tenant_of_many_users_goes_in_few_statements_and_holds_up_nobody(
+    store, tenant, other_tenant, alice
+):
+    store.owners.create_user(other_tenant, "zoe")
+    queue(store, tenant, alice, "voice")
+    store.jobs.save_checkpoint(claim := store.jobs.claim("w"), 1, b"state")
+    _many_users(store, tenant, 399)
+    at = store.feed.position()
+    with _transactions(store) as done:
+        erasure = store.tenants.erase(Admin(), tenant.tenant_id)
+    (begun,) = done
+    counted = [at for at, statement in enumerate(begun) if statement.startswith("UPDATE counters")]
+    assert len(begun) < 25
+    assert len(counted) == 2  # of changes and of the audit log: what every other deletion waits for
+    assert len(begun) - counted[0] < 8  # and not before all else is done
+    (told,) = store.feed.read(at)
+    assert (told.kind, told.tenant_id, told.owner_id) == ("owner_erased", tenant.tenant_id, "")
+    assert store.jobs.heartbeat(claim) == "cancel"
+    with everything(store) as connection:
+        assert {row.status for row in connection.execute(tables.jobs.select())} == {"cancelled"}
+        assert connection.execute(tables.checkpoints.select()).all() == []
+        told = connection.execute(tables.job_events.select().where(tables.job_events.c.level == "info")).all()
+        assert len({row.job_id for row in told if row.message.startswith("Fine-tuning job cancelled")}) == 400
+    with _transactions(store) as done:
+        assert store.erasure.purge(erasure.id).state == "purging"  # the claim's lease
+    assert max(map(len, done)) < 30
+    assert sum(map(len, done)) < 200
+    assert (
+        sum(any(one.startswith("DELETE FROM jobs") for one in each) for each in done) == 3
+    )  # one of four is held
+    with _transactions(store) as again:
+        assert store.erasure.purge(erasure.id).state == "purging"
+    assert sum(map(len, again)) < sum(map(len, done)) / 2  # what is gone is not looked at again
+    store.jobs.cancelled(claim)
+    assert store.erasure.purge(erasure.id).state == "done"
+    with everything(store) as connection:
+        for table in (tables.jobs, tables.prefixes, tables.usage, tables.job_events, tables.checkpoints):
+            assert connection.execute(table.select()).all() == []
+        assert {row.state for row in connection.execute(tables.owners.select())} == {"erased", "live"}
+    assert files_on_disk(store) == set()
+    assert store.owners.get(other_tenant, "zoe").name == "zoe"

@@ -22,10 +22,11 @@ from prefix_engine.template import Template
 from prefix_store.errors import NoLiveVersion
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.tables import jobs
-from trainer_worker import attempt
+from trainer_worker import attempt, turn
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
+PATIENCE_S = 240
 LONG = {"max_steps": 1_000_000, "eval_steps": 1_000_000}
 
 
@@ -288,6 +289,38 @@ def test_a_stopped_worker_gives_its_job_back_and_the_next_one_goes_on(store, ten
     ]
     assert steps == sorted(steps)
     assert len(steps) == len(set(steps))
+
+
+def test_a_long_job_gives_way_to_another_tenants_and_ends_as_if_nothing_had_been(
+    store, tenant, other_tenant, queue, folder, base, monkeypatch
+):
+    monkeypatch.setattr(turn, "_LOOK_SECONDS", 0.05)
+    settings = WorkerSettings(base_model=folder, worker_threads=1, worker_poll_seconds=0.05)
+    first, second = (Worker(store, settings, threading.Event()) for _ in range(2))
+    wishes = {"max_steps": 1500, "eval_steps": 500}
+    whole = queue(prefix="whole", wishes=wishes)
+    with working(first):
+        assert ended(store, tenant, whole, PATIENCE_S).attempt == 1
+    zoe = store.owners.create_user(other_tenant, "zoe")
+    file = upload(store, other_tenant, zoe, dataset())
+    cut, later = queue(prefix="cut", wishes=wishes), queue(prefix="later")
+    long = property(lambda self: 4000.0 if self.claim.job_id == cut.id else 0.0)
+    monkeypatch.setattr(attempt.Attempt, "seconds", long)
+    with working(second):
+        underway(store, tenant, cut)
+        few = Hyperparameters.from_json({"max_steps": 8})
+        more = {"hyperparameters": few, "base_fingerprint": base.fingerprint}
+        short = store.jobs.create(other_tenant, zoe, "voice", [file.id], **more)
+        assert ended(store, other_tenant, short, PATIENCE_S).status == "succeeded"
+        assert store.jobs.get(tenant, cut.id).finished_at is None  # nor did the tenant's next job come before
+        ended_cut = ended(store, tenant, cut, PATIENCE_S)
+        assert ended(store, tenant, later, PATIENCE_S).attempt == 1
+    assert store.jobs.get(other_tenant, short.id).attempt == 1
+    assert store.jobs.get(tenant, later.id).started_at > store.jobs.get(other_tenant, short.id).started_at
+    assert (ended_cut.status, ended_cut.attempt) == ("succeeded", 2)
+    assert crashes_of(store, cut) == 0
+    read = [store.registry.read(store.registry.resolve(tenant, f"alice:{name}")) for name in ("whole", "cut")]
+    assert read[0] == read[1]
 
 
 def test_a_training_process_that_dies_is_counted_and_the_job_given_up_in_the_end(

@@ -8,7 +8,7 @@ import time
 import pytest
 from database_making import everything
 from production_making import beside
-from sqlalchemy import select
+from sqlalchemy import select, update
 from store_making import upload
 from trainer_making import dataset
 
@@ -117,3 +117,20 @@ def test_a_job_that_no_process_ever_looks_at_is_not_tried_for_ever(store, tenant
     monkeypatch.setattr(sys, "executable", "/bin/false")
     monkeypatch.setattr("trainer_worker.attempt._MOST_NOT_BEGUN", 0)
     assert _began(store, tenant, attempt) == ("queued", 1, False)
+
+
+def test_that_a_job_was_often_given_back_does_not_make_the_machines_faults_its_own(
+    store, tenant, attempt, monkeypatch
+):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    for _ in range(10):  # deploys, or a storage that is away
+        store.jobs.release(attempt.claim)
+        attempt = Attempt(store, WorkerSettings(), store.jobs.claim("mine"))
+    assert attempt.claim.attempt == 11
+    told = []
+    for _ in range(6):
+        told.append(_began(store, tenant, attempt)[:2])
+        with everything(store) as connection:
+            connection.execute(update(jobs).values(run_at=0.0))
+        attempt = Attempt(store, WorkerSettings(), store.jobs.claim("mine"))
+    assert told == [("queued", 0)] * 5 + [("queued", 1)]
