@@ -8,9 +8,8 @@ from typing import Final
 
 from service.errors import ApiError
 
-MOST_PARTS: Final = (
-    4096  # texts, names of fields, lists, objects: 1,024 biases and 128 prompts are the most of use
-)
+# Texts, names of fields, lists, objects: 1,024 biases and 128 prompts are the most of use.
+MOST_PARTS: Final = 4096
 _PART_BYTES = 256  # the heaviest, an object with one field
 _VALUE_BYTES = 36  # a number and its place in a list
 

@@ -46,9 +46,8 @@ class Worker:
         self._store, self._settings, self._stop, self._tracing = store, settings, stopping, tracing
         self._news = threading.Event()
         self._owed = Owed()
-        self._behind: str | None = (
-            None  # the tenant that gave way last, which others come before at the next claim
-        )
+        # The tenant that gave way last, which others come before at the next claim.
+        self._behind: str | None = None
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def run(self) -> None:
