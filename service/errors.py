@@ -155,9 +155,8 @@ def _of_union(part: str) -> bool:
 
 
 def _http(error: HTTPException) -> ApiError:
-    if isinstance(
-        error.__cause__, ApiError
-    ):  # raised where a body was read, which FastAPI calls a fault of its JSON
+    # Raised where a body was read, which FastAPI calls a fault of its JSON.
+    if isinstance(error.__cause__, ApiError):
         return error.__cause__
     code = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "too_large"}.get(
         error.status_code
