@@ -77,7 +77,7 @@ class Claims(Jobs):
     def another_waits(self, claim: Claim, waited_seconds: float) -> bool:
         """Whether another tenant's job has waited for so long and would be taken if this claim's gave way to it."""
         with self._system.read() as connection:
-            asked = another_waits(claim.owner.tenant_id, waited_seconds)
+            asked = another_waits(claim.owner.tenant_id, waited_seconds, self._core.settings.max_attempts)
             return bool(connection.execute(asked).scalar_one())
 
     def leased(self) -> int:

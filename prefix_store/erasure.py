@@ -29,6 +29,7 @@ from prefix_store.tables import (
     LIVE,
     api_keys,
     erasures,
+    idempotency,
     jobs,
     metadata,
     owners,
@@ -183,16 +184,18 @@ class Erasures:
         """Remove rows of some owners in a transaction of their own: what is held meanwhile, others wait for."""
         late = self._core.blobs.files.late_seconds
         with self._core.database.write(Reach(row.tenant_id)) as connection:
-            # One process at a time: two at it would hold the same rows in different orders.
-            connection.execute(select(erasures.c.id).where(erasures.c.id == row.id).with_for_update())
-            if row.kind != "tenant":
+            # One process at a time, of a user's erasure and its tenant's too: two at it would hold the same rows in
+            # different orders, and totals must not come back behind a tenant's end.
+            held = select(tenants.c.state).where(tenants.c.id == row.tenant_id).with_for_update()
+            if connection.execute(held).scalar() == LIVE:
                 fold_usage(connection, row.tenant_id, owner_ids[0])
             return not purge_rows(connection, row.tenant_id, owner_ids, late)
 
     def _tenant_rows_removed(self, row: Row[Any]) -> None:
         with self._core.database.write(Reach(row.tenant_id)) as connection:
-            connection.execute(delete(api_keys).where(api_keys.c.tenant_id == row.tenant_id))
-            connection.execute(delete(usage).where(usage.c.tenant_id == row.tenant_id))
+            connection.execute(select(tenants.c.id).where(tenants.c.id == row.tenant_id).with_for_update())
+            for table in (api_keys, usage, idempotency):  # some are of no owner
+                connection.execute(delete(table).where(table.c.tenant_id == row.tenant_id))
 
     def _scrubbed(self) -> bool:
         """Whether nothing of all that was removed before lies in the database's files or in Redis any more."""

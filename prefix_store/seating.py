@@ -64,30 +64,34 @@ def _with(loads: Subquery) -> Select[Any]:
     return select(_job.c.id).select_from(tables).where(~busy.exists(), alive.exists())
 
 
+def _free(max_attempts: int, waited_seconds: float = 0.0) -> ColumnElement[bool]:
+    """Nobody has the job, for so long at least: it is queued, or its worker's lease ran out."""
+    since = db_now() - waited_seconds
+    ready = (_job.c.status == "queued") & (_job.c.run_at <= since)
+    spared = (_job.c.company == "joint") | (_job.c.crashes + 1 < max_attempts)
+    return ready | (_job.c.status == "running") & (_job.c.lease_until <= since) & spared
+
+
 def _next_job(max_attempts: int, behind: str | None) -> Select[Any]:
     """Id of the job to be claimed next, locked: of the tenant with the fewest running, then the oldest.
 
     The tenant `behind` counts as if it had one more.
     """
-    ready = (_job.c.status == "queued") & (_job.c.run_at <= db_now())
-    spared = (_job.c.company == "joint") | (_job.c.crashes + 1 < max_attempts)
-    expired = (_job.c.status == "running") & (_job.c.lease_until <= db_now()) & spared
     loads = _loads()
     load: ColumnElement[int] = func.coalesce(loads.c.running, 0)
     if behind is not None:
         load = load + case((_job.c.tenant_id == behind, 1), else_=0)
-    found = _with(loads).where(ready | expired).order_by(load, _job.c.run_at, _job.c.seq)
+    found = _with(loads).where(_free(max_attempts)).order_by(load, _job.c.run_at, _job.c.seq)
     return found.limit(1).with_for_update(skip_locked=True, of=_job)
 
 
-def another_waits(tenant_id: str, waited_seconds: float) -> Select[Any]:
+def another_waits(tenant_id: str, waited_seconds: float, max_attempts: int) -> Select[Any]:
     """Whether a job waits that would be next if a running one of this tenant were given back, and the tenant let it by."""
     loads = _loads()
     running = (_other.c.status == "running", _other.c.lease_until > db_now(), _other.c.tenant_id == tenant_id)
     own = select(func.count()).select_from(_other).where(*running).scalar_subquery()
     waits = (
-        _job.c.status == "queued",
-        _job.c.run_at <= db_now() - waited_seconds,
+        _free(max_attempts, waited_seconds),
         _job.c.tenant_id != tenant_id,
         func.coalesce(loads.c.running, 0) < own,
     )

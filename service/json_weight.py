@@ -12,6 +12,8 @@ from service.errors import ApiError
 MOST_PARTS: Final = 4096
 _PART_BYTES = 256  # the heaviest, an object with one field
 _VALUE_BYTES = 36  # a number and its place in a list
+_WIDEST = 4  # bytes of each character of a text that holds one outside of Unicode's first 65,536
+_NARROW = bytes(range(0xF0))  # all bytes of UTF-8 but the first one of such a character
 
 
 class JsonWeight:
@@ -23,18 +25,20 @@ class JsonWeight:
 
     def __init__(self, most_values: int) -> None:
         self._most_values = most_values
-        self._parts = self._quotes = self._values = 0
+        self._parts = self._quotes = self._values = self._bytes = 0
+        self._width = 1
         self._rest = b""  # a backslash whose next byte has not come
 
     @staticmethod
-    def most_bytes(most_values: int) -> int:
-        """The heaviest that is let through."""
-        return MOST_PARTS * _PART_BYTES + most_values * _VALUE_BYTES
+    def most_bytes(most_values: int, body: int) -> int:
+        """The heaviest that is let through of `body` bytes."""
+        return MOST_PARTS * _PART_BYTES + most_values * _VALUE_BYTES + body * _WIDEST
 
     @property
     def expected(self) -> int:
         """Memory that the values take when they are read, at most, beside the body itself."""
-        return self._all_parts * _PART_BYTES + self._values * _VALUE_BYTES
+        texts = self._bytes * self._width
+        return self._all_parts * _PART_BYTES + self._values * _VALUE_BYTES + texts
 
     @property
     def _all_parts(self) -> int:
@@ -52,6 +56,8 @@ class JsonWeight:
             )
         text = (self._rest + piece).replace(b"\\\\", b"").replace(b'\\"', b"")
         self._rest = b"\\" if text.endswith(b"\\") else b""
+        self._bytes += len(piece)
+        self._width = max(self._width, _width(text))
         inside, quotes = self._quotes % 2, text.count(b'"')
         self._quotes += quotes
         self._look()  # before the text is cut at each of them
@@ -68,3 +74,10 @@ class JsonWeight:
         else:
             return
         raise ApiError(413, "too_large", f"{text}; send fewer prompts, token ids or fields at once")
+
+
+def _width(text: bytes) -> int:
+    """Bytes that each character may take when it is read: a text is as wide as its widest. An escape may be any."""
+    if text.isascii() and b"\\u" not in text:
+        return 1
+    return _WIDEST if b"\\u" in text or text.translate(None, _NARROW) else 2

@@ -83,7 +83,7 @@ class Parts:
             settings.connections, raw(CROWDED), lambda seconds: telemetry.refusal("connections", seconds)
         )
         most_values = MOST_ROWS * base.config.positions + MOST_PARTS
-        heaviest = settings.max_body_bytes + JsonWeight.most_bytes(most_values)
+        heaviest = settings.max_body_bytes + JsonWeight.most_bytes(most_values, settings.max_body_bytes)
         held_bytes = max(settings.held_bytes, 2 * heaviest)
         door = Door(tickets, settings.tenant_requests, held_bytes)
         reuse = Reuse()

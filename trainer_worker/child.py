@@ -116,8 +116,9 @@ def _settle_in() -> None:
     os.nice(_NICE)
     for sent in (signal.SIGINT, signal.SIGTERM):  # they reach the worker too, which asks for a checkpoint
         signal.signal(sent, signal.SIG_IGN)
-    # By hand, as its worker did before it: the store is not loaded yet.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # By hand, as its worker did before it (`core_dumps`): the store is not loaded yet.
+    most = 1 if resource.getrlimit(resource.RLIMIT_CORE)[1] else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
     with contextlib.suppress(
         OSError
     ):  # Linux: when memory runs out, this process goes before any that serves

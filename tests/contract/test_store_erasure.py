@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 from database_making import everything
-from sqlalchemy import event, insert
+from sqlalchemy import event, func, insert, select
 from store_making import complete, files_on_disk, publish, queue, rows, upload
 
 from prefix_store import open_store, tables
@@ -14,6 +14,7 @@ from prefix_store.errors import Conflict, Corrupt, NotFound
 from prefix_store.litter import note
 from prefix_store.names import new_id
 from prefix_store.scope import Admin
+from prefix_store.usage import Receipt
 
 
 @pytest.mark.parametrize("lease_seconds", [2.0])
@@ -88,11 +89,15 @@ def test_no_name_or_text_of_an_erased_tenant_lies_under_data(store, settings, te
     owner = store.owners.create_user(tenant, canary)
     publish(store, tenant, owner, canary, canary.encode(), files=[upload(store, tenant, owner).id])
     store.jobs.cancel(tenant, queue(store, tenant, owner, canary, metadata={"k": canary}, suffix=canary).id)
-    store.usage.record(tenant, owner, 1, 1)
+    store.usage.record(tenant, owner, 1, 1, receipt=Receipt("writer", 1))
     zoe = store.owners.create_user(other_tenant, "zoe")
     publish(store, other_tenant, zoe, "voice")
     erasure = store.tenants.erase(Admin(), tenant.tenant_id)
     assert store.erasure.purge(erasure.id).state == "done"
+    with everything(store) as connection:
+        for table in (tables.usage, tables.idempotency, tables.api_keys):
+            left = select(func.count()).where(table.c.tenant_id == tenant.tenant_id)
+            assert connection.execute(left.select_from(table)).scalar_one() == 0, table.name
     assert {place.tenant_id for place in files_on_disk(store)} == {other_tenant.tenant_id}
     assert store.registry.resolve(other_tenant, "zoe:voice").number == 1
     with pytest.raises(NotFound):

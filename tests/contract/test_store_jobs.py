@@ -315,6 +315,24 @@ def test_a_joint_crash_counts_for_nobody_and_the_job_is_next_alone(store, settin
     hasty.close()
 
 
+def test_a_job_whose_worker_is_gone_waits_as_a_queued_one_does(store, settings, tenant, other_tenant, alice):
+    hasty = open_store(settings.model_copy(update={"lease_seconds": 0.2}))
+    long = queue(store, tenant, alice, "voice")
+    claim = store.jobs.claim("w")
+    assert claim.job_id == long.id
+    zoe = store.owners.create_user(other_tenant, "zoe")
+    queue(store, other_tenant, zoe, "voice")
+    assert store.jobs.another_waits(claim, 0.0)
+    hers = hasty.jobs.claim("v")
+    hasty.jobs.heartbeat(hers)
+    time.sleep(0.5)
+    assert store.jobs.another_waits(claim, 0.0)
+    assert not store.jobs.another_waits(claim, 60.0)
+    store.jobs.cancel(other_tenant, hers.job_id)
+    assert not store.jobs.another_waits(claim, 0.0)
+    hasty.close()
+
+
 def test_a_joint_job_that_was_given_back_may_be_joint_again(store, joint):
     ((scope, alice), _) = joint
     queue(store, scope, alice, "voice")
