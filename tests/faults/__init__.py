@@ -67,7 +67,7 @@ SCENARIOS = {
             "tokens after acknowledgement",
             "accepted after acknowledgement",
             "neighbours' streams broken",
-            # Which nothing excuses: they are counted while no service stands still.
+            # Counted while no service stands still; those of one that lost sight of the database are told apart.
             "neighbours' streams ended, to be sent again",
         ),
         "acknowledged at once but for 1 %, tokens after it 0, neighbours' streams ended 0; "

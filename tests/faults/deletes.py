@@ -62,6 +62,7 @@ def told(each, pauses):
         "accepted after acknowledgement": sum(one.accepted for one in each),
         "neighbours' streams broken": sum(one.broken for one in each),
         "neighbours' streams ended, to be sent again": sum(one.retried for one in each),
+        "neighbours' streams ended by a process that saw no database for 2 s": sum(one.blind for one in each),
         "streams of a stopped process ended, to be sent again": each[0].stale,
         "ms until the user's last stream had ended": _spread(revoked),
         "ms until it was acknowledged, with files removed": _spread(waits),
@@ -83,6 +84,7 @@ class _Deleting:
         self.own = voices.all[tenant * USERS : (tenant + 1) * USERS]
         self.waits, self.revoked, self.error, self.stale = [], [], None, 0
         self.later = self.cut = self.early = self.after = self.accepted = self.broken = self.retried = 0
+        self.blind = 0
 
     def run(self, count, say):
         try:
@@ -143,7 +145,8 @@ class _Deleting:
             self.revoked.append(max(cut) - began)
         self.early += early
         beside.join(PATIENCE_S)
-        self.retried += not beside.whole and beside.told_to_retry
+        self.blind += not beside.whole and beside.blind
+        self.retried += not beside.whole and beside.told_to_retry and not beside.blind
         self.broken += not beside.whole and not beside.told_to_retry
         self._again(voice)
 

@@ -84,6 +84,11 @@ class Stream(threading.Thread):
         return b'"code": "overloaded"' in self._data or b'"code":"overloaded"' in self._data
 
     @property
+    def blind(self):
+        """Whether the error says that its service had not seen the database for two seconds: a busy machine does that."""
+        return b"lost sight of the database" in self._data
+
+    @property
     def data(self):
         return self._data
 

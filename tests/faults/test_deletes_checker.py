@@ -12,8 +12,9 @@ from faults.answering import Says, broken, person
 class Stands:
     """A stream that is at one of its ends."""
 
-    def __init__(self, *, whole, after=0):
+    def __init__(self, *, whole, after=0, blind=False):
         self.whole, self.told_to_retry, self.ended, self.ended_at = whole, not whole, False, 0.0
+        self.blind = blind
         self.known, self._after = None, after
 
     def arrived(self):
@@ -26,12 +27,12 @@ class Stands:
         return self._after
 
 
-def deleting(monkeypatch, answer, *, neighbour_whole=True, after=0):
+def deleting(monkeypatch, answer, *, neighbour_whole=True, after=0, blind=False):
     """One thread's counts after four deletions that are answered so."""
 
     def opened(asked):
         *own, _ = asked
-        return [*(Stands(whole=False, after=after) for _ in own), Stands(whole=neighbour_whole)]
+        return [*(Stands(whole=False, after=after) for _ in own), Stands(whole=neighbour_whole, blind=blind)]
 
     monkeypatch.setattr(deletes, "opened", opened)
     monkeypatch.setattr(deletes._Deleting, "_again", lambda *_: None)
@@ -111,7 +112,7 @@ def test_a_deletion_that_is_never_acknowledged_is_an_error(monkeypatch):
 def test_one_late_acknowledgement_in_a_hundred_is_allowed():
     def beyond(deletions, later):
         one = SimpleNamespace(waits=[0.1] * deletions, revoked=[], later=later)
-        for name in ("cut", "early", "after", "accepted", "broken", "retried", "stale"):
+        for name in ("cut", "early", "after", "accepted", "broken", "retried", "stale", "blind"):
             setattr(one, name, 0)
         return deletes.told([one], 0)["acknowledged later, beyond one in a hundred"]
 
@@ -121,3 +122,9 @@ def test_one_late_acknowledgement_in_a_hundred_is_allowed():
 def test_a_neighbours_stream_that_is_ended_is_not_excused(monkeypatch):
     found = deleting(monkeypatch, deleted, neighbour_whole=False)
     assert broken("deletes", found) == {"neighbours' streams ended, to be sent again"}
+
+
+def test_a_neighbours_stream_of_a_service_that_lost_sight_of_the_database_is_told_apart(monkeypatch):
+    found = deleting(monkeypatch, deleted, neighbour_whole=False, blind=True)
+    assert broken("deletes", found) == set()
+    assert found["neighbours' streams ended by a process that saw no database for 2 s"] == 4
