@@ -186,8 +186,8 @@ class Erasures:
         with self._core.database.write(Reach(row.tenant_id)) as connection:
             # One process at a time, of a user's erasure and its tenant's too: two at it would hold the same rows in
             # different orders, and totals must not come back behind a tenant's end.
-            held = select(tenants.c.state).where(tenants.c.id == row.tenant_id).with_for_update()
-            if connection.execute(held).scalar() == LIVE:
+            held = select(tenants.c.state == LIVE).where(tenants.c.id == row.tenant_id).with_for_update()
+            if connection.execute(held).scalar():
                 fold_usage(connection, row.tenant_id, owner_ids[0])
             return not purge_rows(connection, row.tenant_id, owner_ids, late)
 
