@@ -15,6 +15,7 @@ from sqlalchemy import (
     Row,
     Select,
     Table,
+    and_,
     bindparam,
     delete,
     insert,
@@ -132,18 +133,18 @@ def replace_checkpoint(
 
 def drop_checkpoint(connection: Connection, job: Row[Any]) -> None:
     """Remove a job's checkpoint within the caller's transaction and note its files."""
-    columns = (checkpoints.c.object_id, checkpoints.c.prefix_object_id)
-    for row in connection.execute(delete(checkpoints).where(*_of(job)).returning(*columns)).all():
-        note(connection, _places(job, row))
+    _drop(connection, and_(*_of(job)))
 
 
 def drop_checkpoints(connection: Connection, which: ColumnElement[bool]) -> None:
     """The same for many jobs by a condition, in one statement."""
     key = tuple_(checkpoints.c.tenant_id, checkpoints.c.owner_id, checkpoints.c.job_id)
-    dropped = delete(checkpoints).where(
-        key.in_(select(jobs.c.tenant_id, jobs.c.owner_id, jobs.c.id).where(which))
-    )
-    rows = connection.execute(dropped.returning(checkpoints)).all()
+    _drop(connection, key.in_(select(jobs.c.tenant_id, jobs.c.owner_id, jobs.c.id).where(which)))
+
+
+def _drop(connection: Connection, which: ColumnElement[bool]) -> None:
+    dropped = delete(checkpoints).where(which).returning(checkpoints)
+    rows = connection.execute(dropped).all()
     note(connection, [place for row in rows for place in _places(row, (row.object_id, row.prefix_object_id))])
 
 
