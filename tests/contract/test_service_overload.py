@@ -132,22 +132,35 @@ def test_requests_of_one_tenant_at_once_are_bounded(tmp_path):
         assert acme.get("/v1/models").status_code == 200
 
 
-def test_bodies_that_are_announced_and_never_sent_fill_no_memory_and_are_given_up(tmp_path):
-    with serving(tmp_path, held_bytes=4 << 20, max_body_bytes=4 << 20, stall_seconds=3) as service:
+def announced(tenant, length):
+    """The head of a request whose body of `length` bytes does not come."""
+    return (
+        f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    ).encode()
+
+
+def test_bodies_that_are_announced_and_not_sent_fill_no_memory(tmp_path):
+    with serving(tmp_path, held_bytes=4 << 20, max_body_bytes=4 << 20, stall_seconds=300) as service:
         acme, other = service.tenant(), service.tenant()
-        head = (
-            f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {acme.key}\r\n"
-            f"content-type: application/json\r\ncontent-length: {4 << 20}\r\n\r\n"
-        ).encode()
         with socket.create_connection(("127.0.0.1", service.port)) as slow:
-            slow.sendall(head)
+            slow.sendall(announced(acme, 4 << 20))
             wait_until(lambda: service.parts.door.bytes.total == 4 << 20)
             with socket.create_connection(("127.0.0.1", service.port)) as second:
-                second.sendall(head)
+                second.sendall(announced(acme, 4 << 20))
                 said = second.recv(4096)
                 assert said.startswith(b"HTTP/1.1 429 ")
                 assert b"retry-after: " in said
             assert complete(other, "tiny").status_code == 200
+        wait_until(lambda: service.parts.door.bytes.total == 0)
+        assert complete(acme, "tiny").status_code == 200
+
+
+def test_a_body_that_is_announced_and_never_sent_is_given_up(tmp_path):
+    with serving(tmp_path, held_bytes=4 << 20, max_body_bytes=4 << 20, stall_seconds=1) as service:
+        acme = service.tenant()
+        with socket.create_connection(("127.0.0.1", service.port)) as slow:
+            slow.sendall(announced(acme, 4 << 20))
             slow.settimeout(60)
             assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
         wait_until(lambda: service.parts.door.bytes.total == 0)
