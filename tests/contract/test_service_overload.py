@@ -141,18 +141,24 @@ def announced(tenant, length):
 
 
 def test_bodies_that_are_announced_and_not_sent_fill_no_memory(tmp_path):
-    with serving(tmp_path, held_bytes=4 << 20, max_body_bytes=4 << 20, stall_seconds=300) as service:
+    length = 4 << 20
+    with serving(tmp_path, held_bytes=length, max_body_bytes=length, stall_seconds=300) as service:
         acme, other = service.tenant(), service.tenant()
-        with socket.create_connection(("127.0.0.1", service.port)) as slow:
-            slow.sendall(announced(acme, 4 << 20))
-            wait_until(lambda: service.parts.door.bytes.total == 4 << 20)
-            with socket.create_connection(("127.0.0.1", service.port)) as second:
-                second.sendall(announced(acme, 4 << 20))
-                said = second.recv(4096)
+        held = service.parts.door.bytes
+        most = held.bound // 2 // length  # one tenant comes to half of what there is
+        with contextlib.ExitStack() as opened:
+            for n in range(most):
+                slow = opened.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+                slow.sendall(announced(acme, length))
+                wait_until(lambda n=n: held.total == (n + 1) * length)
+            with socket.create_connection(("127.0.0.1", service.port)) as one_more:
+                one_more.settimeout(60)
+                one_more.sendall(announced(acme, length))
+                said = one_more.recv(4096)
                 assert said.startswith(b"HTTP/1.1 429 ")
                 assert b"retry-after: " in said
             assert complete(other, "tiny").status_code == 200
-        wait_until(lambda: service.parts.door.bytes.total == 0)
+        wait_until(lambda: held.total == 0)
         assert complete(acme, "tiny").status_code == 200
 
 
