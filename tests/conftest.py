@@ -8,6 +8,7 @@ import logging
 import pytest
 import structlog
 from database_making import DATABASES, environment, production_database
+from hypothesis import HealthCheck, settings
 from production_making import clear_redis
 from service_making import serving
 
@@ -16,7 +17,16 @@ structlog.configure(
     processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
 )
 
-NAMES = ("PREFIX_SYSTEM_DATABASE_URL", "PREFIX_OWNER_DATABASE_URL", "PREFIX_DATABASE_IDLE_SECONDS")
+# A busy machine may stand still in the middle of an example.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
+URLS = ("PREFIX_SYSTEM_DATABASE_URL", "PREFIX_OWNER_DATABASE_URL")
+WAITS = (
+    "PREFIX_DATABASE_IDLE_SECONDS",
+    "PREFIX_DATABASE_LOCK_SECONDS",
+    "PREFIX_DATABASE_STATEMENT_SECONDS",
+)
 
 
 @contextlib.contextmanager
@@ -27,13 +37,13 @@ def fresh_database(kind):
     is a superuser. A machine that stands still fails no test.
     """
     if kind == "sqlite":
-        with environment({}, NAMES):
+        with environment({}, URLS + WAITS):
             yield None
         return
     with production_database() as urls:
-        values = dict(zip(NAMES, (urls["system"], urls["owner"], "120"), strict=True))
+        values = dict(zip(URLS, (urls["system"], urls["owner"]), strict=True)) | dict.fromkeys(WAITS, "120")
         try:
-            with environment(values, NAMES):
+            with environment(values, URLS + WAITS):
                 yield urls["application"]
         finally:
             clear_redis(urls["application"])

@@ -41,15 +41,15 @@ class Serving:
         place = {"data_dir": data_dir, "database_url": database_url, "admin_key": ADMIN_KEY}
         if database_url is None:  # though a module's service beside may have a server
             place |= {"system_database_url": None, "owner_database_url": None}
-        place |= beside(database_url)
+        place |= beside(database_url) | {"process_dead_after": 120.0} | (store or {})
         chosen = {"port": 0, "metrics_port": 0, "kv_bytes": 64 << 20, "pool_bytes": 16 << 20} | settings
         chosen.setdefault("stuck_seconds", 3600.0)  # the process that a watchdog would end is the test's own
         self.base = base
-        self.store = open_store(StoreSettings(**place, **(store or {})))
+        self.store = open_store(StoreSettings(**place))
         self.store.migrate()  # as the tables' owner, whose URL no service has
         self.parts = Parts.build(
             ServiceSettings(**chosen),
-            open_store(StoreSettings(**place | {"owner_database_url": None}, **(store or {}))),
+            open_store(StoreSettings(**place | {"owner_database_url": None})),
             base,
         )
         self.parts.open_metrics()

@@ -5,6 +5,7 @@ from trainer_making import base_folder
 from prefix_engine import load_base
 from prefix_store import StoreSettings, open_store
 from prefix_store.scope import Admin
+from service.revocation import STALE_S
 
 
 @pytest.fixture
@@ -43,6 +44,19 @@ def other_tenant(store):
 @pytest.fixture
 def alice(store, tenant):
     return store.owners.create_user(tenant, "alice")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A service on a machine that stands still for seconds neither falls silent nor puts off what it erases."""
+    monkeypatch.setattr("service.revocation.STALE_S", 60.0)
+    monkeypatch.setattr("prefix_store.db._SCRUB_MS", 60_000)
+
+
+@pytest.fixture
+def soon_blind(patient, monkeypatch):
+    """A service falls silent as soon as in production, when it sees the database no more."""
+    monkeypatch.setattr("service.revocation.STALE_S", STALE_S)
 
 
 @pytest.fixture(scope="module")

@@ -81,10 +81,12 @@ def test_many_bodies_of_nothing_but_lists_hold_nobody_up(tmp_path):
         for thread in threads:
             thread.start()
         longest, anyone = 0.0, service.client(None)
+        # what the event loop's thread computes, since the machine may stand still meanwhile
+        clock = time.pthread_getcpuclockid(service._thread.ident)
         while any(thread.is_alive() for thread in threads):
-            began = time.monotonic()
+            began = time.clock_gettime(clock)
             assert anyone.get("/livez").status_code == 200
-            longest = max(longest, time.monotonic() - began)
+            longest = max(longest, time.clock_gettime(clock) - began)
         for thread in threads:
             thread.join(120)
         assert got == [413] * 14
@@ -357,7 +359,9 @@ def test_deleting_a_file_stops_its_transfers_in_other_processes(tmp_path, databa
         assert got < len(LONG_FILE)
 
 
-def test_a_process_that_reads_but_cannot_beat_falls_silent_unless_the_disk_is_full(own_service, monkeypatch):
+def test_a_process_that_reads_but_cannot_beat_falls_silent_unless_the_disk_is_full(
+    own_service, soon_blind, monkeypatch
+):
     service = own_service
     acme = service.tenant()
     feed, error = service.parts._system.feed, NoRoom()
@@ -390,11 +394,14 @@ def test_a_key_is_good_though_its_day_of_use_cannot_be_written(own_service, monk
     assert complete(acme, "tiny").status_code == 200
 
 
-def test_a_process_that_is_blind_cuts_off_even_who_does_not_read(tmp_path, database_url, monkeypatch):
+def test_a_process_that_is_blind_cuts_off_even_who_does_not_read(
+    tmp_path, database_url, soon_blind, monkeypatch
+):
     """What lies in its transports of a user that another process deleted is thrown away, not sent later."""
+    dead = {"process_dead_after": 15.0}
     with (
-        serving(tmp_path, database_url) as one,
-        serving(tmp_path, database_url) as two,
+        serving(tmp_path, database_url, store=dead) as one,
+        serving(tmp_path, database_url, store=dead) as two,
     ):
         acme = one.tenant()
         one.user(acme, "alice")

@@ -418,7 +418,7 @@ def test_two_processes_both_stop_before_the_acknowledgement(tmp_path, database_u
             assert complete(elsewhere, "alice:voice").status_code == 404
 
 
-def test_a_process_that_loses_the_feed_sends_nothing_more(own_service, acme, monkeypatch):
+def test_a_process_that_loses_the_feed_sends_nothing_more(own_service, acme, soon_blind, monkeypatch):
     service = own_service
     slowed(service)
     enrolled(service, acme, "alice")

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import socket
-import time
 
 import pytest
 from database_making import DATABASES, POSTGRES, environment, everything
@@ -194,17 +193,27 @@ def test_settings_that_do_not_fit_are_refused_without_a_password_in_the_message(
     assert PASSWORD not in repr(StoreSettings(database_url=base))
 
 
+COUNT = "UPDATE counters SET value = value WHERE name = 'audit'"
+
+
 @pytest.fixture
-def database(settings, store):
-    """The application's connections, waiting for nothing long."""
-    waits = Waits(pool_size=2, pool_overflow=0, pool=0.2, lock=0.2, statement=0.5, idle=0.3, silence=7.0)
-    opened = Database(open_engine(settings.url, waits))
-    yield opened
-    opened.close()
+def opened(settings, store):
+    """Makes connections of the application that wait for nothing long but what is named."""
+    made = []
+
+    def database(**longer):
+        waits = {"pool": 0.2, "lock": 0.2, "statement": 0.5, "idle": 60.0, "silence": 7.0} | longer
+        made.append(Database(open_engine(settings.url, Waits(pool_size=2, pool_overflow=0, **waits))))
+        return made[-1]
+
+    yield database
+    for each in made:
+        each.close()
 
 
 @on_postgresql
-def test_nothing_waits_for_postgresql_for_ever(database):
+def test_nothing_waits_for_postgresql_for_ever(opened):
+    database = opened()
     with database.read(NOWHERE) as connection:
         told = connection.connection.driver_connection.info.get_parameters()
         assert {
@@ -217,14 +226,18 @@ def test_nothing_waits_for_postgresql_for_ever(database):
             pass  # the pool is empty
     with pytest.raises(Unavailable), database.read(NOWHERE) as connection:
         connection.exec_driver_sql("SELECT pg_sleep(60)")
-    count = "UPDATE counters SET value = value WHERE name = 'audit'"
-    stopped = database.write(NOWHERE)
-    stopped.__enter__().exec_driver_sql(count)
-    with pytest.raises(Unavailable), database.write(NOWHERE) as connection:
-        connection.exec_driver_sql(count)
-    time.sleep(0.6)  # the process lay still in the middle of its transaction: the server has ended it
-    with database.write(NOWHERE) as connection:
-        connection.exec_driver_sql(count)
+    with database.write(NOWHERE) as holder:
+        holder.exec_driver_sql(COUNT)
+        with pytest.raises(Unavailable), database.write(NOWHERE) as connection:
+            connection.exec_driver_sql(COUNT)
+
+
+@on_postgresql
+def test_a_process_that_lies_still_in_its_transaction_holds_its_locks_for_a_while_only(opened):
+    stopped = opened(idle=0.3).write(NOWHERE)
+    stopped.__enter__().exec_driver_sql(COUNT)
+    with opened(lock=60.0, statement=60.0).write(NOWHERE) as connection:
+        connection.exec_driver_sql(COUNT)  # the server has ended the other's
     with pytest.raises(Unavailable):
         stopped.__exit__(None, None, None)
 

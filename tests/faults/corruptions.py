@@ -103,7 +103,12 @@ class _Spoiling:
 
     def _ask(self, voice):
         asked = self._voices.asked(0, model=voice.model)
-        return voice.user.once("POST", "/v1/completions", service=self._service, json=asked)
+        give_up = time.monotonic() + PATIENCE_S
+        while True:
+            answer = voice.user.once("POST", "/v1/completions", service=self._service, json=asked)
+            if answer is None or not _come_again(answer) or time.monotonic() > give_up:
+                return answer
+            time.sleep(AGAIN_S)
 
     def _judge(self, answer, voice, in_redis):
         if answer is None:
@@ -119,3 +124,8 @@ class _Spoiling:
     @staticmethod
     def _text(answer):
         return answer.json()["choices"][0]["text"]
+
+
+def _come_again(answer):
+    """Whether the service had not seen the database for two seconds, as on a busy machine."""
+    return answer.status_code == 503 and "lost sight of the database" in answer.text

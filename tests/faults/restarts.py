@@ -48,6 +48,7 @@ def measure(home, say, *, restarts=50, seed=1):
         "ended with status 0": stopped_well,
         "streams whole": counts["whole"],
         "streams broken": counts["broken"],
+        "ended by a service that saw no database for 2 s": counts["blind"],
         "refused with 503 and sent again": counts["refused"],
         "not connected and sent again": counts["unreachable"],
         "other 5xx": counts["other"],
@@ -61,7 +62,7 @@ class _Streaming(threading.Thread):
     def __init__(self, site, key, stop, chosen):
         super().__init__(daemon=True)
         self._site, self._key, self._stop_event, self._random = site, key, stop, chosen
-        self.counts = dict.fromkeys(("whole", "broken", "refused", "unreachable", "other"), 0)
+        self.counts = dict.fromkeys(("whole", "broken", "blind", "refused", "unreachable", "other"), 0)
         self.error = None
 
     def run(self):
@@ -86,4 +87,6 @@ class _Streaming(threading.Thread):
             return "refused"
         if stream.status != 200:
             return "other"
-        return "whole" if stream.whole else "broken"
+        if stream.whole:
+            return "whole"
+        return "blind" if stream.blind else "broken"
