@@ -54,7 +54,7 @@ def patient(monkeypatch):
 
 
 @pytest.fixture
-def soon_blind(patient, monkeypatch):
+def soon_blind(monkeypatch):
     """A service falls silent as soon as in production, when it sees the database no more."""
     monkeypatch.setattr("service.revocation.STALE_S", STALE_S)
 

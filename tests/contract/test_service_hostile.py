@@ -359,9 +359,8 @@ def test_deleting_a_file_stops_its_transfers_in_other_processes(tmp_path, databa
         assert got < len(LONG_FILE)
 
 
-def test_a_process_that_reads_but_cannot_beat_falls_silent_unless_the_disk_is_full(
-    own_service, soon_blind, monkeypatch
-):
+@pytest.mark.usefixtures("soon_blind")
+def test_a_process_that_reads_but_cannot_beat_falls_silent_unless_the_disk_is_full(own_service, monkeypatch):
     service = own_service
     acme = service.tenant()
     feed, error = service.parts._system.feed, NoRoom()
@@ -394,9 +393,8 @@ def test_a_key_is_good_though_its_day_of_use_cannot_be_written(own_service, monk
     assert complete(acme, "tiny").status_code == 200
 
 
-def test_a_process_that_is_blind_cuts_off_even_who_does_not_read(
-    tmp_path, database_url, soon_blind, monkeypatch
-):
+@pytest.mark.usefixtures("soon_blind")
+def test_a_process_that_is_blind_cuts_off_even_who_does_not_read(tmp_path, database_url, monkeypatch):
     """What lies in its transports of a user that another process deleted is thrown away, not sent later."""
     dead = {"process_dead_after": 15.0}
     with (

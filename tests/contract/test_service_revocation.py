@@ -418,7 +418,8 @@ def test_two_processes_both_stop_before_the_acknowledgement(tmp_path, database_u
             assert complete(elsewhere, "alice:voice").status_code == 404
 
 
-def test_a_process_that_loses_the_feed_sends_nothing_more(own_service, acme, soon_blind, monkeypatch):
+@pytest.mark.usefixtures("soon_blind")
+def test_a_process_that_loses_the_feed_sends_nothing_more(own_service, acme, monkeypatch):
     service = own_service
     slowed(service)
     enrolled(service, acme, "alice")
