@@ -10,10 +10,12 @@ import time
 
 from faults.history import History
 from faults.site import Site
+from faults.streams import LOST_SIGHT
 from faults.voices import Voices
 
 PREFIXES, M = 96, 64
 PATIENCE_S, AGAIN_S = 30.0, 0.2
+AGAIN = "asked again, as a service saw no database for 2 s"
 
 COUNTS = (
     "in the bucket",
@@ -25,6 +27,7 @@ COUNTS = (
     "refused though the bucket is whole",
     "other answers",
     "neighbours' errors",
+    AGAIN,
 )
 
 
@@ -106,8 +109,10 @@ class _Spoiling:
         give_up = time.monotonic() + PATIENCE_S
         while True:
             answer = voice.user.once("POST", "/v1/completions", service=self._service, json=asked)
-            if answer is None or not _come_again(answer) or time.monotonic() > give_up:
+            blind = answer is not None and answer.status_code == 503 and LOST_SIGHT in answer.text
+            if not blind or time.monotonic() > give_up:
                 return answer
+            self.counts[AGAIN] += 1
             time.sleep(AGAIN_S)
 
     def _judge(self, answer, voice, in_redis):
@@ -124,8 +129,3 @@ class _Spoiling:
     @staticmethod
     def _text(answer):
         return answer.json()["choices"][0]["text"]
-
-
-def _come_again(answer):
-    """Whether the service had not seen the database for two seconds, as on a busy machine."""
-    return answer.status_code == 503 and "lost sight of the database" in answer.text

@@ -11,6 +11,7 @@ import time
 
 TEXT = re.compile(rb'"text":\s*"[^"]')
 PATIENCE_S = 120.0
+LOST_SIGHT = "lost sight of the database"  # what a service says that has not seen it for two seconds
 
 
 class Stream(threading.Thread):
@@ -86,7 +87,7 @@ class Stream(threading.Thread):
     @property
     def blind(self):
         """Whether the error says that its service had not seen the database for two seconds: a busy machine does that."""
-        return b"lost sight of the database" in self._data
+        return LOST_SIGHT.encode() in self._data
 
     @property
     def data(self):

@@ -1,5 +1,6 @@
 """The checker of `corruptions`, fed with answers that a broken service could give, and a Redis that takes nothing."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import httpx2
@@ -7,7 +8,8 @@ import pytest
 
 from faults import SCENARIOS
 from faults.answering import person
-from faults.corruptions import _Spoiling
+from faults.corruptions import AGAIN, _Spoiling
+from faults.streams import LOST_SIGHT
 
 
 def spoiling(ask=None):
@@ -45,3 +47,19 @@ def test_a_copy_that_redis_takes_later_is_waited_for(monkeypatch, data):
     answers = iter([None, None, 0])
     spoiling(lambda _act, _otherwise: next(answers))._cache(PLACE, data)
     assert list(answers) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "again"), [(503, LOST_SIGHT, 1), (503, "corrupt", 0), (500, LOST_SIGHT, 0)]
+)
+def test_only_a_service_that_saw_no_database_is_asked_again_and_that_is_counted(
+    monkeypatch, status, text, again
+):
+    monkeypatch.setattr("faults.corruptions.AGAIN_S", 0.0)
+    made, last = spoiling(), httpx2.Response(200)
+    made.counts, made._service = Counter(), "one"
+    made._voices = SimpleNamespace(asked=lambda *_, **__: {})
+    answers = iter([httpx2.Response(status, text=text), last])
+    voice = SimpleNamespace(model="voice", user=SimpleNamespace(once=lambda *_, **__: next(answers)))
+    assert (made._ask(voice) is last) == bool(again)
+    assert made.counts[AGAIN] == again
