@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.paper import decoding
 from bench.paper.decoding import write
 from bench.paper.fitting import fit
 from bench.paper.host import open_host
@@ -118,6 +119,17 @@ def test_texts_are_the_same_alone_and_in_a_batch(host, name, beams):
     together = write(method, PROMPTS, beams=beams, most=12)
     assert together == [write(method, [prompt], beams=beams, most=12)[0] for prompt in PROMPTS]
     assert any(together)
+
+
+def test_a_cache_with_room_writes_what_transformers_own_does(host, monkeypatch):
+    def own(cache, beams, most):
+        cache.batch_repeat_interleave(beams)
+        return cache
+
+    methods = {name: moved(make(host)) for name, make in MAKERS.items()}
+    roomy = {name: write(method, PROMPTS, beams=3, most=24) for name, method in methods.items()}
+    monkeypatch.setattr(decoding, "roomy", own)
+    assert roomy == {name: write(method, PROMPTS, beams=3, most=24) for name, method in methods.items()}
 
 
 @pytest.mark.parametrize("offset", [0, 5])
