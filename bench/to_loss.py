@@ -16,7 +16,7 @@ from bench.run import MAIN, Run
 from bench.table import Row
 
 BASE = "gpt2-mini"
-DATASETS = ("quiz_master", "commit_messages")
+DATASETS = ("e2e", "recipe_cook")  # not of the defaults' study, by whose sets our settings were chosen
 EXAMPLES, SCORED, EVERY = 200, 60, 5  # rows drawn, rows scored at a look, updates between looks
 EPOCHS, BATCH = 50, 16  # of PEFT's guide
 OURS, SHORT, LONG = "ours", "PEFT, as many updates as ours", f"PEFT, {EPOCHS} epochs"
