@@ -74,6 +74,10 @@ class Tampered(StoreError):
         self.seq = seq
 
 
+class ForeignSecrets(StoreError):
+    """The `secrets/` here are lacking or are another installation's; the message names the folder and the mend."""
+
+
 class FeedGap(StoreError):
     """Changes after the asked position are forgotten already, or never were; the process must start anew."""
 

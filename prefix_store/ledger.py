@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from prefix_store.errors import NoRoom, StoreError, Unavailable
+from prefix_store.errors import ForeignSecrets, NoRoom, StoreError, Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.local_files import sync_folder
 
@@ -42,7 +42,7 @@ BACKUP: Final = "backup.made"
 OWN: Final = "deletions.jsonl"
 _PATIENCE_S = 3.0
 _LOOK_S = 0.005
-_TAIL = 4096  # more than an entry has: ids are bounded
+_TAIL = 8192  # more than two entries have: ids are bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,12 @@ class Ledger:
 
         Raises:
             Unavailable: the folder cannot be written, a full disk perhaps; nothing may be deleted without an entry.
+            ForeignSecrets: the last entry was sealed with another pepper, or changed; one more behind it would spoil
+                the chain for those who have the right one.
         """
         try:
             with self._alone() as file:
-                last = _last(file)
+                last = self._last(file)
                 number, before = (last.number, last.mac) if last is not None else (0, "")
                 mac = self._mac(before, number + 1, at, action, tenant_id, object_id)
                 entry = LedgerEntry(number + 1, at, action, tenant_id, object_id, mac)
@@ -113,6 +115,24 @@ class Ledger:
                 raise StoreError(f"entry {number} of the ledger {path.name} was changed or removed")
             last = entry.mac
             yield entry
+
+    def _last(self, file: BinaryIO) -> LedgerEntry | None:
+        """The entry that the file ends with, which ours is bound to."""
+        end = file.tell()
+        if end == 0:
+            return None
+        file.seek(max(0, end - _TAIL))
+        before, entry = ([None, None, *map(_entry, file.read().splitlines())])[-2:]
+        if entry is None:
+            log.warning("the last entry of the ledger of deletions was changed")
+            raise Unavailable("the ledger of deletions was changed; run `prefixserve ledger`")
+        if not self._holds(before.mac if before is not None else "", entry):
+            raise ForeignSecrets(
+                f"the ledger of deletions in {self.folder} ends with an entry of another pepper, or one that was"
+                " changed: put the pepper of its installation into secrets/, or name another folder in"
+                " PREFIX_LEDGER_DIR; `prefixserve ledger` with the right secrets says whether it is whole"
+            )
+        return entry
 
     def _holds(self, last: str, entry: LedgerEntry) -> bool:
         told = (entry.number, entry.at, entry.action, entry.tenant_id, entry.object_id)
@@ -167,18 +187,6 @@ def _cut_torn_end(file: BinaryIO) -> None:
     if whole != size:
         file.truncate(whole)
     file.seek(whole)
-
-
-def _last(file: BinaryIO) -> LedgerEntry | None:
-    end = file.tell()
-    if end == 0:
-        return None
-    file.seek(max(0, end - _TAIL))
-    entry = _entry(file.read().rstrip(b"\n").rsplit(b"\n", 1)[-1])
-    if entry is None:
-        log.warning("the last entry of the ledger of deletions was changed")
-        raise Unavailable("the ledger of deletions was changed; run `prefixserve ledger`")
-    return entry
 
 
 def _line(entry: LedgerEntry) -> bytes:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from prefix_store.errors import StoreError, Unavailable
+from prefix_store.errors import ForeignSecrets, StoreError, Unavailable
 from prefix_store.ledger import OWN, Ledger
 
 PEPPER = b"p" * 32
@@ -66,6 +66,23 @@ def test_any_changed_byte_is_noticed(ledger):
             ledger.entries()
     with pytest.raises(StoreError, match="changed or removed"):
         Ledger(ledger.folder, b"q" * 32).entries()
+
+
+def test_nobody_with_other_secrets_spoils_the_chain(ledger):
+    for count in (1, 3):
+        fill(ledger, count)
+        whole = (ledger.folder / OWN).read_bytes()
+        with pytest.raises(ForeignSecrets, match="PREFIX_LEDGER_DIR") as caught:
+            fill(Ledger(ledger.folder, b"q" * 32))
+        assert str(ledger.folder) in str(caught.value)
+        assert (ledger.folder / OWN).read_bytes() == whole
+    assert len(ledger.entries()) == 4
+
+
+def test_long_ids_are_read_back_whole(ledger):
+    for number in range(3):
+        ledger.append("dataset.deleted_with_versions", "t" * 250, f"{number}" * 250, 1000.5)
+    assert len(ledger.entries()) == 3
 
 
 def test_many_writers_make_one_chain(ledger):
