@@ -136,6 +136,14 @@ class LocalFiles:
         return self._drafts / self.path(place).parent.relative_to(self.root)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, mode 0700, and those above it that lack; return once they are on the disk."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in made:
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until what was made, renamed or removed in it is on the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

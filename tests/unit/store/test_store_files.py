@@ -153,6 +153,24 @@ def test_secrets_are_made_once_private_and_beside_the_data(tmp_path):
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
 
 
+def test_secrets_are_on_the_disk_with_their_folder_before_anything_is_sealed_with_them(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def counted(handle):
+        synced.append((os.fstat(handle).st_ino, {path.name for path in (tmp_path / "new").rglob("*_key")}))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    open_secrets(tmp_path / "new", None)
+    folder = tmp_path / "new" / "secrets"
+    of = [names for inode, names in synced if inode == folder.stat().st_ino]
+    assert of == [{"admin_key"}, {"admin_key", "master_key"}, {"admin_key", "master_key"}]
+    assert {path.stat().st_ino for path in (tmp_path, folder.parent)} <= {inode for inode, _ in synced}
+    synced.clear()
+    open_secrets(tmp_path / "new", None)
+    assert synced == []
+
+
 def test_processes_that_start_at_once_agree_on_the_secrets(tmp_path):
     context = multiprocessing.get_context("spawn")
     with context.Pool(4) as pool:
