@@ -1,5 +1,10 @@
 """One truth: tenants, owners, keys, datasets, prefixes, jobs and their erasure. Knows no tensors and no HTTP."""
 
+from collections.abc import Mapping
+from contextlib import suppress
+
+from sqlalchemy import Engine
+
 from prefix_store.audit import Audit, AuditLog
 from prefix_store.backup import Backups
 from prefix_store.blob_cache import BlobCache
@@ -11,16 +16,17 @@ from prefix_store.datasets import Datasets
 from prefix_store.db import Database, SystemDatabase, ping
 from prefix_store.engines import open_engine
 from prefix_store.erasure import Erasures
-from prefix_store.errors import StoreError
+from prefix_store.errors import NotMigrated, StoreError, Unavailable
 from prefix_store.failpoints import arm
 from prefix_store.feed import Acknowledgements, Feed
 from prefix_store.fsck import Fsck
+from prefix_store.installation import Installation
 from prefix_store.janitor import Janitor
 from prefix_store.jobs import Jobs
 from prefix_store.key_lookup import KeyLookup
 from prefix_store.keys import Keys
 from prefix_store.ledger import Ledger
-from prefix_store.local_files import LocalFiles
+from prefix_store.local_files import LocalFiles, make_folder
 from prefix_store.migrate import check_migrated, migrate
 from prefix_store.owners import Owners
 from prefix_store.rates import Rates
@@ -28,14 +34,14 @@ from prefix_store.redis_link import RedisLink
 from prefix_store.registry import Registry
 from prefix_store.restore import Restore
 from prefix_store.sealed_files import SealedFiles
-from prefix_store.secrets_folder import open_secrets
+from prefix_store.secrets_folder import open_secrets, read_keys
 from prefix_store.settings import StoreSettings
 from prefix_store.tenants import Tenants
 from prefix_store.unfinished import UnfinishedErasures
 from prefix_store.usage import Usage
 from prefix_store.wakes import Wakes
 
-__all__ = ["ScopedStore", "Store", "StoreSettings", "open_store"]
+__all__ = ["ScopedStore", "Store", "StoreSettings", "adopt_secrets", "open_store"]
 
 
 class ScopedStore:
@@ -65,9 +71,11 @@ class Store(ScopedStore):
     `scoped` is what it hands to whoever acts for a caller.
     """
 
-    def __init__(self, core: Core, system: SystemDatabase, owner: SystemDatabase) -> None:
+    def __init__(
+        self, core: Core, system: SystemDatabase, owner: SystemDatabase, installation: Installation
+    ) -> None:
         super().__init__(core)
-        self._system, self._owner = system, owner
+        self._system, self._owner, self._installation = system, owner, installation
         self.scoped = ScopedStore(core)
         self.audit = AuditLog(owner, core.secrets.pepper)
         self.ledger = Ledger(
@@ -75,7 +83,7 @@ class Store(ScopedStore):
         )
         self.fsck = Fsck(core, owner)
         self.backups = Backups(core, owner, self.ledger)
-        self.restore = Restore(core, system, owner, self.ledger)
+        self.restore = Restore(core, system, owner, self.ledger, installation)
         self.keys: KeyLookup = KeyLookup(core, system)
         self.erasure: UnfinishedErasures = UnfinishedErasures(core, system)
         self.jobs: Claims = Claims(core, system)
@@ -89,10 +97,27 @@ class Store(ScopedStore):
     def migrate(self) -> None:
         """Bring the database to this code's schema; safe when several processes do it at once."""
         migrate(self.settings)
+        self.settle_if_it_answers()
 
     def check_migrated(self) -> None:
-        """Raise NotMigrated unless this code can run on the schema, UnsafeRole if a role is not what it should be."""
+        """Raise NotMigrated unless this code can run on the schema, UnsafeRole if a role is not what it should be.
+
+        ForeignSecrets: the database belongs to an installation with other secrets.
+        """
         check_migrated(self.settings, self._core.database, self._system)
+        self._installation.settle(self._core.secrets, self._core.blobs)
+
+    def settle_if_it_answers(self) -> None:
+        """Raise ForeignSecrets if the database belongs to an installation with other secrets and can say so by now.
+
+        Leaves no connection open, as opening a store never did.
+        """
+        try:
+            with suppress(Unavailable, NotMigrated):  # for `check_migrated` to say
+                self._installation.settle(self._core.secrets, self._core.blobs)
+        finally:
+            for database in (self._core.database, self._owner):
+                database.close()
 
     def prepare(self) -> None:
         """What a process does before it uses the store: migrates if it is to, then checks."""
@@ -116,23 +141,63 @@ class Store(ScopedStore):
 def open_store(settings: StoreSettings) -> Store:
     """Open a store, making its folders and secrets if they are missing; does not migrate.
 
+    A database that is away is told of by `prepare`, unless the secrets are missing: whether they may be made is the
+    database's to say.
+
     Raises:
         StoreError: an admin key too short to be safe, a damaged key file, or a setting that cannot be right.
+        ForeignSecrets: the database belongs to an installation whose secrets are not those here.
+        Unavailable: secrets are missing, and the database does not answer.
     """
     arm(settings.failpoints)
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(settings.data_dir)
+    engines = _engines(settings)
+    try:
+        return _opened(settings, engines)
+    except BaseException:
+        for engine in engines.values():
+            engine.dispose()
+        raise
+
+
+def adopt_secrets(settings: StoreSettings) -> None:
+    """After a migration by itself: have a database of before `installation` say whose it is, if its secrets are here.
+
+    Raises nothing for secrets that are missing, damaged or another's, nor for a server that is away: the first process
+    that opens the store says so.
+    """
+    with suppress(StoreError, OSError):
+        keys = read_keys(settings.data_dir)
+        engines = _engines(settings)
+        try:
+            owner = SystemDatabase(engines[settings.owner_url])
+            installation = Installation(settings, Database(engines[settings.url]), owner)
+            installation.adopt(keys, Blobs(_files(settings), MasterKey(keys.master_key), None))
+        finally:
+            for engine in engines.values():
+                engine.dispose()
+
+
+def _engines(settings: StoreSettings) -> dict[str, Engine]:
+    urls = (settings.url, settings.system_url, settings.owner_url)
+    return {url: open_engine(url, settings.waits) for url in urls}
+
+
+def _opened(settings: StoreSettings, engines: Mapping[str, Engine]) -> Store:
+    database = Database(engines[settings.url])
+    system, owner = (SystemDatabase(engines[url]) for url in (settings.system_url, settings.owner_url))
+    installation = Installation(settings, database, owner)
+    installation.allow_new_secrets()
     secrets = open_secrets(settings.data_dir, settings.admin_key)
-    (settings.data_dir / "data").mkdir(exist_ok=True, mode=0o700)
+    data = settings.data_dir / "data"
+    data.mkdir(exist_ok=True, mode=0o700)
     key = MasterKey(secrets.master_key)
     link = _link(settings, key)
     blobs = Blobs(_files(settings), key, _cache(settings, link))
-    engines = {
-        url: open_engine(url, settings.waits)
-        for url in (settings.url, settings.system_url, settings.owner_url)
-    }
-    audit = Audit(secrets.pepper, Ledger(settings.ledger_folder, secrets.pepper, settings.data_dir / "data"))
-    core = Core(settings, Database(engines[settings.url]), blobs, secrets, audit, link)
-    return Store(core, *(SystemDatabase(engines[url]) for url in (settings.system_url, settings.owner_url)))
+    audit = Audit(secrets.pepper, Ledger(settings.ledger_folder, secrets.pepper, data))
+    store = Store(Core(settings, database, blobs, secrets, audit, link), system, owner, installation)
+    store.settle_if_it_answers()
+    return store
 
 
 def _files(settings: StoreSettings) -> SealedFiles:

@@ -66,6 +66,11 @@ class Audit:
         """Have a restore of an older backup do `action` to what is there by then; in the ledger alone."""
         self._remember(action, tenant_id, object_id, _now(connection))
 
+    def began(self, connection: Connection) -> bool | None:
+        """Whether the log's first entry was sealed with this pepper; None if there is no entry. For the tables' owner."""
+        row = connection.execute(select(audit).where(audit.c.seq == 1)).first()
+        return None if row is None else hmac.compare_digest(self._mac("", _entry(row)), row.mac)
+
     def _remember(self, action: str, tenant_id: str, object_id: str, at: float) -> None:
         if self._ledger is not None:
             self._ledger.append(action, tenant_id, object_id, at)

@@ -38,6 +38,11 @@ class Place:
         return header + b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
 
+def key_id_of(sealed: bytes) -> bytes | None:
+    """Id of the key that an envelope says it was sealed with; None if this is no envelope."""
+    return sealed[len(MAGIC) : len(MAGIC) + _KEY_ID] if sealed.startswith(MAGIC) else None
+
+
 class MasterKey:
     """One 256-bit key and its id, which every envelope names so that keys can be rotated."""
 

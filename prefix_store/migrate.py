@@ -45,7 +45,7 @@ def migrate(settings: StoreSettings) -> None:
     """
     database = SystemDatabase(open_engine(settings.owner_url, settings.waits))
     try:
-        with _told_why(), alone(database, settings.data_dir), database.write() as connection:
+        with told_why(), alone(database, settings.data_dir), database.write() as connection:
             if not database.is_sqlite:
                 connection.execute(text("; ".join(f"SET LOCAL {wait} = 0" for wait in _NO_WAITS)))
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
@@ -77,7 +77,7 @@ def check_migrated(settings: StoreSettings, database: Database, system: SystemDa
     """
     head = ScriptDirectory.from_config(_config()).get_current_head()
     try:
-        with _told_why(), database.read(NOWHERE) as connection:
+        with told_why(), database.read(NOWHERE) as connection:
             current = MigrationContext.configure(connection).get_current_revision()
             if current != head and not _is_newer(connection):
                 found = "no schema" if current is None else f"schema {current}"
@@ -87,7 +87,7 @@ def check_migrated(settings: StoreSettings, database: Database, system: SystemDa
             if not database.is_sqlite:
                 check_role(connection, settings.system_url if settings.two_roles else None)
         if settings.two_roles:
-            with _told_why(), system.read() as connection:
+            with told_why(), system.read() as connection:
                 check_role(connection, settings.url)
                 warn_without_vacuum(connection)
     except ProgrammingError as error:  # no such table, or none that the role may read
@@ -121,7 +121,7 @@ def _is_newer(connection: Connection) -> bool:
 
 
 @contextmanager
-def _told_why() -> Iterator[None]:
+def told_why() -> Iterator[None]:
     """At a start the operator is told what the server or the network said; no password stands in it."""
     try:
         yield
@@ -146,7 +146,7 @@ def start_restore(database: SystemDatabase, revision: str) -> None:
         StoreError: the database is not empty.
         NotMigrated: the backup is of newer code.
     """
-    with _told_why(), database.write() as connection:
+    with told_why(), database.write() as connection:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is not None:
             raise StoreError("the database is not empty; name one that was made anew")
@@ -167,7 +167,7 @@ def migrate_restored(database: SystemDatabase, settings: StoreSettings, revision
     Raises:
         NotMigrated: the backup is of newer code.
     """
-    with _told_why(), database.write() as connection:
+    with told_why(), database.write() as connection:
         if not database.is_sqlite:
             connection.execute(text("; ".join(f"SET LOCAL {wait} = 0" for wait in _NO_WAITS)))
         if revision is not None:
@@ -177,6 +177,11 @@ def migrate_restored(database: SystemDatabase, settings: StoreSettings, revision
         if settings.two_roles:
             grant(connection, settings.url, settings.system_url)
         _mark(connection, RESTORING)
+
+
+def is_being_restored(connection: Connection) -> bool:
+    """Whether a backup is being put into this database, or was and did not come to its end."""
+    return MigrationContext.configure(connection).get_current_revision() == RESTORING
 
 
 def finish_restore(database: SystemDatabase) -> None:

@@ -23,6 +23,7 @@ from prefix_store.db import SystemDatabase
 from prefix_store.engines import open_engine
 from prefix_store.errors import StoreError
 from prefix_store.failpoints import failpoint
+from prefix_store.installation import Installation
 from prefix_store.ledger import Ledger, LedgerEntry
 from prefix_store.litter import note
 from prefix_store.local_files import sync_folder
@@ -46,8 +47,16 @@ class Restored:
 class Restore:
     """Run once, on an empty store whose secrets are those of the backup."""
 
-    def __init__(self, core: Core, system: SystemDatabase, owner: SystemDatabase, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        core: Core,
+        system: SystemDatabase,
+        owner: SystemDatabase,
+        ledger: Ledger,
+        installation: Installation,
+    ) -> None:
         self._core, self._system, self._owner, self._ledger = core, system, owner, ledger
+        self._installation = installation
 
     def run(self, folder: Path, ledgers: Sequence[Path] = (), *, without_ledger: bool = False) -> Restored:
         """Restore the backup in `folder`.
@@ -89,6 +98,7 @@ class Restore:
             replayed = Replay(self._core).apply(entries)
             failpoint("restore.after_ledger")
             still = UnfinishedErasures(self._core, self._system).resume()
+            self._installation.claim(secrets)  # the manifest was sealed with them; an older backup has no row
             finish_restore(self._owner)
         return Restored(manifest, replayed, still)
 

@@ -39,6 +39,7 @@ APPLICATION: dict[str, tuple[str, ...]] = {
     "counters": ("SELECT", "UPDATE"),
     "changes": ("INSERT",),
     "processes": ("SELECT",),
+    "installation": ("SELECT", "INSERT"),
     "audit": ("SELECT (seq, mac)", "INSERT"),
 }
 _CLAIMED = "status, attempt, crashes, company, worker, lease_until, started_at"

@@ -1,6 +1,4 @@
-"""Every table. Private to this package; owned rows carry tenant and owner in their keys, and foreign
-keys carry both, so that a reference across owners cannot be stored.
-"""
+"""Every table, private to this package. Keys of owned rows carry tenant and owner; no foreign key leads across."""
 
 from sqlalchemy import (
     JSON,
@@ -30,11 +28,7 @@ def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Inde
 
 
 def _owned(*more: Column[object]) -> list[Column[object]]:
-    return [
-        Column("tenant_id", String, primary_key=True),
-        Column("owner_id", String, primary_key=True),
-        *more,
-    ]
+    return [*(Column[object](name, String, primary_key=True) for name in ("tenant_id", "owner_id")), *more]
 
 
 def _of_owner() -> ForeignKeyConstraint:
@@ -296,5 +290,11 @@ idempotency = Table(
     Column("request_hash", String, nullable=False),
     Column("object_id", String, nullable=False),
     Column("created_at", Float, nullable=False),
+)
+installation = Table(
+    "installation",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    *(Column(name, String, nullable=False) for name in ("key_id", "pepper_proof")),
 )
 compatibility = Table("compatibility", metadata, Column("oldest", String, primary_key=True))

@@ -44,11 +44,13 @@ def migrate(
 
     Opens the store directly.
     """
-    from prefix_store.migrate import migrate as bring_up  # noqa: PLC0415 - SQLAlchemy takes a second to load
+    from prefix_store import adopt_secrets  # noqa: PLC0415 - SQLAlchemy takes a second to load
+    from prefix_store.migrate import migrate as bring_up  # noqa: PLC0415
 
     with _refusing():
         settings = _settings(data_dir, database_url, system_database_url, owner_database_url)
         bring_up(settings)
+        adopt_secrets(settings)
         if make_bucket:
             _make_bucket(settings)
     out().print(plain(f"the store in {data_dir} is up to date"))

@@ -18,7 +18,7 @@ from prefix_store.reach import NOWHERE, OPERATOR, Reach
 from prefix_store.scope import Admin
 from prefix_store.tables import metadata, owners, tenants
 
-NOBODYS = {"counters", "processes", "compatibility"}  # numbers and ids of processes, of no tenant
+NOBODYS = {"counters", "processes", "compatibility", "installation"}  # of no tenant
 OF_TENANTS = set(metadata.tables) - NOBODYS
 
 pytestmark = pytest.mark.parametrize("database_url", DATABASES[1:], indirect=True)
