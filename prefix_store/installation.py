@@ -50,12 +50,10 @@ class Installation:
         """
         if lacking(self._data_dir) is None or not self._asked(_is_used):
             return
-        path = lacking(
-            self._data_dir
-        )  # again: another process may have made them, and then filled the database
+        path = lacking(self._data_dir)  # again: another process may have made them, then filled the database
         if path is not None:
             raise ForeignSecrets(
-                f"{path} is not there, but the database has data of an installation with secrets: {_MEND}"
+                f"{path} is not there, but the database belongs to an installation that has secrets: {_MEND}"
             )
 
     def settle(self, secrets: Keys, blobs: Blobs) -> None:
@@ -140,9 +138,8 @@ class Installation:
     def _began_the_log(self, secrets: Keys) -> bool | None:
         try:
             with self._owner.read() as connection:
-                return (
-                    Audit(secrets.pepper).began(connection) is not False
-                )  # with no entry none can be spoilt
+                began = Audit(secrets.pepper).began(connection)
+                return began is not False  # where there is no entry, none can be spoilt
         except ProgrammingError:  # only the tables' owner may read the log
             return None
 
