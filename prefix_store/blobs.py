@@ -174,6 +174,10 @@ class Blobs:
             self._cache.forget_owner(tenant_id, owner_id)
         self.files.delete_owner(tenant_id, owner_id)
 
+    def away(self) -> bool:
+        """Whether the storage did not answer when it was last asked, so that asking for many files is no use now."""
+        return self.files.away()
+
     def forgotten(self) -> bool:
         """Whether no cache can hold what this process has removed."""
         return self._cache is None or self._cache.settle()

@@ -86,6 +86,10 @@ class ObjectStorage:
         self._breaker = Breaker(_PAUSE_S, _PAUSE_S)
         self._versions = BucketVersions(address, self._breaker)
 
+    def away(self) -> bool:
+        """Whether the store did not answer when it was last asked."""
+        return self._breaker.shut
+
     def draft(self, place: Place) -> ObjectDraft:
         """Begin a file."""
         path_of(place)

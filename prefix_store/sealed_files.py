@@ -35,6 +35,9 @@ class SealedFiles(Protocol):
 
     late_seconds: float
 
+    def away(self) -> bool:
+        """Whether nothing answered when it was last asked; one file that cannot be removed is no sign of that."""
+
     def draft(self, place: Place) -> Draft:
         """Begin a file."""
 
