@@ -48,6 +48,11 @@ class LocalDraft:
             sync_folder(folder.parent)
         sync_folder(self._final.parent)
 
+    def sealed(self) -> bytes:
+        """What was written."""
+        self._file.flush()
+        return self._draft.read_bytes()
+
     def abort(self) -> None:
         """Remove the draft."""
         with contextlib.suppress(OSError):  # a full disk may refuse the last buffer too
