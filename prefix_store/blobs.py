@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 from prefix_store.blob_cache import BlobCache
 from prefix_store.crypto import MasterKey, Place
@@ -20,6 +21,7 @@ from prefix_store.sealed_files import Draft, SealedFiles
 log = logging.getLogger(__name__)
 
 _MANY = 10_000
+_moving = Lock()  # a file is in memory twice while it is moved: one at a time is
 
 
 @contextmanager
@@ -40,7 +42,7 @@ class BlobWriter:
     """One file being written; `commit` makes it visible, anything else leaves nothing."""
 
     def __init__(self, draft: Draft, key: MasterKey, place: Place) -> None:
-        self._draft = draft
+        self._draft, self._key, self.place = draft, key, place
         self._sealer = key.sealer(place)
         self._digest = hashlib.sha256()
         self.size = 0
@@ -59,6 +61,7 @@ class BlobWriter:
         Raises:
             Unavailable: the object storage does not answer, or the disk takes nothing more; nothing that anybody names
                 was stored.
+            Unanswered: one who writes it anew, for another place, may: `moved`.
             NoRoom: the disk is full.
         """
         try:
@@ -71,6 +74,14 @@ class BlobWriter:
         with _disk():
             self._draft.commit()
         return self._digest.hexdigest()
+
+    def moved(self, draft: Draft, place: Place) -> "BlobWriter":
+        """The same file for another place, behind a commit that was Unanswered; this one is over."""
+        writer = BlobWriter(draft, self._key, place)
+        with _moving:
+            writer.write(self._key.open(self._draft.sealed(), self.place))
+        self.abort()
+        return writer
 
     def abort(self) -> None:
         """Leave nothing behind; nothing happens after `commit`."""
@@ -100,10 +111,15 @@ class Blobs:
         writer = self.writer(place)
         try:
             writer.write(data)
+            return writer.commit()
         except Unavailable:
             writer.abort()
             raise
-        return writer.commit()
+
+    def moved(self, writer: BlobWriter, place: Place) -> BlobWriter:
+        """See `BlobWriter.moved`."""
+        with _disk():
+            return writer.moved(self.files.draft(place), place)
 
     def read(self, place: Place, sha256: str, *, stands: Callable[[], bool] | None = None) -> bytes:
         """Return the plaintext; with `stands` it looks into the cache first and leaves the sealed bytes there.
@@ -173,6 +189,10 @@ class Blobs:
         if self._cache is not None:
             self._cache.forget_owner(tenant_id, owner_id)
         self.files.delete_owner(tenant_id, owner_id)
+
+    def away(self) -> bool:
+        """Whether the storage did not answer when it was last asked, so that asking for many files is no use now."""
+        return self.files.away()
 
     def forgotten(self) -> bool:
         """Whether no cache can hold what this process has removed."""

@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from prefix_store.breaker import Breaker, Shut
 from prefix_store.bucket_credentials import BucketCredentials
 from prefix_store.errors import StoreError, Unavailable
+from prefix_store.misses import Misses
 
 log = logging.getLogger(__name__)
 
@@ -145,40 +146,67 @@ class BucketVersions:
 
         Uploads go first: one that is completed meanwhile is then among the versions.
 
+        What is refused holds up nothing else, unless the store is away.
+
         Raises:
             Unavailable: something may be left; do it again.
         """
-        self.end_uploads(key, exactly=not below)
+        misses = self._misses()
+        with misses.passed():
+            self.end_uploads(key, exactly=not below)
+        if misses.away:
+            misses.tell()
         found = [version for version in self.below(key) if below or version.key == key]
         for start in range(0, len(found), _AT_ONCE):
-            wanted = [
-                {"Key": version.key, "VersionId": version.id} for version in found[start : start + _AT_ONCE]
-            ]
-            with self._reached():
-                answer = self._access.client().delete_objects(
-                    Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True}
-                )
-            refused = [error for error in answer.get("Errors", []) if error.get("Code") not in _GONE]
-            if refused:
-                raise unavailable(str(refused[0].get("Code")))
+            with misses.passed():
+                self._remove(found[start : start + _AT_ONCE])
+            if misses.away:
+                break
+        misses.tell()
+
+    def _misses(self) -> Misses:
+        return Misses(lambda: self._breaker.shut)
+
+    def _remove(self, found: Sequence[ObjectVersion]) -> None:
+        wanted = [{"Key": version.key, "VersionId": version.id} for version in found]
+        with self._reached():
+            answer = self._access.client().delete_objects(
+                Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True}
+            )
+        refused = [error for error in answer.get("Errors", []) if error.get("Code") not in _GONE]
+        if refused:
+            raise unavailable(str(refused[0].get("Code")))
 
     def end_uploads(self, prefix: str, *, older_than: float | None = None, exactly: bool = False) -> None:
-        """End unfinished multipart uploads of keys that begin with `prefix`, or are it, of so many seconds or all."""
+        """End unfinished multipart uploads of keys that begin with `prefix`, or are it, of so many seconds or all.
+
+        Raises:
+            Unavailable: some may be left.
+        """
         with self._reached():
             pages = self._access.client().get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
-                for upload, age in _with_ages(page, ("Uploads",), "Initiated"):
-                    key = upload["Key"]
-                    mine = key == prefix if exactly else key.startswith(prefix)
-                    if mine and (older_than is None or age > older_than):
-                        self._end(key, upload["UploadId"])
+            found = [
+                (upload["Key"], upload["UploadId"])
+                for page in pages.paginate(Bucket=self._bucket, Prefix=prefix)
+                for upload, age in _with_ages(page, ("Uploads",), "Initiated")
+                if older_than is None or age > older_than
+            ]
+        misses = self._misses()
+        for key, upload_id in found:
+            if key == prefix or (not exactly and key.startswith(prefix)):
+                with misses.passed():
+                    self._end(key, upload_id)
+            if misses.away:
+                break
+        misses.tell()
 
     def _end(self, key: str, upload_id: str) -> None:
-        try:
-            self._access.client().abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
-        except ClientError as error:  # completed or ended meanwhile
-            if error.response["Error"].get("Code") not in _GONE:
-                raise
+        with self._reached():
+            try:
+                self._access.client().abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+            except ClientError as error:  # completed or ended meanwhile
+                if error.response["Error"].get("Code") not in _GONE:
+                    raise
 
     @contextmanager
     def _reached(self) -> Iterator[None]:

@@ -27,8 +27,8 @@ from sqlalchemy import (
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
-from prefix_store.errors import Corrupt, NoCheckpoint, NotFound
-from prefix_store.intents import withdraw
+from prefix_store.errors import Corrupt, NoCheckpoint, NotFound, Unanswered
+from prefix_store.intents import beside, withdraw
 from prefix_store.litter import note
 from prefix_store.names import ModelName, prefix_name
 from prefix_store.rows import Change, change, one
@@ -68,15 +68,26 @@ class Sealed:
 def seal(
     core: Core, files: Iterable[tuple[Place, bytes]], put: Callable[[Place, bytes], str]
 ) -> list[Sealed]:
-    """Write files by `put`, which announces each, all or none; whoever does not keep them withdraws them."""
+    """Write files by `put`, which announces each, all or none; whoever does not keep them withdraws them.
+
+    One that the storage did not answer is written anew, once, in another place: they are where the result says.
+    """
     written: list[Sealed] = []
     try:
         for place, payload in files:
-            written.append(Sealed(place, put(place, payload)))
+            written.append(_sealed(place, payload, put))
     except Exception:  # a worker holds on to what it has trained and tries again: no litter each time
         withdraw(core, [file.place for file in written])
         raise
     return written
+
+
+def _sealed(place: Place, payload: bytes, put: Callable[[Place, bytes], str]) -> Sealed:
+    try:
+        return Sealed(place, put(place, payload))
+    except Unanswered:
+        elsewhere = beside(place)
+        return Sealed(elsewhere, put(elsewhere, payload))
 
 
 def load_state(core: Core, owner: Owner, job_id: str) -> bytes | None:

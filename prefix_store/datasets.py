@@ -17,7 +17,7 @@ from prefix_store.db import db_now, of_all_owners, widen
 from prefix_store.errors import Corrupt, Invalid, NoRoom, NotFound, StoreError, TooLarge, Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.idempotency import forget, remember, replayed
-from prefix_store.intents import announced, named, withdraw
+from prefix_store.intents import committed, named, withdraw
 from prefix_store.job_rows import Claim, cancel_jobs
 from prefix_store.jsonl import LineChecker
 from prefix_store.litter import clear_soon, note
@@ -104,8 +104,9 @@ class DatasetWriter:
         try:
             self._lines.finish()
             alive = partial(lock_owners, tenant_id=self._place.tenant_id, owner_ids=[self._place.owner_id])
-            with announced(self._core, self._place, alive):
-                size, sha256 = self._blob.size, self._blob.commit()
+            size = self._blob.size
+            self._place, sha256 = committed(self._core, self._blob, alive)
+            self.id = self._place.object_id
         finally:
             self._blob.abort()
         try:

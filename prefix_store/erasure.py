@@ -5,8 +5,11 @@ an owner lies in its own prefixes and in task versions that name it as a source;
 removing these removes everything. An erasure stays `purging` while a worker may still hold the owner's data.
 """
 
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -14,10 +17,11 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from prefix_store.checkpoints import tell_gone
 from prefix_store.core import Core
 from prefix_store.db import db_now, widen
-from prefix_store.errors import NotFound
+from prefix_store.errors import NotFound, Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.job_rows import cancel_jobs
-from prefix_store.litter import clear
+from prefix_store.litter import clear, waited_for
+from prefix_store.misses import Misses
 from prefix_store.names import new_id
 from prefix_store.owners import find_owner, lock_owners, lock_tenant
 from prefix_store.purged_rows import fold_usage, purge_rows, touching
@@ -37,6 +41,8 @@ from prefix_store.tables import (
     usage,
     version_sources,
 )
+
+log = logging.getLogger(__name__)
 
 _BATCH = 100  # owners of a tenant whose rows go in one transaction
 REASON = "Fine-tuning job cancelled: an owner of its data was erased"
@@ -158,11 +164,15 @@ class Erasures:
         with self._core.database.read(OPERATOR) as connection:
             return connection.execute(select(erasures).where(erasures.c.id == erasure_id)).one()
 
-    def _removed(self, row: Row[Any]) -> bool:
+    def _removed(self, row: Row[Any], turn_seconds: float = inf) -> bool:
         """Remove its rows and files; whether no worker may still hold data of it, and no file of it may still come.
+
+        An owner whose files cannot be removed holds up no other: each that is gone is known to be at once, so that what
+        fails costs only itself. After `turn_seconds` of removing files the rest is left for another time.
 
         Raises:
             Unavailable: files or database do not answer.
+            OSError: the same of a disk.
         """
         with self._core.database.read(Reach(row.tenant_id)) as connection:
             targets = _targets(connection, row)
@@ -173,12 +183,32 @@ class Erasures:
         if row.kind == "tenant":
             self._tenant_rows_removed(row)
         failpoint("erase.after_rows")
-        clear(self._core, row.tenant_id)
+        misses = Misses(self._core.blobs.away)
+        with misses.passed():
+            self._clear_for(row.tenant_id, targets)
+        ended = {owner_id for batch in free for owner_id in batch}
+        until = time.monotonic() + turn_seconds  # from here, so that each turn comes to some files
         for owner_id in left:
-            self._core.blobs.delete_owner(row.tenant_id, owner_id)
+            if misses.away:
+                break
+            with misses.passed():
+                self._core.blobs.delete_owner(row.tenant_id, owner_id)
+                if owner_id in ended:
+                    gone.add(owner_id)
+            if time.monotonic() >= until:
+                break
         failpoint("erase.after_files")
-        gone.update(owner_id for batch in free for owner_id in batch)
-        return len(free) == len(batches)
+        misses.tell()
+        return gone.issuperset(left)
+
+    def _clear_for(self, tenant_id: str, owner_ids: Sequence[str]) -> None:
+        """Remove noted files; only one that an erasure of these owners waits for makes it fail."""
+        try:
+            clear(self._core, tenant_id)
+        except (Unavailable, OSError):
+            if waited_for(self._core, tenant_id, owner_ids):
+                raise
+            log.warning("noted files are removed later")
 
     def _rows_removed(self, row: Row[Any], owner_ids: Sequence[str]) -> bool:
         """Remove rows of some owners in a transaction of their own: what is held meanwhile, others wait for."""

@@ -92,6 +92,10 @@ class Unsent(Unavailable):
     """The object storage was not even asked, so nothing can come of it later."""
 
 
+class Unanswered(Unavailable):
+    """The object storage is there, but did not answer this one file, which may come at any time: write it anew, elsewhere."""
+
+
 class NoRoom(Unavailable):
     """The disk, or the database's, is full; nothing was stored."""
 

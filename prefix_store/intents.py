@@ -12,15 +12,18 @@ is never named afterwards.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
+from prefix_store.blobs import BlobWriter
 from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.db import db_now
-from prefix_store.errors import NoRoom, Unavailable, Unsent
+from prefix_store.errors import NoRoom, Unanswered, Unavailable, Unsent
 from prefix_store.failpoints import failpoint
 from prefix_store.litter import note
+from prefix_store.names import new_id
 from prefix_store.reach import Reach
 from prefix_store.tables import intents
 
@@ -43,6 +46,11 @@ def announce(
     failpoint("intent.noted")
 
 
+def beside(place: Place) -> Place:
+    """Another place for the same file: what was sent to the first may come whatever becomes of the second."""
+    return replace(place, object_id=new_id(place.object_id.partition("-")[0]))
+
+
 @contextmanager
 def announced(
     core: Core, place: Place, may: Callable[[Connection], object], job_id: str | None = None
@@ -54,6 +62,23 @@ def announced(
     except (NoRoom, Unsent) as error:
         withdraw(core, [place], sent=not isinstance(error, Unsent))
         raise
+
+
+def committed(core: Core, writer: BlobWriter, may: Callable[[Connection], object]) -> tuple[Place, str]:
+    """`announce` an upload and make it visible; return where it lies, and the SHA-256 of its plaintext in hex.
+
+    One that the storage did not answer is written once more in another place: who sent it has nothing to do anew.
+    """
+    try:
+        with announced(core, writer.place, may):
+            return writer.place, writer.commit()
+    except Unanswered:
+        again = core.blobs.moved(writer, beside(writer.place))
+    try:
+        with announced(core, again.place, may):
+            return again.place, again.commit()
+    finally:
+        again.abort()
 
 
 def named(connection: Connection, places: Sequence[Place]) -> None:

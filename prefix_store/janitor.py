@@ -6,12 +6,14 @@ from sqlalchemy import select
 
 from prefix_store.core import Core
 from prefix_store.crypto import Place
-from prefix_store.db import SystemDatabase
+from prefix_store.db import SystemDatabase, ping
+from prefix_store.errors import Unavailable
 from prefix_store.failpoints import failpoint
 from prefix_store.feed import Feed
 from prefix_store.idempotency import trim
 from prefix_store.intents import give_up
 from prefix_store.litter import clear
+from prefix_store.misses import Misses
 from prefix_store.named_files import NAMING
 from prefix_store.reach import Reach
 from prefix_store.tables import LIVE, intents, owners, tenants
@@ -29,7 +31,11 @@ class Janitor:
         """Remove files that no row names; return how many.
 
         A file younger than `grace_seconds` may be on its way to its row and stays, unless its owner is
-        erased: then no row can come.
+        erased: then no row can come. What cannot be removed, and a tenant whose rows are locked, hold up no other.
+
+        Raises:
+            Unavailable: files or database do not answer, or did not for some; the rest is swept.
+            OSError: the same of a disk.
         """
         found: dict[str, list[tuple[Place, float]]] = defaultdict(list)
         for (
@@ -40,20 +46,39 @@ class Janitor:
         with self._system.read() as connection:
             known = connection.execute(select(tenants.c.id)).scalars().all()
         # A tenant's row outlives it: files of one that has none are another database's, and are left alone.
-        removed = 0
+        removed, misses = 0, Misses(self._core.blobs.away)
         for tenant_id in known:
-            with self._core.database.write(Reach(tenant_id)) as connection:
-                failpoint("sweep.before_trim")
-                trim(connection, tenant_id, _DAY)
-                # Before their files go: a machine that slept in front of its row is then refused it.
-                give_up(connection, intents.c.tenant_id == tenant_id, grace_seconds)
-            removed += self._sweep_files(tenant_id, found.get(tenant_id, []), grace_seconds)
-            clear(self._core, tenant_id)
-        self._core.blobs.sweep_drafts(grace_seconds)
+            try:
+                removed += self._sweep_tenant(tenant_id, found.get(tenant_id, []), grace_seconds, misses)
+            except Unavailable as error:
+                ping(self._core.database, self._system)  # if it is away, it is for the other tenants too
+                misses.add(error)
+        if not misses.away:
+            with misses.passed():
+                self._core.blobs.sweep_drafts(grace_seconds)
         self._feed.trim(_DAY)
+        misses.tell()
         return removed
 
-    def _sweep_files(self, tenant_id: str, files: list[tuple[Place, float]], grace_seconds: float) -> int:
+    def _sweep_tenant(
+        self, tenant_id: str, files: list[tuple[Place, float]], grace_seconds: float, misses: Misses
+    ) -> int:
+        with self._core.database.write(Reach(tenant_id)) as connection:
+            failpoint("sweep.before_trim")
+            trim(connection, tenant_id, _DAY)
+            # Before their files go: a machine that slept in front of its row is then refused it.
+            give_up(connection, intents.c.tenant_id == tenant_id, grace_seconds)
+        if misses.away:
+            return 0
+        removed = self._sweep_files(tenant_id, files, grace_seconds, misses)
+        if not misses.away:
+            with misses.passed():
+                clear(self._core, tenant_id)
+        return removed
+
+    def _sweep_files(
+        self, tenant_id: str, files: list[tuple[Place, float]], grace_seconds: float, misses: Misses
+    ) -> int:
         if not files:
             return 0
         alive = select(owners.c.owner_id).where(owners.c.tenant_id == tenant_id, owners.c.state == LIVE)
@@ -75,7 +100,12 @@ class Janitor:
             if place not in named
             and (place.owner_id not in living or (age > grace_seconds and place not in noted))
         ]
+        removed = 0
         for place in orphans:
-            failpoint("sweep.before_unlink")
-            self._core.blobs.delete(place)
-        return len(orphans)
+            if misses.away:
+                break
+            with misses.passed():
+                failpoint("sweep.before_unlink")
+                self._core.blobs.delete(place)
+                removed += 1
+        return removed

@@ -89,8 +89,8 @@ class Leases(Telling):
         """
         files = [(self._place(claim, "state"), payload)]
         files += [] if best is None else [(self._place(claim, "ckpt"), best.payload)]
-        places = [place for place, _ in files]
         state, *kept = seal(self._core, files, partial(self._put, claim))
+        places = [state.place, *(file.place for file in kept)]
         failpoint("checkpoint.after_seal")
         try:
             with self._core.database.write(claim.owner.reach) as connection:

@@ -6,7 +6,8 @@ that it holds no copy, or the copies' time is over: what one process still owes 
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby
 
 from sqlalchemy import Connection, delete, insert, select
 
@@ -14,6 +15,7 @@ from prefix_store.core import Core
 from prefix_store.crypto import Place
 from prefix_store.errors import Unavailable
 from prefix_store.failpoints import failpoint
+from prefix_store.misses import Misses
 from prefix_store.reach import Reach
 from prefix_store.tables import litter
 
@@ -40,24 +42,64 @@ def clear_soon(core: Core, tenant_id: str) -> None:
 def clear(core: Core, tenant_id: str) -> int:
     """Remove every noted file of a tenant, then its note; return how many. May be repeated at any time.
 
+    One that cannot be removed (a legal hold, a bad block) holds up none of the others.
+
     Raises:
         Unavailable: files or database do not answer; what is left stays noted, as does what may lie in Redis.
+        OSError: the same of a disk.
     """
-    reach = Reach(tenant_id)
-    with core.database.read(reach) as connection:
-        noted = select(litter).where(litter.c.tenant_id == tenant_id)
-        places = [Place(*row) for row in connection.execute(noted)]
+    places = _noted(core, tenant_id)
     if not places:
         return 0
     failpoint("litter.before_unlink")
-    gone = [place for place in places if core.blobs.delete(place)]
-    core.blobs.sync(places)
+    misses = Misses(core.blobs.away)
+    gone: list[Place] = []
+    for _, of in groupby(places, key=lambda place: place.owner_id):
+        gone += _removed(core, list(of), misses)
     failpoint("litter.after_unlink")
-    if not gone:  # Redis is away: nobody is to wait for the database's one writer, again and again
-        return 0
-    with core.database.write(reach) as connection:
+    if gone:  # else Redis may be away: nobody is to wait for the database's one writer, again and again
+        _strike(core, tenant_id, gone)
+    misses.tell()
+    return len(gone)
+
+
+def waited_for(core: Core, tenant_id: str, owner_ids: Collection[str]) -> bool:
+    """Whether a file is noted that an erasure of these owners waits for: theirs, or what may have learned from them.
+
+    A note does not say why it was made. Of other owners it may be a version or a checkpoint that learned from
+    these, but no `file-...`: that is somebody's own upload, or a run's numbers, which stay with their owner anyway.
+    """
+    of = set(owner_ids)
+    return any(
+        place.owner_id in of or not place.object_id.startswith("file-") for place in _noted(core, tenant_id)
+    )
+
+
+def _noted(core: Core, tenant_id: str) -> Sequence[Place]:
+    """What is noted, an owner's together."""
+    noted = select(litter).where(litter.c.tenant_id == tenant_id).order_by(litter.c.owner_id)
+    with core.database.read(Reach(tenant_id)) as connection:
+        return [Place(*row) for row in connection.execute(noted)]
+
+
+def _removed(core: Core, places: Sequence[Place], misses: Misses) -> Sequence[Place]:
+    """Of one owner's files those that are gone, which is on the disk, and of which no cache holds a copy."""
+    gone = []
+    for place in places:
+        if misses.away:
+            break
+        with misses.passed():
+            if core.blobs.delete(place):
+                gone.append(place)
+    with misses.passed():
+        core.blobs.sync(places)
+        return gone
+    return []
+
+
+def _strike(core: Core, tenant_id: str, gone: Sequence[Place]) -> None:
+    with core.database.write(Reach(tenant_id)) as connection:
         for at in range(0, len(gone), _MANY):
             ids = [place.object_id for place in gone[at : at + _MANY]]
             mine = (litter.c.tenant_id == tenant_id, litter.c.object_id.in_(ids))
             connection.execute(delete(litter).where(*mine))
-    return len(gone)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prefix_store.crypto import Place
 from prefix_store.failpoints import failpoint
+from prefix_store.misses import Misses
 from prefix_store.sealed_files import path_of
 
 
@@ -47,6 +48,11 @@ class LocalDraft:
             sync_folder(folder.parent)
         sync_folder(self._final.parent)
 
+    def sealed(self) -> bytes:
+        """What was written."""
+        self._file.flush()
+        return self._draft.read_bytes()
+
     def abort(self) -> None:
         """Remove the draft."""
         with contextlib.suppress(OSError):  # a full disk may refuse the last buffer too
@@ -63,6 +69,10 @@ class LocalFiles:
         self.root = root
         self._drafts = root / "tmp"
         self._drafts.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def away(self) -> bool:
+        """A folder is there; a disk that fails says so at once."""
+        return False
 
     def draft(self, place: Place) -> LocalDraft:
         """Begin a file; its draft lies with its owner's, so that it goes with the owner."""
@@ -123,10 +133,12 @@ class LocalFiles:
     def sweep_drafts(self, older_than: float) -> None:
         """Remove drafts that a killed process left, `older_than` seconds old."""
         now = time.clock_gettime(time.CLOCK_REALTIME)
+        misses = Misses()
         for path in self._drafts.glob("*/*/*"):
-            with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+            with misses.passed(), contextlib.suppress(FileNotFoundError):  # finished meanwhile
                 if now - path.stat().st_mtime > older_than:
                     path.unlink()
+        misses.tell()
 
     def path(self, place: Place) -> Path:
         """Where a file lies."""

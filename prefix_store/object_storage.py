@@ -7,6 +7,7 @@ uploads, which obstore cannot, is in `bucket_versions.py`. Whatever the store do
 
 import secrets
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,7 +24,7 @@ from obstore.store import S3Store
 from prefix_store.breaker import Breaker, Shut
 from prefix_store.bucket_versions import BucketAddress, BucketVersions, credentials_of, unavailable
 from prefix_store.crypto import Place
-from prefix_store.errors import Unsent
+from prefix_store.errors import Unanswered, Unavailable, Unsent
 from prefix_store.failpoints import failpoint
 from prefix_store.sealed_files import path_of, place_of
 
@@ -51,18 +52,27 @@ class ObjectDraft:
         self._file.write(sealed)
 
     def commit(self) -> None:
-        """Send the file.
+        """Send the file, once.
 
         Raises:
+            Unanswered: the store is there, but whether the file is or comes is not known; `sealed` has it still.
             Unavailable: whether it is there is not known; no row may name it.
             FileExistsError: another file has this id.
         """
         try:
             with self._storage.room(self._file.tell()):
-                self._file.seek(0)
-                self._storage.create(self._place, self._file.read())
-        finally:
+                self._storage.create(self._place, self.sealed())
+        except Unanswered:
+            raise
+        except BaseException:
             self.abort()
+            raise
+        self.abort()
+
+    def sealed(self) -> bytes:
+        """What was written."""
+        self._file.seek(0)
+        return self._file.read()
 
     def abort(self) -> None:
         """Let go of the bytes."""
@@ -78,13 +88,19 @@ class ObjectStorage:
     """
 
     def __init__(self, address: BucketAddress, scratch: Path) -> None:
-        self._store, self._scratch = _store(address.server), scratch
+        self._store, self._scratch = _store(address.server, _RETRIES), scratch
+        # A PUT that was cut may live on in the store. Sent again, it could land when its second's object is removed.
+        self._once = _store(address.server, 0)
         self._prefix, self._seconds = address.prefix, address.seconds
-        # One that waits for its turn, is sent twice as long at most, and may then still be at the store's own door.
+        # One that waits for its turn, is sent once, is looked for, and may then still be at the store's own door.
         self.late_seconds = 4 * address.seconds
         self._large = Semaphore(_LARGE_AT_ONCE)
         self._breaker = Breaker(_PAUSE_S, _PAUSE_S)
         self._versions = BucketVersions(address, self._breaker)
+
+    def away(self) -> bool:
+        """Whether the store did not answer when it was last asked."""
+        return self._breaker.shut
 
     def draft(self, place: Place) -> ObjectDraft:
         """Begin a file."""
@@ -109,31 +125,51 @@ class ObjectStorage:
             self._large.release()
 
     def create(self, place: Place, sealed: bytes) -> None:
-        """Store an object that is not there yet.
+        """Store an object that is not there yet; it is sent once.
 
         Raises:
-            Unavailable: see `ObjectDraft.commit`.
+            Unanswered, Unavailable: see `ObjectDraft.commit`.
             FileExistsError: another object has this name.
         """
-        key = self._key(place)
         try:
             with self._reached():
-                failpoint("object.before_put")
-                obstore.put(self._store, key, sealed, mode="create")
-                failpoint("object.after_put")
-        except AlreadyExistsError:  # by a PUT of ours whose answer was lost, and that was sent again
-            if not secrets.compare_digest(self.read(place) or b"", sealed):
+                self._put(self._key(place), sealed)
+        except AlreadyExistsError:  # by a PUT of ours that its client sent again
+            try:
+                found = self.read(place)
+            except Unsent as error:  # which the reading was; the PUT was not
+                raise Unavailable(str(error)) from None
+            if not secrets.compare_digest(found or b"", sealed):
+                raise FileExistsError("another file has this id") from None
+
+    def _put(self, key: str, sealed: bytes) -> None:
+        began = time.monotonic()
+        try:
+            failpoint("object.before_put")
+            obstore.put(self._once, key, sealed, mode="create")
+            failpoint("object.after_put")
+        except (GenericError, OSError):
+            if time.monotonic() - began > self._seconds / 2:
+                raise
+            # One connection that was cut is no store that is away: that is asked, by a request that may be sent again.
+            found = self._bytes(key)
+            if found is None:
+                raise Unanswered(str(unavailable("a PUT was cut"))) from None
+            if not secrets.compare_digest(found, sealed):
                 raise FileExistsError("another file has this id") from None
 
     def read(self, place: Place) -> bytes | None:
         """An object's bytes; None if there is none."""
         with self._reached():
-            try:
-                return bytes(obstore.get(self._store, self._key(place)).bytes())
-            except FileNotFoundError as error:
-                if _NO_BUCKET in str(error):
-                    raise
-                return None
+            return self._bytes(self._key(place))
+
+    def _bytes(self, key: str) -> bytes | None:
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError as error:
+            if _NO_BUCKET in str(error):
+                raise
+            return None
 
     def delete(self, place: Place) -> None:
         """Remove every version of an object and what is unfinished of it; nothing if there is none."""
@@ -187,7 +223,7 @@ class ObjectStorage:
 
 
 @cache
-def _store(address: BucketAddress) -> S3Store:
+def _store(address: BucketAddress, retries: int) -> S3Store:
     """One for all of a process: it holds the connections."""
     config: Any = {"region": address.region, "checksum_algorithm": "SHA256"}
     if address.endpoint is not None:
@@ -202,5 +238,5 @@ def _store(address: BucketAddress) -> S3Store:
             "connect_timeout": min(_CONNECT, seconds),
             "allow_http": (address.endpoint or "").startswith("http://"),
         },
-        retry_config={"max_retries": _RETRIES, "retry_timeout": seconds},
+        retry_config={"max_retries": retries, "retry_timeout": seconds},
     )

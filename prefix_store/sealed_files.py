@@ -22,7 +22,10 @@ class Draft(Protocol):
         """Make the file durable and visible, or leave nothing and raise."""
 
     def abort(self) -> None:
-        """Leave nothing behind; nothing happens after `commit`."""
+        """Leave nothing behind; nothing happens after `commit`, but for one that raised Unanswered."""
+
+    def sealed(self) -> bytes:
+        """All that was written, until `commit` has ended or `abort`; behind Unanswered until `abort`."""
 
 
 class SealedFiles(Protocol):
@@ -34,6 +37,9 @@ class SealedFiles(Protocol):
     """
 
     late_seconds: float
+
+    def away(self) -> bool:
+        """Whether nothing answered when it was last asked; one file that cannot be removed is no sign of that."""
 
     def draft(self, place: Place) -> Draft:
         """Begin a file."""

@@ -16,6 +16,7 @@ from prefix_store.tables import erasures, litter
 log = logging.getLogger(__name__)
 
 YOUNG_SECONDS = 10.0  # so long the request that began an erasure may itself be at it
+TURN_SECONDS = 10.0  # so long one erasure removes files before another has its turn
 _LONGEST_PAUSE = 16.0
 
 
@@ -70,7 +71,7 @@ class UnfinishedErasures(Erasures):
             pause = min(_LONGEST_PAUSE, 2 * self._tried[one][1])
             self._tried[one] = time.monotonic() + pause, pause
         rows = [self._row(one) for one in due]
-        removed = [row for row in rows if row.state != "done" and self._removed_now(row)]
+        removed = [row for row in rows if row.state != "done" and self._taken_turn(row)]
         # What lacks only a scrub, which somebody's transaction held up, is not put off.
         if self._finish(removed) < len(removed):
             self._tried |= {row.id: (0.0, 1.0) for row in removed}
@@ -88,9 +89,22 @@ class UnfinishedErasures(Erasures):
         with self._system.read() as connection:
             return connection.execute(found).scalars().all()
 
+    def _taken_turn(self, row: Row[Any]) -> bool:
+        """Go on with one for some seconds; a tenant of thousands of users must not keep everybody else's open meanwhile.
+
+        What is cut short stays open, and whose files are gone is not asked again: a turn that came forward is followed by
+        the next at once, and loses nothing. One that did not is paced like any that is held up.
+        """
+        began, before = time.monotonic(), len(self._gone.get(row.id, ()))
+        removed = self._removed_now(row)
+        over = time.monotonic() - began >= TURN_SECONDS
+        if over and not removed and len(self._gone.get(row.id, ())) > before:
+            self._tried[row.id] = (0.0, 1.0)
+        return removed
+
     def _removed_now(self, row: Row[Any]) -> bool:
         try:
-            return self._removed(row)
+            return self._removed(row, TURN_SECONDS)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
             log.warning("an erasure goes on later: %s", type(error).__name__)
             return False

@@ -5,6 +5,7 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
+from botocore.exceptions import ClientError
 from outside_servers import Way
 from production_making import REGION, bucket, damage, everything_kept, sealed
 from service_making import complete, error_of, serving
@@ -12,7 +13,7 @@ from store_making import complete as publish_claimed
 from store_making import files_on_disk, publish, queue, upload
 from waiting import wait_until
 
-from prefix_store import StoreSettings, open_store
+from prefix_store import StoreSettings, bucket_versions, open_store
 from prefix_store.bucket_versions import address_of, make_bucket
 from prefix_store.crypto import Place
 from prefix_store.errors import Corrupt, StoreError, Unavailable
@@ -105,6 +106,39 @@ def test_a_removal_takes_every_version_and_unfinished_upload_and_nobody_elses(st
     store.blobs.delete_owner("ten-a", "own-b")
     assert files_on_disk(store) == {beside[1]}
     store.blobs.delete_owner("ten-a", "own-bc")
+    assert everything_kept(store) == []
+
+
+def test_what_the_store_refuses_to_remove_keeps_nothing_else_of_an_owner(store, monkeypatch):
+    held, *others = (Place("ten-a", "own-b", f"ver-{name}") for name in "abc")
+    for place in (held, *others):
+        store.blobs.put(place, b"one")
+        begin_upload(store, place)
+    versions = store.blobs.files._versions
+    client = versions._access.client()
+    remove, end = client.delete_objects, client.abort_multipart_upload
+    key = store.blobs.files._key(held)
+
+    def refused(**asked):
+        if asked["Delete"]["Objects"][0]["Key"] == key:
+            return {"Errors": [{"Key": key, "Code": "AccessDenied"}]}
+        return remove(**asked)
+
+    def not_ended(**asked):
+        if asked["Key"] == key:
+            raise ClientError({"Error": {"Code": "AccessDenied"}}, "AbortMultipartUpload")
+        return end(**asked)
+
+    monkeypatch.setattr(bucket_versions, "_AT_ONCE", 1)
+    monkeypatch.setattr(client, "delete_objects", refused)
+    monkeypatch.setattr(client, "abort_multipart_upload", not_ended)
+    with pytest.raises(Unavailable):
+        store.blobs.delete_owner("ten-a", "own-b")
+    assert everything_kept(store) == [key, key]
+    with pytest.raises(Unavailable):
+        store.blobs.delete(held)
+    monkeypatch.undo()
+    store.blobs.delete_owner("ten-a", "own-b")
     assert everything_kept(store) == []
 
 

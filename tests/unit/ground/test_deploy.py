@@ -174,6 +174,21 @@ def test_the_operators_container_has_what_a_backup_wants_and_starts_with_no_othe
     }
 
 
+def test_the_page_of_a_restore_copies_the_ledger_when_nobody_can_delete_any_more():
+    page = (ROOT / "docs" / "production.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)
+    (block,) = [one for one in blocks if "prefixserve restore" in one]
+    stop, copy, down = (block.find(one) for one in ("compose stop", "/ledger /backups/", "compose down"))
+    assert 0 <= stop < copy < down
+    assert block.find("/ledger /backups/", copy + 1) == -1
+    stopped = set(re.search(r"compose stop ([^#\n]*)", block)[1].split())
+    assert stopped == {"nginx", *topology.OURS} - {"migrate"}
+    assert stopped.isdisjoint(SERVICES[topology.OPS]["depends_on"])
+    assert "--no-deps ops cp" in block  # which reads its volumes alone, whatever does not start any more
+    told = (ROOT / "docs" / "runbooks" / "restore.md").read_text().partition("**Do**")[2]
+    assert re.search(r"1\. Stop every process.*?take its\s+newest ledger.*?\n2\.", told, re.DOTALL)
+
+
 def test_the_image_of_a_backup_has_the_programs_of_the_servers_own_version():
     told = (ROOT / "Dockerfile").read_text()
     major = re.search(r"^ARG POSTGRES=(\d+)$", told, re.MULTILINE)[1]

@@ -144,6 +144,18 @@ def test_drafts_of_killed_processes_go_with_their_owner(blobs):
     killed.abort()
 
 
+def test_a_file_is_moved_to_another_place_before_it_is_visible(blobs):
+    text, elsewhere = b"kingfisher" * 20_000, Place(PLACE.tenant_id, PLACE.owner_id, "file-elsewhere")
+    writer = blobs.writer(PLACE)
+    writer.write(text)
+    with writer._draft._file:  # as far as a commit comes that is not answered
+        writer._draft.write(writer._sealer.finish())
+        moved = blobs.moved(writer, elsewhere)
+    assert blobs.read(elsewhere, moved.commit()) == text
+    assert (moved.size, moved.place) == (len(text), elsewhere)
+    assert {path.name for path in blobs.files.root.rglob("*") if path.is_file()} == {"file-elsewhere"}
+
+
 def test_secrets_are_made_once_private_and_beside_the_data(tmp_path):
     first, second = open_secrets(tmp_path, None), open_secrets(tmp_path, None)
     assert first == second
