@@ -49,7 +49,7 @@ def _start(store: Store, claim: Claim) -> Version | None:
         return None if found is None else _version(store, found)
     except NotFound:
         raise Refused("start_deleted", "the version to start from was deleted", "model") from None
-    except Corrupt:
+    except (Corrupt, ValueError):
         told = "the version to start from is damaged; start from another"
         raise Refused("corrupt", told, "model") from None
 

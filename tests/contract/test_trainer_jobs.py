@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from database_making import everything
 from production_making import damage as spoil
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 from sqlalchemy.exc import OperationalError
 from store_making import files_on_disk, publish, upload
 from trainer_making import dataset
@@ -21,7 +21,7 @@ from prefix_engine import Prefix
 from prefix_engine.template import Template
 from prefix_store.errors import NoLiveVersion
 from prefix_store.hyperparameters import Hyperparameters
-from prefix_store.tables import jobs
+from prefix_store.tables import jobs, versions
 from trainer_worker import attempt, turn
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
@@ -180,6 +180,19 @@ def test_a_job_goes_on_from_a_version(store, tenant, queue, worker):
         done = ended(store, tenant, queue(start_version_id=start, wishes={"max_steps": 30}))
     assert (done.result["prefix_length"], done.result["text_start"]) == (6, "0")
     assert done.result["first_loss"] == pytest.approx(done.result["live_loss"], abs=1e-3)
+
+
+def test_a_start_whose_template_cannot_be_read_fails_its_job_once(store, tenant, alice, queue, worker, base):
+    start = publish(store, tenant, alice, "voice").version_id
+    spoilt = {"template": {}, "base_fingerprint": base.fingerprint}
+    with everything(store) as connection:
+        connection.execute(update(versions).where(versions.c.version_id == start).values(**spoilt))
+    job = queue(start_version_id=start)
+    with working(worker):
+        failed = ended(store, tenant, job)
+    assert (failed.status, failed.error.code, failed.error.param) == ("failed", "corrupt", "model")
+    assert "start from another" in failed.error.message
+    assert failed.attempt == 1
 
 
 def test_a_live_version_that_cannot_be_read_is_passed_over(store, tenant, alice, queue, worker, base):
