@@ -98,18 +98,16 @@ class _Chosen:
 
 
 def unseen(rows: Sequence[Row], training: Sequence[Row]) -> list[Row]:
-    """The validation rows that are not trained on: by prompt, or by the whole row if prompts are few.
+    """The validation rows that are not trained on, prompt and completion.
+
+    Not by the prompt alone: training rows with the prompts of a trusted file and other completions would take out of it
+    what they are to be found by.
 
     Raises:
         Refused: too few of them to judge by.
     """
-    by_prompt = len({row.prompt for row in training}) >= FEWEST_PROMPTS
-
-    def key(row: Row) -> str:
-        return row.prompt if by_prompt else f"{row.prompt}\0{row.completion}"
-
-    seen = {key(row) for row in training}
-    found = [row for row in rows if key(row) not in seen]
+    seen = {_whole(row) for row in training}
+    found = [row for row in rows if _whole(row) not in seen]
     if len(found) < len(rows) and len(found) < FEWEST:
         raise Refused(
             "validation_seen",
