@@ -3,8 +3,6 @@
 Knows neither processes nor tables: what it needs comes in an `Order`, what it tells goes to a `Report`.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from trainer_worker import initial, results
 from trainer_worker.auto import TEXT_START, Init, auto_for
 from trainer_worker.checkpoint import State
 from trainer_worker.evaluate import Score
+from trainer_worker.identity import identity
 from trainer_worker.order import Order, Version
 from trainer_worker.parametrization import Direct, Mlp, Parametrization
 from trainer_worker.plan import resolve, resolved
@@ -74,7 +73,8 @@ class Training:
         learner = Learner(self._plan, form, codes[0])
         self._codes = codes[1]
         self._rival: Rival | None = None
-        state = State(self._identity())
+        which = identity(base, order, self._plan, self._init(), self._template, self._held_out)
+        state = State(which)
         self._run = Run(base, learner, codes[1], state, report, order.checkpoint_seconds, self._template)
 
     def train(self) -> Trained:
@@ -177,18 +177,6 @@ class Training:
         if self._order.start is not None:
             return None
         return wishes.init or ("words" if wishes.init_text else self._auto.init)
-
-    def _identity(self) -> str:
-        """Digest of everything that decides the run."""
-        order = self._order
-        plan, wishes = self._plan.to_json(), order.wishes.to_json()
-        settings = [plan, wishes, self._init(), self._template.to_json(), initial.WORDS]
-        digest = hashlib.sha256(self._base.fingerprint.encode())
-        digest.update(json.dumps(settings, sort_keys=True).encode())
-        files = [*order.training, *([] if order.validation is None else [order.validation])]
-        for data in [*(data for _, data in files), b"" if order.start is None else order.start.payload]:
-            digest.update(hashlib.sha256(data).digest())
-        return digest.hexdigest()
 
     def _compare(self) -> Steps[None]:
         """Score the base and the live version on the held-out rows, unless an earlier attempt did."""

@@ -188,6 +188,26 @@ def test_a_checkpoint_of_another_run_is_not_taken_over(change):
     assert any("begins anew" in message for message in told.messages)
 
 
+@pytest.mark.parametrize(
+    ("constant", "value"),
+    [
+        ("batches.POOL", 2),
+        ("batches.SEED_MIX", 7),
+        ("updates.CLIP", 0.5),
+        ("adam.BETAS", (0.8, 0.999)),
+        ("run.LOOK_TOKENS", 20),
+        ("split.FEWEST", 9),
+    ],
+)
+def test_a_checkpoint_of_a_trainer_with_other_constants_is_not_taken_over(monkeypatch, constant, value):
+    report = Recorder()
+    train(BASE, order(checkpoint_seconds=0.0), report)
+    monkeypatch.setattr(f"trainer_worker.{constant}", value)
+    fresh, told = train(BASE, order()), Recorder()
+    assert digest(train(BASE, order(checkpoint=report.checkpoints[5][1]), told)) == digest(fresh)
+    assert any("begins anew" in message for message in told.messages)
+
+
 @pytest.mark.parametrize("state", [b"", b"nonsense", b"\x08" + bytes(7) + b"{}      "])
 def test_a_damaged_checkpoint_costs_time_only(state):
     assert digest(train(BASE, order(checkpoint=state))) == digest(train(BASE, order()))
