@@ -13,14 +13,15 @@ from prefix_engine.template import Template
 from trainer_worker import adam, batches, initial, parametrization, run, updates
 from trainer_worker.auto import Init
 from trainer_worker.order import Order
+from trainer_worker.pieces import Pieces
 from trainer_worker.plan import Plan
 from trainer_worker.rows import Row
 
 
 def identity(
     base: Base, order: Order, plan: Plan, init: Init | None, template: Template, held_out: Sequence[Row]
-) -> str:
-    """Digest of a run, as hexadecimal.
+) -> Pieces[str]:
+    """Digest of a run, as hexadecimal; pauses between files.
 
     Args:
         base: that it trains on.
@@ -35,8 +36,11 @@ def identity(
     digest = hashlib.sha256(base.fingerprint.encode())
     digest.update(json.dumps(settings, sort_keys=True).encode())
     files = [*order.training, *([] if order.validation is None else [order.validation])]
-    for data in [*(data for _, data in files), b"" if order.start is None else order.start.payload]:
+    for number, (_, data) in enumerate(files):
+        if number:
+            yield
         digest.update(hashlib.sha256(data).digest())
+    digest.update(hashlib.sha256(b"" if order.start is None else order.start.payload).digest())
     digest.update(_places(held_out))
     return digest.hexdigest()
 

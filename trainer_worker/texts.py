@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from prefix_engine import Base, Delta, Engine, EngineConfig, Event, Failed, Prefix, Request
 from prefix_engine.template import Template
 from prefix_store.evaluation import Evaluation
-from trainer_worker.pieces import Pieces
+from trainer_worker.pieces import Pieces, cut
 from trainer_worker.rows import Row
 
 _ROWS = 16
 _MEMORY = 256 << 20  # bytes, for keys and values of the rows
 _NAME = "prefix"  # that the engine asks its loader for
 _REFERENCES = 40  # of a prompt at most, about what the E2E challenge's longest lists have
+_LETTERS, _PIECE = 128, 128_000  # what a prompt takes beside its own length, and a piece of them at most
 _LOAD_S = 0.005  # between two looks whether the prefix is there
 
 
@@ -45,8 +46,8 @@ class Writer:
         return 0 if self.prefix is None else self.prefix.position_offset
 
 
-def chosen(base: Base, rows: Sequence[Row], writers: Sequence[Writer], most: int) -> list[Prompt]:
-    """At most so many of the prompts, evenly, that leave each writer room for a token."""
+def chosen(base: Base, rows: Sequence[Row], writers: Sequence[Writer], most: int) -> Pieces[list[Prompt]]:
+    """At most so many of the prompts, evenly, that leave each writer room for a token; pauses between pieces."""
     by_prompt: dict[str, list[str]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt, []).append(row.completion)
@@ -57,7 +58,11 @@ def chosen(base: Base, rows: Sequence[Row], writers: Sequence[Writer], most: int
             for writer in writers
         )
 
-    found = [Prompt(text, tuple(refs[:_REFERENCES])) for text, refs in by_prompt.items() if fits(text)]
+    found: list[Prompt] = []
+    for place, piece in enumerate(cut(by_prompt.items(), lambda asked: _LETTERS + len(asked[0]), _PIECE)):
+        if place:
+            yield
+        found += [Prompt(text, tuple(refs[:_REFERENCES])) for text, refs in piece if fits(text)]
     step = max(1.0, len(found) / most)
     return [found[int(i * step)] for i in range(min(most, len(found)))]
 

@@ -57,11 +57,11 @@ def test_prompts_are_taken_once_with_all_their_references_and_only_if_every_writ
     rows.append(Row("x" * 200, "long", "file", 41))
     rows.append(Row("y" * 110, "fits without an offset", "file", 42))
     writers = [Writer(None, template), Writer(random_prefix(base, 30, offset=30), template)]
-    everything = chosen(base, rows, writers, 1000)
+    everything = at_once(chosen(base, rows, writers, 1000))
     assert [prompt.text for prompt in everything] == [f"p{i}" for i in range(20)]
     assert everything[3].references == ("c6", "c7")
-    assert "y" * 110 in {prompt.text for prompt in chosen(base, rows, writers[:1], 1000)}
-    some = chosen(base, rows, writers, 5)
+    assert "y" * 110 in {prompt.text for prompt in at_once(chosen(base, rows, writers[:1], 1000))}
+    some = at_once(chosen(base, rows, writers, 5))
     assert [prompt.text for prompt in some] == ["p0", "p4", "p8", "p12", "p16"]
 
 
