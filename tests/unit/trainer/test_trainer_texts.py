@@ -51,6 +51,15 @@ def test_what_was_said_exactly_scores_best_whichever_reference_it_was():
     assert set(at_once(scores(Evaluation(metrics=("ter",)), ["", ""], prompts))) == {"ter"}
 
 
+def test_edits_are_counted_in_the_first_200_words():
+    """Each more takes longer than the one before, and nobody is let by meanwhile."""
+    words = [f"w{number}" for number in range(230)]
+    prompts = [Prompt("a", (" ".join(words),))]
+    asked = Evaluation(metrics=("ter",))
+    assert at_once(scores(asked, [" ".join([*words[:200], "other", "words"])], prompts))["ter"] == 0
+    assert at_once(scores(asked, [" ".join(words[1:])], prompts))["ter"] == pytest.approx(100 / 200 * 2)
+
+
 def test_prompts_are_taken_once_with_all_their_references_and_only_if_every_writer_has_room(base):
     template = Template.of(base.tokenizer)
     rows = [Row(f"p{i // 2}", f"c{i}", "file", i) for i in range(40)]
