@@ -130,7 +130,8 @@ def evaluation_file(name: str) -> Path:
 
 def evaluation(base: Base, name: str, most: int) -> list[Encoded]:
     """Rows of the evaluation file that fit the context behind 10 positions; the same for every run."""
-    codes = encode(list(references(evaluation_file(name))), Template.of(base.tokenizer), base.tokenizer)
+    rows = list(references(evaluation_file(name)))
+    codes = at_once(encode(rows, Template.of(base.tokenizer), base.tokenizer))
     fitting = [code for code in codes if len(code.tokens) + 10 <= base.config.positions]
     return fitting[:: -(-len(fitting) // most)]
 
@@ -138,7 +139,7 @@ def evaluation(base: Base, name: str, most: int) -> list[Encoded]:
 def prompts_of(base: Base, name: str, most: int) -> list[Prompt]:
     """Prompts of the evaluation file with room for an answer behind 10 positions; none if none are wanted."""
     behind = Writer(random_prefix(base, 10, offset=10), Template.of(base.tokenizer))
-    return chosen(base, list(references(evaluation_file(name))), [behind], most) if most else []
+    return at_once(chosen(base, list(references(evaluation_file(name))), [behind], most)) if most else []
 
 
 def bleu(base: Base, writer: Writer, prompts: list[Prompt]) -> str:

@@ -24,7 +24,7 @@ from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
 from prefix_store.publish import Decision, KeptFile, Published, TrainedPrefix, publish
 from prefix_store.rows import one
-from prefix_store.tables import jobs, prefixes, versions
+from prefix_store.tables import jobs, prefixes, version_sources, versions
 from prefix_store.telling import Telling
 from prefix_store.version_rows import Resolved, joined, resolved_of
 
@@ -71,6 +71,16 @@ class Leases(Telling):
         if found is None:
             raise NotFound("model", version_id)
         return found
+
+    def learned_from(self, claim: Claim, version_id: str) -> frozenset[str]:
+        """Files that a version of the job's owner learned from, also through the one that it was started from."""
+        mine = (
+            version_sources.c.tenant_id == claim.owner.tenant_id,
+            version_sources.c.owner_id == claim.owner.owner_id,
+            version_sources.c.version_id == version_id,
+        )
+        with self._core.database.read(claim.owner.reach) as connection:
+            return frozenset(connection.execute(select(version_sources.c.dataset_id).where(*mine)).scalars())
 
     def save_checkpoint(
         self, claim: Claim, update_number: int, payload: bytes, best: TrainedPrefix | None = None

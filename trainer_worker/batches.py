@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import torch
 
-_POOL = 16  # batches whose rows are sorted together: like lengths, yet new company every epoch
+POOL = 16  # batches whose rows are sorted together: like lengths, yet new company every epoch
+SEED_MIX = 1_000_003  # times the seed: epochs of seeds that are next to one another are not one another's
 
 
 class Batches:
@@ -26,9 +27,9 @@ class Batches:
         return self._epoch(epoch)[place]
 
     def _ordered(self, epoch: int) -> list[tuple[int, ...]]:
-        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) % (1 << 63))
+        generator = torch.Generator().manual_seed((self._seed * SEED_MIX + epoch) % (1 << 63))
         rows = torch.randperm(len(self._lengths), generator=generator).tolist()
-        pool = self._size * _POOL
+        pool = self._size * POOL
         batches = []
         for start in range(0, len(rows), pool):
             pooled = sorted(rows[start : start + pool], key=self._lengths.__getitem__)

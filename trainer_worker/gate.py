@@ -1,7 +1,7 @@
 """The promotion gate: a version goes live only if it is better than what answers now. Plain numbers only."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,14 @@ def judge(
     """
     if rows == 0:
         return Verdict(False, "no held-out row fits behind the live version, so the two cannot be compared")
-    rivals = [("the base model's", held_out, base)]
+    what = f"its held-out loss {held_out:.4f}"
+    shown = [(what, f"the base model's {base:.4f}", _beats(held_out, base))]
     if live is not None and not math.isnan(live):
-        rivals.append(("the live version's", held_out if compared is None else compared, live))
-    shown = [(f"{whose} {loss:.4f}", _beats(own, loss)) for whose, own, loss in rivals]
-    return _verdict(f"its held-out loss {held_out:.4f}", shown)
+        own = held_out if compared is None else compared
+        if compared is not None and rows is not None:
+            what = f"its loss {own:.4f} on the {rows} held-out rows that fit behind the live version"
+        shown.append((what, f"the live version's {live:.4f}", _beats(own, live)))
+    return _verdict(shown)
 
 
 def judge_texts(metric: str, own: float | None, base: float | None, live: float | None) -> Verdict:
@@ -53,16 +56,23 @@ def judge_texts(metric: str, own: float | None, base: float | None, live: float 
         own, base, live = min(own, 100.0), min(base, 100.0), None if live is None else min(live, 100.0)
     rivals = [("the base model's", base), *([] if live is None else [("the live version's", live)])]
     sign = 1.0 if metric == "ter" else -1.0
-    shown = [(f"{whose} {other:.4g}", _beats(sign * own, sign * other)) for whose, other in rivals]
-    return _verdict(f"the {metric} {own:.4g} of its texts", shown)
+    what = f"the {metric} {own:.4g} of its texts"
+    return _verdict(
+        [(what, f"{whose} {other:.4g}", _beats(sign * own, sign * other)) for whose, other in rivals]
+    )
 
 
-def _verdict(what: str, rivals: list[tuple[str, bool]]) -> Verdict:
-    """Who must be beaten, and whether each was."""
-    unbeaten = [rival for rival, beaten in rivals if not beaten]
-    if unbeaten:
-        return Verdict(False, f"{what} does not beat {' nor '.join(unbeaten)}")
-    return Verdict(True, f"{what} beats {' and '.join(rival for rival, _ in rivals)}")
+def _verdict(rivals: Sequence[tuple[str, str, bool]]) -> Verdict:
+    """By what, who must be beaten, and whether each was; the reason tells the figures that decided."""
+    promote = all(beaten for _, _, beaten in rivals)
+    by_what: dict[str, list[str]] = {}
+    for what, rival, beaten in rivals:
+        if beaten is promote:
+            by_what.setdefault(what, []).append(rival)
+    verb, more = ("beats", " and ") if promote else ("does not beat", " nor ")
+    return Verdict(
+        promote, "; ".join(f"{what} {verb} {more.join(rivals)}" for what, rivals in by_what.items())
+    )
 
 
 def _beats(own: float, other: float) -> bool:
@@ -79,10 +89,7 @@ def verdict_on(asked: Evaluation | None, metrics: Mapping[str, Any]) -> Verdict:
     if asked is not None and asked.gate != "loss":
         own = (metrics.get(name) for name in (asked.gate, f"base_{asked.gate}", f"live_{asked.gate}"))
         return judge_texts(asked.gate, *own)
-    return judge(
-        metrics["held_out_loss"],
-        metrics["base_loss"],
-        metrics.get("live_loss"),
-        metrics.get("compared_loss"),
-        metrics.get("compared_rows"),
-    )
+    compared, rows = metrics.get("compared_loss"), metrics.get("compared_rows")
+    if rows is not None and rows == metrics.get("held_out_rows"):
+        compared = rows = None  # all of them
+    return judge(metrics["held_out_loss"], metrics["base_loss"], metrics.get("live_loss"), compared, rows)

@@ -29,6 +29,8 @@ def read_order(store: Store, settings: WorkerSettings, claim: Claim) -> tuple[Or
         raise Refused("file_corrupt", told, "training_file") from None
     start = _start(store, claim)
     live, bytes_of_live = _live(store, claim)
+    if validation is None:
+        _warn_of_others_files(store, claim, start, bytes_of_live)
     order = Order(
         wishes=job.hyperparameters,
         seed=job.seed,
@@ -49,7 +51,7 @@ def _start(store: Store, claim: Claim) -> Version | None:
         return None if found is None else _version(store, found)
     except NotFound:
         raise Refused("start_deleted", "the version to start from was deleted", "model") from None
-    except Corrupt:
+    except (Corrupt, ValueError):
         told = "the version to start from is damaged; start from another"
         raise Refused("corrupt", told, "model") from None
 
@@ -66,6 +68,21 @@ def _live(store: Store, claim: Claim) -> tuple[Resolved | None, Version | None]:
         told = "The live version is damaged and cannot be compared with"
         store.jobs.event(claim, "warn", "message", told)
         return found, None
+
+
+def _warn_of_others_files(store: Store, claim: Claim, start: Version | None, live: Version | None) -> None:
+    """Tell of versions that may have been trained on the held-out rows: the same files always hold the same rows out."""
+    known = (("the version to start from", start), ("the live version", live))
+    named = {version.version_id: name for name, version in reversed(known) if version is not None}
+    files = frozenset(claim.job.training_files)
+    who = [name for version, name in named.items() if store.jobs.learned_from(claim, version) != files]
+    if who:
+        told = " and ".join(who)
+        told = f"{told[0].upper()}{told[1:]} learned from other files than this job's, where held-out rows may stand too: "
+        mend = (
+            "losses on them may be too low; give a validation_file with rows that no version was trained on"
+        )
+        store.jobs.event(claim, "warn", "message", told + mend)
 
 
 def _version(store: Store, found: Resolved) -> Version:

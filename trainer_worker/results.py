@@ -65,9 +65,12 @@ def _picture(metrics: Mapping[str, Any], curve: Sequence[Point], texts: Texts) -
         ):
             points = [(point["step"], point[name]) for point in curve if point.get(name) is not None]
             losses.plot(*zip(*points, strict=True) if points else ([], []), style, color=color, label=label)
-        for name, label, style in (("base_loss", "base", ":"), ("live_loss", "live version", "--")):
+        for name, label, style in (
+            ("base_loss", "base, held out", ":"),
+            ("live_loss", f"live version, {_compared(metrics)}", "--"),
+        ):
             if metrics.get(name) is not None:
-                losses.axhline(metrics[name], color=FAINT, linestyle=style, label=f"{label}, held out")
+                losses.axhline(metrics[name], color=FAINT, linestyle=style, label=label)
         losses.set(title="loss", xlabel="updates", ylabel="nats a token")
         losses.legend()
         for axes, name in zip(grid[1:], shown, strict=True):
@@ -79,3 +82,9 @@ def _picture(metrics: Mapping[str, Any], curve: Sequence[Point], texts: Texts) -
         out = io.BytesIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
+
+
+def _compared(metrics: Mapping[str, Any]) -> str:
+    """Which rows the live version's loss is of: those that fit behind it."""
+    rows, of = metrics.get("compared_rows"), metrics.get("held_out_rows")
+    return "held out" if rows is None or rows == of else f"on {rows} of {of} held out"

@@ -7,7 +7,11 @@ from prefix_engine.packed import Text
 from prefix_engine.template import Template
 from prefix_engine.tokenizer import Tokenizer
 from prefix_store.jsonl import read_rows
+from trainer_worker.pieces import Pieces, cut
 from trainer_worker.refusal import Refused
+
+_ROW = 128
+_PIECE = 2000 * _ROW  # at most 2,000 rows, or as many long ones as take about as long: a fifth of a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +41,38 @@ class Encoded:
         return Text(self.tokens, self.loss_from, prefix, position_offset)
 
 
-def rows_of(files: Iterable[tuple[str, bytes]]) -> list[Row]:
-    """Rows of (id, JSONL bytes) in the order given; the store checked them at upload."""
-    return [
-        Row(prompt, completion, file, line)
-        for file, data in files
-        for line, prompt, completion in read_rows(data)
-    ]
-
-
-def encode(rows: Sequence[Row], template: Template, tokenizer: Tokenizer) -> list[Encoded]:
-    """Token ids of each row, in order."""
-    found = []
-    for row in rows:
-        prompt = template.prompt_ids(tokenizer, row.prompt)
-        found.append(Encoded((*prompt, *template.completion_ids(tokenizer, row.completion)), len(prompt)))
+def rows_of(files: Iterable[tuple[str, bytes]]) -> Pieces[list[Row]]:
+    """Rows of (id, JSONL bytes) in the order given; the store checked them at upload. Pauses between files, and in them."""
+    found: list[Row] = []
+    for number, (file, data) in enumerate(files):
+        if number:
+            yield
+        weight = 0
+        for line, prompt, completion in read_rows(data):
+            if weight + _ROW > _PIECE:  # `cut` would have parsed all of the next piece by now
+                yield
+                weight = 0
+            found.append(Row(prompt, completion, file, line))
+            weight += _weight(found[-1])
     return found
+
+
+def encode(rows: Iterable[Row], template: Template, tokenizer: Tokenizer) -> Pieces[list[Encoded]]:
+    """Token ids of each row, in order; pauses between pieces."""
+    found: list[Encoded] = []
+    for place, piece in enumerate(cut(rows, _weight, _PIECE)):
+        if place:
+            yield
+        for row in piece:
+            prompt = template.prompt_ids(tokenizer, row.prompt)
+            completion = template.completion_ids(tokenizer, row.completion)
+            found.append(Encoded((*prompt, *completion), len(prompt)))
+    return found
+
+
+def _weight(row: Row) -> int:
+    """What it takes to read a row, in characters: a short one takes time, too."""
+    return _ROW + len(row.prompt) + len(row.completion)
 
 
 def check_lengths(

@@ -33,6 +33,27 @@ Result = TypeVar("Result")
 Steps = Generator[Learner | None, Updated | Refused | None, Result]
 
 
+def paused(work: Pieces[Result], report: Report) -> Steps[Result]:
+    """Work in pieces as a part of a job.
+
+    Raises:
+        Stopped: asked to stop, between two pieces.
+    """
+    with contextlib.closing(work):
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            _obey(report)
+            yield None
+
+
+def _obey(report: Report) -> None:
+    if report.stopping():
+        raise Stopped
+
+
 def looked_at(held_out: Sequence[Encoded]) -> Sequence[Encoded]:
     """The even sample of held-out rows that a look takes."""
     tokens = sum(len(row.tokens) for row in held_out)
@@ -84,7 +105,7 @@ class Run:
             self._save_if_due()
             seen: Updated | Refused | None = None
             while seen is None:  # not moved, but asked whether it is to stop
-                self._obey()
+                _obey(self._report)
                 seen = yield self._learner
             self._took(seen)
 
@@ -97,19 +118,8 @@ class Run:
         return (yield from self.score(self.best, self._held_out, self._learner.plan.position_offset))
 
     def paused(self, work: Pieces[Result]) -> Steps[Result]:
-        """Work in pieces as a part of the run.
-
-        Raises:
-            Stopped: asked to stop, between two pieces.
-        """
-        with contextlib.closing(work):
-            while True:
-                try:
-                    next(work)
-                except StopIteration as end:
-                    return end.value  # type: ignore[no-any-return]
-                self._obey()
-                yield None
+        """Work in pieces as a part of the run; see `paused`."""
+        return (yield from paused(work, self._report))
 
     def score(self, prefix: Tensor | None, rows: Sequence[Encoded], position_offset: int) -> Steps[Score]:
         """Score rows, unless asked to stop."""
@@ -161,10 +171,6 @@ class Run:
         else:
             state.stale += 1
         self._tell(found)
-
-    def _obey(self) -> None:
-        if self._report.stopping():
-            raise Stopped
 
     def _took(self, seen: Updated | Refused) -> None:
         if isinstance(seen, Refused):

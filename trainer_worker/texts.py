@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from prefix_engine import Base, Delta, Engine, EngineConfig, Event, Failed, Prefix, Request
 from prefix_engine.template import Template
 from prefix_store.evaluation import Evaluation
-from trainer_worker.pieces import Pieces
+from trainer_worker.pieces import Pieces, cut
 from trainer_worker.rows import Row
 
 _ROWS = 16
 _MEMORY = 256 << 20  # bytes, for keys and values of the rows
 _NAME = "prefix"  # that the engine asks its loader for
 _REFERENCES = 40  # of a prompt at most, about what the E2E challenge's longest lists have
+_LETTERS, _PIECE = 128, 128_000  # what a prompt takes beside its own length, and a piece of them at most
+_TER_WORDS = 200  # of a text or reference: edits take seconds there, and grow with the square
 _LOAD_S = 0.005  # between two looks whether the prefix is there
 
 
@@ -45,8 +47,8 @@ class Writer:
         return 0 if self.prefix is None else self.prefix.position_offset
 
 
-def chosen(base: Base, rows: Sequence[Row], writers: Sequence[Writer], most: int) -> list[Prompt]:
-    """At most so many of the prompts, evenly, that leave each writer room for a token."""
+def chosen(base: Base, rows: Sequence[Row], writers: Sequence[Writer], most: int) -> Pieces[list[Prompt]]:
+    """At most so many of the prompts, evenly, that leave each writer room for a token; pauses between pieces."""
     by_prompt: dict[str, list[str]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt, []).append(row.completion)
@@ -57,7 +59,11 @@ def chosen(base: Base, rows: Sequence[Row], writers: Sequence[Writer], most: int
             for writer in writers
         )
 
-    found = [Prompt(text, tuple(refs[:_REFERENCES])) for text, refs in by_prompt.items() if fits(text)]
+    found: list[Prompt] = []
+    for place, piece in enumerate(cut(by_prompt.items(), lambda asked: _LETTERS + len(asked[0]), _PIECE)):
+        if place:
+            yield
+        found += [Prompt(text, tuple(refs[:_REFERENCES])) for text, refs in piece if fits(text)]
     step = max(1.0, len(found) / most)
     return [found[int(i * step)] for i in range(min(most, len(found)))]
 
@@ -129,7 +135,8 @@ def scores(
 ) -> Pieces[dict[str, float]]:
     """Of each metric that was asked for: BLEU and chrF from 0 to 100, TER from 0 up, exact matches from 0 to 1.
 
-    Pauses after every metric, and for TER, which takes seconds for a hundred words, after every reference of a text.
+    Pauses after every metric, and for TER, which takes seconds for a hundred words, after every reference of a text. TER
+    is of their first 200 words.
     """
     from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - only where it is asked for
     from sacrebleu.metrics.chrf import CHRF  # noqa: PLC0415
@@ -150,7 +157,7 @@ def scores(
             least, lengths = math.inf, 0.0
             for reference in refs:  # as sacrebleu does with several: fewest edits, mean length
                 yield
-                one = metric.sentence_score(text, [reference])
+                one = metric.sentence_score(_beginning(text), [_beginning(reference)])
                 least, lengths = min(least, one.num_edits), lengths + one.ref_length
             edits, words = edits + least, words + lengths / len(refs)
         found["ter"] = 100.0 * edits / words if words else 0.0
@@ -158,3 +165,9 @@ def scores(
         same = [text in refs for text, refs in zip(said, references, strict=True)]
         found["exact_match"] = sum(same) / len(same)
     return found
+
+
+def _beginning(text: str) -> str:
+    """What TER reads of a text."""
+    words = text.split()
+    return text if len(words) <= _TER_WORDS else " ".join(words[:_TER_WORDS])

@@ -3,8 +3,6 @@
 Knows neither processes nor tables: what it needs comes in an `Order`, what it tells goes to a `Report`.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,14 +17,16 @@ from trainer_worker import initial, results
 from trainer_worker.auto import TEXT_START, Init, auto_for
 from trainer_worker.checkpoint import State
 from trainer_worker.evaluate import Score
+from trainer_worker.identity import identity
 from trainer_worker.order import Order, Version
 from trainer_worker.parametrization import Direct, Mlp, Parametrization
-from trainer_worker.plan import resolve, resolved
+from trainer_worker.pieces import Pieces
+from trainer_worker.plan import Plan, resolve, resolved
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Report, Stopped
-from trainer_worker.rows import Encoded, Row, check_lengths, encode, rows_of
-from trainer_worker.run import Run, Steps
-from trainer_worker.split import split, unseen
+from trainer_worker.rows import Encoded, Row, check_lengths, encode
+from trainer_worker.run import Run, Steps, paused
+from trainer_worker.sides import sides_of
 from trainer_worker.texts import Writer, chosen, scores, write
 from trainer_worker.together import Together
 from trainer_worker.updates import Learner
@@ -55,27 +55,39 @@ class Rival(NamedTuple):
 class Training:
     """One job in the making; `steps` is the whole of it, moved by whoever updates its learner."""
 
+    _training: list[Row]
+    _held_out: list[Row]
+    _codes: list[Encoded]  # of those held out
+    _plan: Plan
+    _run: Run
+
     def __init__(self, base: Base, order: Order, report: Report) -> None:
         self._base, self._order, self._report = base, order, report
         self._template = Template.of(base.tokenizer) if order.start is None else order.start.template
-        self._training, self._held_out = self._sides()
+        self._rival: Rival | None = None
+        self._prepared = False
+
+    def prepare(self) -> Pieces[None]:
+        """Read the rows and make the start, in pieces, since a large file takes a minute; `steps` does it if nobody has.
+
+        Raises:
+            Refused: its data or settings are to blame.
+        """
+        base, order = self._base, self._order
+        self._training, self._held_out = yield from sides_of(order, self._report)
         self._auto = auto_for(len(self._training))
         started = self._start()
         m, offset = self._shape(started)
-        codes = [encode(side, self._template, base.tokenizer) for side in (self._training, self._held_out)]
+        training = yield from self._encoded(self._training, "training_file", offset)
         given = "training_file" if order.validation is None else "validation_file"
-        for side, code, param in zip(
-            (self._training, self._held_out), codes, ("training_file", given), strict=True
-        ):
-            check_lengths(side, code, offset, base.config.positions, param)
-        rows = len(codes[0])
-        self._plan = resolve(order.wishes, m=m, position_offset=offset, rows=rows, seed=order.seed)
+        self._codes = yield from self._encoded(self._held_out, given, offset)
+        self._plan = resolve(order.wishes, m=m, position_offset=offset, rows=len(training), seed=order.seed)
+        which = yield from identity(base, order, self._plan, self._init(), self._template, self._held_out)
         form, self._difference = self._form(started)
-        learner = Learner(self._plan, form, codes[0])
-        self._codes = codes[1]
-        self._rival: Rival | None = None
-        state = State(self._identity())
-        self._run = Run(base, learner, codes[1], state, report, order.checkpoint_seconds, self._template)
+        learner, state = Learner(self._plan, form, training), State(which)
+        seconds = order.checkpoint_seconds
+        self._run = Run(base, learner, self._codes, state, self._report, seconds, self._template)
+        self._prepared = True
 
     def train(self) -> Trained:
         """Run the job by itself; raises what `steps` raises."""
@@ -92,8 +104,10 @@ class Training:
 
         Raises:
             Refused: its data or settings are to blame.
-            Stopped: the report said so; a checkpoint was told before.
+            Stopped: the report said so; a checkpoint was told before, unless there was nothing to keep yet.
         """
+        if not self._prepared:
+            yield from paused(self.prepare(), self._report)
         self._tell_plan()
         if self._order.checkpoint is not None and not self._run.resume(self._order.checkpoint):
             self._report.event("warn", "message", "The checkpoint is of another run; training begins anew")
@@ -116,17 +130,10 @@ class Training:
         files = results.files(metrics, self._run.state.curve, self._order.evaluation, texts)
         return Trained(prefix, self._template, metrics, self._run.state.trained_tokens, files)
 
-    def _sides(self) -> tuple[list[Row], list[Row]]:
-        rows = rows_of(self._order.training)
-        if self._order.validation is None:
-            sides = split(rows)
-            return [rows[i] for i in sides.training], [rows[i] for i in sides.held_out]
-        given = rows_of([self._order.validation])
-        held_out = unseen(given, rows)
-        if len(held_out) < len(given):
-            told = f"{len(given) - len(held_out)} of {len(given)} validation rows are trained on; they are not scored"
-            self._report.event("warn", "message", told)
-        return rows, held_out
+    def _encoded(self, rows: list[Row], param: str, offset: int) -> Pieces[list[Encoded]]:
+        codes = yield from encode(rows, self._template, self._base.tokenizer)
+        check_lengths(rows, codes, offset, self._base.config.positions, param)
+        return codes
 
     def _start(self) -> Prefix | None:
         version = self._order.start
@@ -178,18 +185,6 @@ class Training:
             return None
         return wishes.init or ("words" if wishes.init_text else self._auto.init)
 
-    def _identity(self) -> str:
-        """Digest of everything that decides the run."""
-        order = self._order
-        plan, wishes = self._plan.to_json(), order.wishes.to_json()
-        settings = [plan, wishes, self._init(), self._template.to_json(), initial.WORDS]
-        digest = hashlib.sha256(self._base.fingerprint.encode())
-        digest.update(json.dumps(settings, sort_keys=True).encode())
-        files = [*order.training, *([] if order.validation is None else [order.validation])]
-        for data in [*(data for _, data in files), b"" if order.start is None else order.start.payload]:
-            digest.update(hashlib.sha256(data).digest())
-        return digest.hexdigest()
-
     def _compare(self) -> Steps[None]:
         """Score the base and the live version on the held-out rows, unless an earlier attempt did."""
         state, live = self._run.state, self._order.live
@@ -197,7 +192,7 @@ class Training:
             state.base = yield from self._run.score(None, self._codes, 0)
         if live is None or state.live_version != live.version_id:
             state.live, state.live_version = None, None
-        self._rival = None if live is None else self._rival_of(live)
+        self._rival = None if live is None else (yield from self._rival_of(live))
         if live is not None and self._rival is not None and state.live is None:
             prefix, codes = self._rival.prefix, self._rival.codes
             if codes:
@@ -209,7 +204,7 @@ class Training:
             told += f"; of the live version: {state.live.loss:.4f}"
         self._report.event("info", "message", told)
 
-    def _rival_of(self, live: Version) -> Rival | None:
+    def _rival_of(self, live: Version) -> Steps[Rival | None]:
         """The live version and the rows that fit behind it too; None if it cannot serve anybody."""
         base = self._base
         try:
@@ -218,7 +213,7 @@ class Training:
             why = f"The live version cannot be compared with ({error.code}); it is passed over"
             self._report.event("warn", "message", why)
             return None
-        codes = encode(self._held_out, live.template, base.tokenizer)
+        codes = yield from self._run.paused(encode(self._held_out, live.template, base.tokenizer))
         room = base.config.positions - prefix.position_offset
         fitting = [i for i, code in enumerate(codes) if len(code.tokens) <= room]
         if len(fitting) < len(codes):
@@ -252,7 +247,8 @@ class Training:
         writers = {"prefix": Writer(prefix, self._template), "base": Writer(None, self._template)}
         if self._rival is not None:
             writers["live"] = Writer(self._rival.prefix, self._rival.template)
-        prompts = chosen(base, self._held_out, list(writers.values()), asked.prompts)
+        choice = chosen(base, self._held_out, list(writers.values()), asked.prompts)
+        prompts = yield from self._run.paused(choice)
         if not prompts:
             told = "No held-out prompt leaves room for an answer; no texts were evaluated"
             self._report.event("warn", "message", told)

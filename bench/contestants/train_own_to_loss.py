@@ -40,6 +40,7 @@ class Own:
         curve = Curve()
         with curve.counted():
             training = Training(self._base, order, Silent())
+            at_once(training.prepare())
         steps, seen, learner = training.steps(), None, None
         while True:
             try:

@@ -23,6 +23,7 @@ from bench.contestants.curve import Curve
 from bench.losses import evaluation
 from prefix_engine import load_base
 from prefix_engine.checkpoint import folder_of
+from trainer_worker.pieces import at_once
 from trainer_worker.rows import Row, rows_of
 from trainer_worker.split import split
 
@@ -57,7 +58,7 @@ class Peft:
             }
             for row in evaluation(self._base, dataset, most=scored)
         ]
-        rows = rows_of([("training", drawn(dataset, examples, seed))])
+        rows = at_once(rows_of([("training", drawn(dataset, examples, seed))]))
         rows = [rows[i] for i in split(rows).training]
         model = transformers_model.load(self._place, self._device)
         torch.set_grad_enabled(True)

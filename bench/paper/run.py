@@ -19,6 +19,7 @@ from bench.paper.settings import UNTRAINED, Settings, kind_of
 from bench.paper.tasks import Scored, Task, cut, load, sized
 from prefix_store.hyperparameters import Hyperparameters
 from trainer_worker.parametrization import MID
+from trainer_worker.pieces import at_once
 from trainer_worker.plan import Plan, resolve
 from trainer_worker.rows import Encoded, encode
 
@@ -87,7 +88,9 @@ def groups(scored: Sequence[Scored]) -> tuple[str, ...]:
 def trained(host: Host, task: Task, job: Job, settings: Settings) -> tuple[Method, dict[str, Any]]:
     """The method at its best by the held-out rows, and the facts of its training."""
     torch.manual_seed(job.seed)  # dropout; whatever else begins by chance has a generator of its own
-    codes = [encode(rows, host.template, host.base.tokenizer) for rows in (task.training, task.held_out)]
+    codes = [
+        at_once(encode(rows, host.template, host.base.tokenizer)) for rows in (task.training, task.held_out)
+    ]
     began = time.monotonic()
     method = make(host, task, job.method, settings, job.seed, job.words, codes[1])
     facts: dict[str, Any] = {"updates": 0, "best_update": 0}

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from bench.paper import dart
 from bench.paper.host import Host
 from trainer_worker.rows import Row
-from trainer_worker.split import FEWEST, split, unseen
+from trainer_worker.split import FEWEST, split
 
 T = TypeVar("T")
 DATA = Path(__file__).resolve().parents[2] / "examples" / "data"
@@ -108,7 +108,8 @@ def load(name: str, *, extrapolate: bool = False) -> Task:
     training, held_out, scored = _SIDES[name]() if not extrapolate else _extrapolation()
     asked = {one.prompt for one in scored}  # 8 test inputs of WebNLG and 2 of SciTLDR are in training too
     training, held_out = ([row for row in rows if row.prompt not in asked] for rows in (training, held_out))
-    chosen = _evenly(unseen(held_out, training), MOST_HELD_OUT)
+    known = {row.prompt for row in training}
+    chosen = _evenly([row for row in held_out if row.prompt not in known], MOST_HELD_OUT)
     return Task(name, training, chosen, scored, **_SHAPES[name])
 
 

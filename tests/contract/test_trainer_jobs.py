@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from database_making import everything
 from production_making import damage as spoil
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 from sqlalchemy.exc import OperationalError
 from store_making import files_on_disk, publish, upload
+from store_making import queue as queue_of
 from trainer_making import dataset
 from waiting import wait_until
 
@@ -21,8 +22,9 @@ from prefix_engine import Prefix
 from prefix_engine.template import Template
 from prefix_store.errors import NoLiveVersion
 from prefix_store.hyperparameters import Hyperparameters
-from prefix_store.tables import jobs
+from prefix_store.tables import jobs, versions
 from trainer_worker import attempt, turn
+from trainer_worker.reading import read_order
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
@@ -180,6 +182,44 @@ def test_a_job_goes_on_from_a_version(store, tenant, queue, worker):
         done = ended(store, tenant, queue(start_version_id=start, wishes={"max_steps": 30}))
     assert (done.result["prefix_length"], done.result["text_start"]) == (6, "0")
     assert done.result["first_loss"] == pytest.approx(done.result["live_loss"], abs=1e-3)
+
+
+def test_versions_that_may_have_been_trained_on_the_held_out_rows_are_told_of(store, tenant, alice):
+    """A file's rows are held out of it, not out of what another version learned from."""
+    one, other, trusted = (upload(store, tenant, alice).id for _ in range(3))
+    first = publish(store, tenant, alice, "voice", files=[one], promote=False).version_id
+    publish(store, tenant, alice, "voice", files=[one])
+    ours = "learned from other files than this job's"
+
+    def told(files, **more):
+        job = queue_of(store, tenant, alice, "voice", files, **more)
+        claim = store.jobs.claim("w")
+        read_order(store, WorkerSettings(base_model="none"), claim)
+        found = [event for event in store.jobs.events(tenant, job.id, limit=100) if ours in event.message]
+        store.jobs.fail(claim, "enough", "read")
+        assert all(event.level == "warn" and "give a validation_file" in event.message for event in found)
+        return [event.message.split(" learned")[0] for event in found]
+
+    assert told([one]) == []
+    assert told([one], start_version_id=first) == []
+    assert told([other]) == ["The live version"]
+    assert told([one, other], start_version_id=first) == ["The live version and the version to start from"]
+    assert told([other], start_version_id=first, validation_file=trusted) == []
+    with_trusted = publish(store, tenant, alice, "voice", files=[one], validation_file=trusted, promote=False)
+    assert told([one], start_version_id=with_trusted.version_id) == ["The version to start from"]
+
+
+def test_a_start_whose_template_cannot_be_read_fails_its_job_once(store, tenant, alice, queue, worker, base):
+    start = publish(store, tenant, alice, "voice").version_id
+    spoilt = {"template": {}, "base_fingerprint": base.fingerprint}
+    with everything(store) as connection:
+        connection.execute(update(versions).where(versions.c.version_id == start).values(**spoilt))
+    job = queue(start_version_id=start)
+    with working(worker):
+        failed = ended(store, tenant, job)
+    assert (failed.status, failed.error.code, failed.error.param) == ("failed", "corrupt", "model")
+    assert "start from another" in failed.error.message
+    assert failed.attempt == 1
 
 
 def test_a_live_version_that_cannot_be_read_is_passed_over(store, tenant, alice, queue, worker, base):

@@ -9,6 +9,7 @@ from trainer_making import Recorder, dataset, order, train
 from prefix_engine import Engine, EngineConfig, Prefix, Request, load_base
 from prefix_engine.template import Template
 from prefix_engine.testing import Collected, tiny_base
+from trainer_worker.pieces import at_once
 from trainer_worker.rows import encode, rows_of
 from trainer_worker.split import split
 
@@ -36,8 +37,8 @@ def served_loss(base, payload, codes):
 
 
 def held_out_of(base, asked, template):
-    rows = rows_of(asked.training)
-    return encode([rows[i] for i in split(rows).held_out], template, base.tokenizer)
+    rows = at_once(rows_of(asked.training))
+    return at_once(encode([rows[i] for i in split(rows).held_out], template, base.tokenizer))
 
 
 @pytest.mark.parametrize("text_start", ["m", "0"])

@@ -17,6 +17,7 @@ from bench.paper.records import Records
 from bench.paper.run import plan_of, run, task_of, wishes_of
 from bench.paper.settings import METHODS, settings_of
 from bench.paper.tasks import TASKS, UNSEEN, cut, load, sized
+from trainer_worker.pieces import at_once
 from trainer_worker.plan import resolve
 from trainer_worker.rows import encode
 
@@ -121,7 +122,7 @@ def test_low_data_on_the_papers_checkpoints_is_the_papers_codes(host):
     found = job.settings("gpt2-medium")
     assert (found.rate, found.epochs, found.steps, found.batch, found.warmup) == (5e-5, None, 400, 10, 100)
     task = task_of(job, host)
-    plan = plan_of(job, found, encode(task.training, host.template, host.base.tokenizer))
+    plan = plan_of(job, found, at_once(encode(task.training, host.template, host.base.tokenizer)))
     assert (plan.updates, plan.warmup, plan.batch_size) == (400, 100, 10)
     assert job.settings("gpt2-medium").source == settings.LOW_CODE
     assert replace(job, epochs=3).settings("gpt2-medium").steps is None
@@ -251,7 +252,7 @@ def test_the_papers_own_settings_are_used_on_its_checkpoints():
 def test_every_method_gets_the_updates_and_batches_of_the_prefix(host):
     job = Job("main", "dart", "prefix", rows=60)
     task = task_of(job, host)
-    codes = encode(task.training, host.template, host.base.tokenizer)
+    codes = at_once(encode(task.training, host.template, host.base.tokenizer))
     wishes = wishes_of(job, job.settings("gpt2-mini"), task)
     ours = resolve(wishes, m=10, position_offset=0, rows=len(codes), seed=0)
     for method in ("fine-tuning", "adapter-3", "emb-10", "search-10"):

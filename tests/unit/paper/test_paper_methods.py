@@ -39,7 +39,7 @@ def host():
 @pytest.fixture(scope="module")
 def rows(host):
     given = [Row(prompt, text, "rows", 1) for prompt, text in zip(PROMPTS, TEXTS, strict=True)]
-    return encode(given, host.template, host.base.tokenizer)
+    return at_once(encode(given, host.template, host.base.tokenizer))
 
 
 def prefix_of(host, m, offset):
@@ -167,7 +167,8 @@ def test_words_before_the_input_are_what_the_base_reads_there(host, rows):
 def test_an_infix_without_an_input_is_a_prefix(host):
     method = moved(Infix(host, 4, WORDS))
     prefix = Prefix(method.kept["infix"].detach(), 4, host.base.fingerprint)
-    empty = encode([Row("", text, "rows", 1) for text in TEXTS], host.template, host.base.tokenizer)
+    rows = [Row("", text, "rows", 1) for text in TEXTS]
+    empty = at_once(encode(rows, host.template, host.base.tokenizer))
     assert all(row.loss_from == 1 for row in empty)
     assert method.score(empty) == pytest.approx(ProductPrefix(host, prefix).score(empty), abs=1e-6)
 
@@ -276,7 +277,7 @@ def test_the_products_trainer_makes_the_prefix(host, rows):
     other = [Row(f"name : place {i}", "It is a place.", "rows", 1) for i in range(10)]
     trained = method.train(wishes, 0, given, other, "words")
     assert method.kept["prefix"].shape[3] == 3
-    held_out = encode(other, host.template, host.base.tokenizer)
+    held_out = at_once(encode(other, host.template, host.base.tokenizer))
     assert method.score(held_out) == pytest.approx(trained.metrics["held_out_loss"], abs=1e-5)
     assert method.score(held_out) < Bare(host).score(held_out)
 
@@ -293,7 +294,7 @@ def test_a_uniform_start_lies_between_0_and_1(host):
 
 def test_an_infix_takes_the_positions_between_input_and_answer(host, rows):
     method = moved(Infix(host, 4, WORDS))
-    empty = encode([Row("", TEXTS[0], "rows", 1)], host.template, host.base.tokenizer)
+    empty = at_once(encode([Row("", TEXTS[0], "rows", 1)], host.template, host.base.tokenizer))
     together = cost(
         method, [*empty, rows[1]]
     )  # here the empty input stands behind pads, alone there are none

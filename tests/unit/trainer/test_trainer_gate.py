@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from trainer_worker.gate import judge, judge_texts
+from trainer_worker.gate import judge, judge_texts, verdict_on
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,23 @@ def test_it_says_what_was_not_beaten():
     assert "live version's 1.5000" in reason
     assert "base" not in reason
     assert "beats the base model's 2.0000 and the live version's 1.9000" in judge(1.7, 2.0, 1.9).reason
+
+
+def test_it_says_which_loss_on_how_many_rows_decided():
+    metrics = {"held_out_loss": 2.0, "base_loss": 2.5, "live_loss": 2.1, "held_out_rows": 10}
+    some = verdict_on(None, {**metrics, "compared_loss": 2.2, "compared_rows": 9})
+    assert not some.promote
+    assert some.reason == (
+        "its loss 2.2000 on the 9 held-out rows that fit behind the live version "
+        "does not beat the live version's 2.1000"
+    )
+    better = verdict_on(None, {**metrics, "compared_loss": 1.9, "compared_rows": 9})
+    assert better.promote
+    assert "its held-out loss 2.0000 beats the base model's 2.5000; its loss 1.9000 on the 9" in better.reason
+    neither = verdict_on(None, {**metrics, "base_loss": 1.0, "compared_loss": 2.2, "compared_rows": 9}).reason
+    assert "2.0000 does not beat the base model's 1.0000; its loss 2.2000 on the 9" in neither
+    every = verdict_on(None, {**metrics, "compared_loss": 2.0, "compared_rows": 10}).reason
+    assert every == "its held-out loss 2.0000 beats the base model's 2.5000 and the live version's 2.1000"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def first_loss_with_words_in_context(words, rows):
 
 
 def encoded():
-    return encode(rows_of([("f", dataset(30))]), Template.of(BASE.tokenizer), BASE.tokenizer)
+    return at_once(
+        encode(at_once(rows_of([("f", dataset(30))])), Template.of(BASE.tokenizer), BASE.tokenizer)
+    )
 
 
 @pytest.mark.parametrize("m", [1, 8, 22, 30])
@@ -52,8 +54,8 @@ def test_a_whole_run_reports_that_loss_before_its_first_update():
     report = Recorder()
     trained = train(BASE, asked, report)
     words = BASE.tokenizer.encode(TEXT)
-    held_out = [row for row in rows_of(asked.training) if row in rows_held_out(asked)]
-    codes = encode(held_out, Template.of(BASE.tokenizer), BASE.tokenizer)
+    held_out = [row for row in at_once(rows_of(asked.training)) if row in rows_held_out(asked)]
+    codes = at_once(encode(held_out, Template.of(BASE.tokenizer), BASE.tokenizer))
     assert abs(trained.metrics["first_loss"] - first_loss_with_words_in_context(words, codes)) < 1e-4
     assert report.metrics[0]["step"] == 0
 
@@ -61,7 +63,7 @@ def test_a_whole_run_reports_that_loss_before_its_first_update():
 def rows_held_out(asked):
     from trainer_worker.split import split  # noqa: PLC0415 - one test's own
 
-    rows = rows_of(asked.training)
+    rows = at_once(rows_of(asked.training))
     return [rows[i] for i in split(rows).held_out]
 
 

@@ -36,6 +36,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def prepared(asked):
+    training = Training(BASE, asked, Recorder())
+    at_once(training.prepare())
+    return training
+
+
 def cut_and_resumed(asked, when):
     """Cut again and again, after so many more questions whether to stop; the end and the number of cuts."""
     checkpoint, cuts = None, 0
@@ -83,7 +89,7 @@ def test_a_run_with_dropout_cut_anywhere_ends_bit_for_bit_the_same(form):
 
 
 def test_dropout_zeroes_a_share_of_the_prefix_and_enlarges_the_rest():
-    learner = Training(BASE, order(wishes={"dropout": 0.25, "prefix_length": 60}), Recorder())._run._learner
+    learner = prepared(order(wishes={"dropout": 0.25, "prefix_length": 60}))._run._learner
     whole, dropped = learner.form.prefix().detach(), learner.prefix().detach()
     kept = dropped != 0
     assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.03)
@@ -188,6 +194,26 @@ def test_a_checkpoint_of_another_run_is_not_taken_over(change):
     assert any("begins anew" in message for message in told.messages)
 
 
+@pytest.mark.parametrize(
+    ("constant", "value"),
+    [
+        ("batches.POOL", 2),
+        ("batches.SEED_MIX", 7),
+        ("updates.CLIP", 0.5),
+        ("adam.BETAS", (0.8, 0.999)),
+        ("run.LOOK_TOKENS", 20),
+        ("split.FEWEST", 9),
+    ],
+)
+def test_a_checkpoint_of_a_trainer_with_other_constants_is_not_taken_over(monkeypatch, constant, value):
+    report = Recorder()
+    train(BASE, order(checkpoint_seconds=0.0), report)
+    monkeypatch.setattr(f"trainer_worker.{constant}", value)
+    fresh, told = train(BASE, order()), Recorder()
+    assert digest(train(BASE, order(checkpoint=report.checkpoints[5][1]), told)) == digest(fresh)
+    assert any("begins anew" in message for message in told.messages)
+
+
 @pytest.mark.parametrize("state", [b"", b"nonsense", b"\x08" + bytes(7) + b"{}      "])
 def test_a_damaged_checkpoint_costs_time_only(state):
     assert digest(train(BASE, order(checkpoint=state))) == digest(train(BASE, order()))
@@ -264,10 +290,11 @@ def test_rows_that_do_not_fit_behind_the_live_version_are_left_out_of_both_sides
     assert (metrics["held_out_rows"], metrics["compared_rows"]) == (10, 9)
     short = train(BASE, order(validation=("file-2", fresh(9)), live=live_version(live))).metrics
     assert metrics["live_loss"] == pytest.approx(short["live_loss"], abs=1e-6)
-    rows = encode(rows_of([("f", fresh(9))]), found.template, BASE.tokenizer)
+    rows = at_once(encode(at_once(rows_of([("f", fresh(9))])), found.template, BASE.tokenizer))
     own = at_once(score(BASE, rows, found.prefix.tensor, found.prefix.position_offset)).loss
     assert metrics["compared_loss"] == pytest.approx(own, abs=1e-6)
     assert any("do not fit behind the live version" in message for message in report.messages)
+    assert b"live version, on 9 of 10 held out" in found.files["losses.svg"]
 
 
 def test_a_live_version_that_fits_no_row_keeps_its_place():
@@ -356,8 +383,8 @@ def test_a_validation_row_that_does_not_fit_names_that_file():
 
 
 def test_a_row_of_exactly_the_room_there_is_fits():
-    rows = rows_of([("f", b'{"prompt": "p", "completion": "abc"}\n')])
-    codes = encode(rows, Template.of(BASE.tokenizer), BASE.tokenizer)
+    rows = at_once(rows_of([("f", b'{"prompt": "p", "completion": "abc"}\n')]))
+    codes = at_once(encode(rows, Template.of(BASE.tokenizer), BASE.tokenizer))
     assert len(codes[0].tokens) == 6
     assert BASE.tokenizer.decode(list(codes[0].tokens[codes[0].loss_from :])) == "abc"
     check_lengths(rows, codes, 10, 16, "training_file")
@@ -367,10 +394,8 @@ def test_a_row_of_exactly_the_room_there_is_fits():
 
 def test_learners_side_by_side_move_as_each_alone():
     def learner(seed, form):
-        from trainer_worker.training import Training  # noqa: PLC0415
-
         asked = order(dataset(30, seed=seed), seed=seed, wishes={"parametrization": form})
-        return Training(BASE, asked, Recorder())._run._learner
+        return prepared(asked)._run._learner
 
     made = [(1, "mlp"), (2, "direct"), (3, "direct")]
     together, alone = ([learner(*what) for what in made] for _ in range(2))

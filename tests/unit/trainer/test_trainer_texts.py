@@ -51,17 +51,26 @@ def test_what_was_said_exactly_scores_best_whichever_reference_it_was():
     assert set(at_once(scores(Evaluation(metrics=("ter",)), ["", ""], prompts))) == {"ter"}
 
 
+def test_edits_are_counted_in_the_first_200_words():
+    """Each more takes longer than the one before, and nobody is let by meanwhile."""
+    words = [f"w{number}" for number in range(230)]
+    prompts = [Prompt("a", (" ".join(words),))]
+    asked = Evaluation(metrics=("ter",))
+    assert at_once(scores(asked, [" ".join([*words[:200], "other", "words"])], prompts))["ter"] == 0
+    assert at_once(scores(asked, [" ".join(words[1:])], prompts))["ter"] == pytest.approx(100 / 200 * 2)
+
+
 def test_prompts_are_taken_once_with_all_their_references_and_only_if_every_writer_has_room(base):
     template = Template.of(base.tokenizer)
     rows = [Row(f"p{i // 2}", f"c{i}", "file", i) for i in range(40)]
     rows.append(Row("x" * 200, "long", "file", 41))
     rows.append(Row("y" * 110, "fits without an offset", "file", 42))
     writers = [Writer(None, template), Writer(random_prefix(base, 30, offset=30), template)]
-    everything = chosen(base, rows, writers, 1000)
+    everything = at_once(chosen(base, rows, writers, 1000))
     assert [prompt.text for prompt in everything] == [f"p{i}" for i in range(20)]
     assert everything[3].references == ("c6", "c7")
-    assert "y" * 110 in {prompt.text for prompt in chosen(base, rows, writers[:1], 1000)}
-    some = chosen(base, rows, writers, 5)
+    assert "y" * 110 in {prompt.text for prompt in at_once(chosen(base, rows, writers[:1], 1000))}
+    some = at_once(chosen(base, rows, writers, 5))
     assert [prompt.text for prompt in some] == ["p0", "p4", "p8", "p12", "p16"]
 
 

@@ -14,6 +14,7 @@ from trainer_making import Recorder, dataset, order, train
 from prefix_engine.testing import tiny_base
 from trainer_worker import together as together_module
 from trainer_worker import updates as updates_module
+from trainer_worker.pieces import at_once
 from trainer_worker.refusal import Refused
 from trainer_worker.report import Stopped
 from trainer_worker.together import Together
@@ -257,6 +258,8 @@ def test_no_job_outlives_its_end_in_that_of_another(how):
 
     report = Broken(lambda recorder: how == "stopped" and len(recorder.updates) >= 3)
     jobs = [Training(BASE, order(dataset(seed=n), seed=n), r) for n, r in enumerate((report, Recorder()))]
+    for job in jobs:
+        at_once(job.prepare())
     together, alive = Together(BASE), [weakref.ref(job._run._learner) for job in jobs]
     for number, job in enumerate(jobs):
         together.join(str(number), job.steps())
