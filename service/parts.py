@@ -18,6 +18,7 @@ from service.door import Door
 from service.errors import CROWDED, raw
 from service.fields import MOST_ROWS
 from service.json_weight import MOST_PARTS, JsonWeight
+from service.lookups import Lookups
 from service.meter import Meter
 from service.readiness import Readiness
 from service.residency import Residency
@@ -62,6 +63,7 @@ class Parts:
     telemetry: Telemetry
     watchdog: Watchdog
     readiness: Readiness
+    lookups: Lookups
     purging: CapacityLimiter  # requests that wait for bytes to be removed
     removing: Semaphore  # threads that remove them, which a storage may keep for longer than requests wait
     storing: CapacityLimiter  # threads that read and write files, so that a slow storage never holds up authentication
@@ -120,6 +122,7 @@ class Parts:
                 refuse=lambda: parts.drain(),  # noqa: PLW0108 - not there yet
             ),
             readiness=Readiness(store.ping),
+            lookups=Lookups(store.settings.waits),
             purging=CapacityLimiter(_PURGERS),
             removing=Semaphore(_PURGERS),
             storing=CapacityLimiter(_STORERS),

@@ -20,6 +20,7 @@ from prefix_store.errors import FeedGap, NoRoom
 from prefix_store.failpoints import failpoint
 from prefix_store.rows import Change
 from service.connections import Connections
+from service.last_acts import within
 from service.residency import Residency
 from service.reuse import Reuse
 from service.tickets import Ticket, Tickets
@@ -27,8 +28,11 @@ from service.tickets import Ticket, Tickets
 log = structlog.get_logger("service")
 
 POLL_S = 0.05
-_SOON_S = 0.005  # between looks at answers that are about to end: a deletion is acknowledged no later than that
+_SOON_S = (
+    0.005  # between looks at answers that are about to end: a deletion waits no longer than that for a look
+)
 BEAT_S = 1.0
+_END_S = 5.0
 STALE_S = 2.0
 _LOOK_S = 0.1
 GRACE_S = 0.5  # for an answer to end by itself before its connection is cut
@@ -102,13 +106,17 @@ class Revocation:
         self._store.wakes.listen(CHANGES, self.look_now)
 
     def stop(self) -> None:
-        """Leave the feed; nothing may be served afterwards."""
+        """Leave the feed; nothing may be served afterwards.
+
+        A database that stands still is not waited for: others will soon count this process dead.
+        """
         self._stopping = True
         self._wake.set()
         self._work.set()
+        give_up = time.monotonic() + _END_S
         for thread in self._threads:
-            thread.join(timeout=10.0)
-        self._store.feed.leave(self._process_id)
+            thread.join(timeout=max(0.0, give_up - time.monotonic()))
+        within(_END_S, lambda: self._store.feed.leave(self._process_id), "feed-leaves")
 
     def look_now(self) -> None:
         """Read the feed without waiting for the next poll: somebody has just written to it."""
