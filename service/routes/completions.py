@@ -91,8 +91,9 @@ async def admitted(
         payload = None
         if resolved is not None and resolved.number is None:
             resolved, payload = await _checkpoint(parts, scope, body.model, resolved)
-    limited = tenant.requests_per_minute is not None
-    headers = await to_thread.run_sync(parts.admission.rate, tenant) if limited else {}
+    headers = {}
+    if tenant.requests_per_minute is not None:
+        headers = await to_thread.run_sync(parts.admission.rate, tenant, limiter=parts.counting)
     headers |= parts.admission.quota(tenant, used.tokens)
     if scope.user is not None:  # what is left, and from when, tells what the tenant's other users ask for
         headers = {name: value for name, value in headers.items() if "-limit-" in name}
