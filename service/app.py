@@ -7,11 +7,12 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from service import errors, openapi
+from service.deps import IN_TURN
 from service.gate import Gate
 from service.parts import Parts
 from service.routes import completions, files, health, jobs, keys, models, prefixes, tenants, usage, users
 
-_ROUTES = (completions, models, prefixes, files, jobs, tenants, users, keys, usage, health)
+_ROUTES = (completions, models, prefixes, files, jobs, tenants, users, keys, usage)
 _GATE = (400, 413)  # what the gate may answer to everybody
 _ALL = (*_GATE, 401, 403, 500, 503, 507)
 _ABOUT = "Generate with personal prefixes of one frozen GPT-2, train them, erase them. OpenAI's clients work."
@@ -43,6 +44,7 @@ def create_app(parts: Parts) -> ASGIApp:
     app.state.parts = parts
     errors.install(app)
     for module in _ROUTES:
-        app.include_router(module.router, responses=openapi.refusals(*(_GATE if module is health else _ALL)))
+        app.include_router(module.router, responses=openapi.refusals(*_ALL), dependencies=[IN_TURN])
+    app.include_router(health.router, responses=openapi.refusals(*_GATE))
     openapi.describe(app)
     return Gate(app, parts)

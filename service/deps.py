@@ -1,6 +1,7 @@
 """What routes ask for: the parts, the caller with the right to do it, a request admitted."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from inspect import iscoroutinefunction
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from fastapi import Depends, Header, Query, Request
@@ -22,18 +23,18 @@ async def parts_of(request: Request) -> Parts:
     return parts
 
 
-def admin_of(request: Request) -> Admin:
-    """The operator; 403 for tenants' keys."""
+async def admin_of(request: Request) -> Admin:
+    """The operator; 403 for tenants' keys. On no thread, like all that waits for nothing."""
     caller = request.state.caller
     if not isinstance(caller, Admin):
         raise ApiError(403, "admin_key_required", "this needs the admin key")
     return caller
 
 
-def may(*grants: str) -> Callable[[Request], Scope]:
+def may(*grants: str) -> Callable[[Request], Awaitable[Scope]]:
     """A dependency: the caller's scope if its key has one of these grants (none named: any key of a tenant)."""
 
-    def scope_of(request: Request) -> Scope:
+    async def scope_of(request: Request) -> Scope:
         caller = request.state.caller
         if not isinstance(caller, Scope):
             raise ApiError(
@@ -48,6 +49,22 @@ def may(*grants: str) -> Callable[[Request], Scope]:
 
 
 PartsDep = Annotated[Parts, Depends(parts_of)]
+
+
+async def in_turn(request: Request, parts: PartsDep) -> AsyncIterator[None]:
+    """Have a route that runs on a thread run in a turn of its tenant; its body has come by now.
+
+    A route of the event loop takes a turn itself for what it does on a thread (`Turns.run`).
+    """
+    caller = request.state.caller
+    if iscoroutinefunction(request.scope["endpoint"]) or not isinstance(caller, Scope):
+        yield
+        return
+    async with parts.turns.turn(caller.tenant_id):
+        yield
+
+
+IN_TURN = Depends(in_turn, scope="function")  # over before the answer is sent
 AdminDep = Annotated[Admin, Depends(admin_of)]
 AnyScope = Annotated[Scope, Depends(may())]
 Generator = Annotated[Scope, Depends(may("generate"))]

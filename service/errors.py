@@ -75,6 +75,8 @@ DRAINING = ApiError(
     refused="draining",
 )
 
+BLIND = ApiError(503, "overloaded", "the database cannot be followed now; try again", retry_after=1.0)
+
 CROWDED = ApiError(
     503,
     "overloaded",

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
@@ -22,7 +21,7 @@ from structlog.contextvars import bound_contextvars
 from prefix_store.scope import Admin
 from prefix_store.scope import Scope as Caller
 from service.answers import Answer
-from service.errors import DRAINING, NO_KEY, ApiError, api_error, respond
+from service.errors import BLIND, DRAINING, NO_KEY, ApiError, api_error, respond
 from service.json_weight import JsonWeight
 from service.telemetry import known
 
@@ -138,17 +137,23 @@ class Gate:
         return self._parts.settings.max_body_bytes
 
     def _look_at_head(self, scope: Scope, body: "_Body") -> None:
-        """Refuse while draining, and a body that says itself that it is too large."""
+        """Refuse while draining, while the database is out of sight, and a body that says itself that it is too large.
+
+        Who cannot follow deletions may send nothing, so there is nothing to look up; and whose key it is would be asked
+        of the database that does not answer.
+        """
         path = scope["path"]
         if self._parts.draining and path not in HEALTH:
             raise DRAINING
+        if path not in OPEN and self._parts.revocation.stale:
+            raise BLIND
         if "\x00" in path or b"%00" in scope["query_string"]:
             raise ApiError(400, "invalid_value", "the address holds a NUL; remove it")
         if body.length > body.limit:
             raise _too_large(body.limit, path)
 
     async def _authenticate(self, token: str) -> Caller | Admin:
-        caller = await to_thread.run_sync(self._parts.authenticate, token) if token else None
+        caller = await self._parts.lookups.ask(self._parts.authenticate, token) if token else None
         if caller is None:
             raise NO_KEY
         return caller

@@ -48,6 +48,13 @@ class Meter:
             waiting = [*self._pending.items(), *sent]
             return sum(sum(counts[1:]) for (scope, _), counts in waiting if scope.tenant_id == tenant_id)
 
+    def left(self) -> int:
+        """Requests that are not written yet."""
+        with self._lock:
+            return sum(
+                counts[0] for counts in (*self._pending.values(), *(sent for _, sent in self._sent.values()))
+            )
+
     def flush(self) -> None:
         """Write what was gathered."""
         with self._writing:

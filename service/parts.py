@@ -18,6 +18,7 @@ from service.door import Door
 from service.errors import CROWDED, raw
 from service.fields import MOST_ROWS
 from service.json_weight import MOST_PARTS, JsonWeight
+from service.lookups import Lookups
 from service.meter import Meter
 from service.readiness import Readiness
 from service.residency import Residency
@@ -27,12 +28,14 @@ from service.settings import ServiceSettings
 from service.telemetry import Telemetry
 from service.tickets import Tickets
 from service.tracing import Traces
+from service.turns import Turns
 from service.upkeep import Upkeep
 from service.watchdog import Watchdog
 
 _PLANNERS = 2
 _PURGERS = 4
 _STORERS = 16
+_COUNTERS = 8
 _UNREADY = 0.5  # of the time after which the engine counts as stuck: others are asked first
 
 
@@ -62,6 +65,9 @@ class Parts:
     telemetry: Telemetry
     watchdog: Watchdog
     readiness: Readiness
+    lookups: Lookups
+    turns: Turns
+    counting: CapacityLimiter  # threads that wait for Redis to count a request
     purging: CapacityLimiter  # requests that wait for bytes to be removed
     removing: Semaphore  # threads that remove them, which a storage may keep for longer than requests wait
     storing: CapacityLimiter  # threads that read and write files, so that a slow storage never holds up authentication
@@ -120,6 +126,9 @@ class Parts:
                 refuse=lambda: parts.drain(),  # noqa: PLW0108 - not there yet
             ),
             readiness=Readiness(store.ping),
+            lookups=Lookups(store.settings.waits),
+            turns=Turns(),
+            counting=CapacityLimiter(_COUNTERS),
             purging=CapacityLimiter(_PURGERS),
             removing=Semaphore(_PURGERS),
             storing=CapacityLimiter(_STORERS),

@@ -20,6 +20,7 @@ from prefix_store.errors import FeedGap, NoRoom
 from prefix_store.failpoints import failpoint
 from prefix_store.rows import Change
 from service.connections import Connections
+from service.last_acts import within
 from service.residency import Residency
 from service.reuse import Reuse
 from service.tickets import Ticket, Tickets
@@ -27,7 +28,11 @@ from service.tickets import Ticket, Tickets
 log = structlog.get_logger("service")
 
 POLL_S = 0.05
+_SOON_S = (
+    0.005  # between looks at answers that are about to end: a deletion waits no longer than that for a look
+)
 BEAT_S = 1.0
+_END_S = 5.0
 STALE_S = 2.0
 _LOOK_S = 0.1
 GRACE_S = 0.5  # for an answer to end by itself before its connection is cut
@@ -54,9 +59,11 @@ class _Ending:
     let_go: bool = False
     cut: bool = False
 
-    def wait(self, seconds: float) -> None:
-        """Until something of it has ended, or some seconds have passed."""
-        (self.tickets[0].ended if self.revoked.is_set() and self.tickets else self.revoked).wait(seconds)
+    @property
+    def look_s(self) -> float:
+        """Seconds until it is worth a look: what does not end by itself may take long."""
+        soon = (self.tickets or not self.revoked.is_set()) and not self.cut and time.monotonic() < self.cut_at
+        return _SOON_S if soon else POLL_S
 
 
 class Revocation:
@@ -74,7 +81,7 @@ class Revocation:
         self._store, self._engine, self._residency, self._reuse = store, engine, residency, reuse
         self._tickets, self._connections = tickets, connections
         self._process_id = ""
-        self._read_to = self._acted_to = 0
+        self._read_to = self._stopped_to = self._acted_to = 0
         self._seen: Change | None = None  # the change at `_read_to`
         self._fresh = 0.0
         self._todo: deque[Change] = deque()
@@ -90,21 +97,26 @@ class Revocation:
 
     def start(self) -> None:
         """Join the feed, then follow it; from here on a delete waits for this process."""
+        began = time.monotonic()
         self._process_id = self._store.feed.join("service")
-        self._read_to = self._acted_to = self._store.feed.position()
-        self._fresh = time.monotonic()
+        self._read_to = self._stopped_to = self._acted_to = self._store.feed.position()
+        self._fresh = began
         for thread in self._threads:
             thread.start()
         self._store.wakes.listen(CHANGES, self.look_now)
 
     def stop(self) -> None:
-        """Leave the feed; nothing may be served afterwards."""
+        """Leave the feed; nothing may be served afterwards.
+
+        A database that stands still is not waited for: others will soon count this process dead.
+        """
         self._stopping = True
         self._wake.set()
         self._work.set()
+        give_up = time.monotonic() + _END_S
         for thread in self._threads:
-            thread.join(timeout=10.0)
-        self._store.feed.leave(self._process_id)
+            thread.join(timeout=max(0.0, give_up - time.monotonic()))
+        within(_END_S, lambda: self._store.feed.leave(self._process_id), "feed-leaves")
 
     def look_now(self) -> None:
         """Read the feed without waiting for the next poll: somebody has just written to it."""
@@ -112,12 +124,15 @@ class Revocation:
 
     @property
     def stale(self) -> bool:
-        """Whether the last good read of the feed is too old for anything to be sent."""
+        """Whether what was last seen of the feed, and stopped, is too old for anything to be sent."""
         return self.broken or self.age > STALE_S
 
     @property
     def age(self) -> float:
-        """Seconds since the feed was last read, and this process known to live, without an error."""
+        """Seconds since the feed was last read, and this process known to live, without an error.
+
+        After a pause also since nothing that was read was left to be stopped.
+        """
         return time.monotonic() - self._fresh
 
     # ---- reading
@@ -126,6 +141,7 @@ class Revocation:
         beaten, beaten_to, busy = 0.0, -1, False
         while not self._stopping and not self.broken:
             began = time.monotonic()
+            told = began - beaten < STALE_S
             try:
                 changes = self._store.feed.read(self._read_to, self._seen)
                 if changes:
@@ -139,9 +155,9 @@ class Revocation:
                     beaten, beaten_to, busy = began, acted, generating > 0
                 # What happened before this moment has been seen; and who reads but cannot beat, as on a replica that
                 # is left behind, is soon counted dead like one that cannot read.
-                self._fresh = began
+                self._note(began, told=told)
             except NoRoom:  # where a beat finds no room, no deletion does
-                self._fresh = began
+                self._note(began, told=True)
             except FeedGap:
                 log.critical("feed.gap")
                 self.broken = True
@@ -151,6 +167,18 @@ class Revocation:
             self._wake.clear()
         if self.broken:  # nothing is sent any more, so nobody needs to wait for this process
             self._stand_aside()
+
+    def _note(self, began: float, *, told: bool) -> None:
+        """What happened before `began` has been read, and, while others count on this process, is waited for.
+
+        Who was stale may have been counted dead, and deletions acknowledged without it. So it is fresh again only when
+        it was told to live (`told`) before it read, after which nothing is acknowledged without it, and when all that it
+        has read is stopped. Where that takes long, since who acts is stuck, it stays stale for as long.
+        """
+        if not self.stale or (told and self._stopped_to >= self._read_to):
+            self._fresh = began
+        elif not told:
+            self._wake.set()  # read once more, now that it is told
 
     def _stand_aside(self) -> None:
         while self._tickets.owned() and not self._stopping:
@@ -185,10 +213,7 @@ class Revocation:
         """
         ending: deque[_Ending] = deque()
         while True:
-            if ending:
-                ending[0].wait(POLL_S)
-            else:
-                self._work.wait()
+            self._work.wait(min((one.look_s for one in ending), default=None))
             self._work.clear()
             if self._stopping:
                 return
@@ -229,9 +254,11 @@ class Revocation:
         one = _Ending(changes[-1].seq, versions)
         if not gone and not versions:
             one.revoked.set()
+            self._stopped(one.seq)
             return one
         failpoint("service.revoking")
         one.tickets = self._tickets.revoke(gone | versions)
+        self._stopped(one.seq)
         # A ticket may have been opened since `of_owner` looked.
         versions |= {ticket.version_id for ticket in one.tickets if ticket.version_id is not None}
         one.revoked = self._engine.begin_revocation(versions)
@@ -239,6 +266,12 @@ class Revocation:
             self._engine.forget(callers)
         log.info("revocation.begun", requests=len(one.tickets), versions=len(versions))
         return one
+
+    def _stopped(self, seq: int) -> None:
+        """Nothing of what is gone up to the change `seq` is sent any more: a reader that waits for that goes on."""
+        self._stopped_to = seq
+        if self.stale:
+            self._wake.set()
 
     def _hurry(self, one: _Ending) -> None:
         """Forget answers that have ended, and cut the connections of those that do not end by themselves.

@@ -1,7 +1,10 @@
 """One serving process from its settings to its exit status."""
 
 import gc
+import os
 import sys
+import threading
+import time
 
 import structlog
 from pydantic import ValidationError
@@ -21,6 +24,9 @@ from service.settings import ServiceSettings
 from service.tracing import Traces
 
 log = structlog.get_logger("service")
+
+_LEAVE_S = 2.0
+_WORKERS = "AnyIO worker"  # threads that routes run on; not daemons, and they end with the event loop
 
 
 def run() -> None:
@@ -61,8 +67,22 @@ def run() -> None:
     server = Server(parts)
     keep_for_ever()
     server.run()
-    if not server.started:
-        sys.exit(1)
+    leave(0 if server.started else 1)
+
+
+def leave(status: int) -> None:
+    """End with a status, also where threads wait for a database that stands still: the interpreter waits for them."""
+    give_up = time.monotonic() + _LEAVE_S
+    others = [thread for thread in threading.enumerate() if thread.name.startswith(_WORKERS)]
+    for thread in others:
+        thread.join(max(0.0, give_up - time.monotonic()))
+    if left := sum(thread.is_alive() for thread in others):
+        log.warning("service.threads_left", threads=left)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)
 
 
 def keep_for_ever() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from prefix_store import Store
+from service.last_acts import within
 from service.meter import Meter
 
 log = structlog.get_logger("service")
@@ -15,6 +16,7 @@ _FLUSH_S = 0.5
 _RESUME_S = 2.0
 _SWEEP_S = 3600.0
 _END_S = 10.0
+_LAST_S = 1.0  # for the last usage, though the threads have taken their time
 
 
 class Upkeep:
@@ -39,12 +41,14 @@ class Upkeep:
             thread.start()
 
     def stop(self) -> None:
-        """Write what is left and end."""
+        """Write what is left and end, within some seconds; what could not be written is counted in the log."""
         self._stop.set()
         give_up = time.monotonic() + _END_S
         for thread in self._threads:
             thread.join(timeout=max(0.0, give_up - time.monotonic()))
-        self._meter.flush()
+        within(max(_LAST_S, give_up - time.monotonic()), self._meter.flush, "upkeep-last")
+        if lost := self._meter.left():
+            log.error("usage.lost", requests=lost)
 
     def _run(self, act: Callable[[], object], seconds: float) -> None:
         while not self._stop.is_set():

@@ -20,7 +20,7 @@ from prefix_store.version_rows import Resolved
 from service.admission import Used
 from service.answers import Answer, Completion
 from service.deps import Generator, PartsDep, resolve, shown
-from service.errors import ApiError
+from service.errors import BLIND
 from service.outbox import ClientGone, Outbox
 from service.parts import Parts
 from service.prompts import Plan, plan
@@ -87,12 +87,13 @@ async def admitted(
     seconds = min(x_deadline_seconds or parts.settings.deadline_seconds, parts.settings.deadline_seconds)
     deadline = request.state.began + seconds
     with nullcontext() if parts.traces is None else parts.traces.part("store.resolve"):
-        tenant, resolved, used = await to_thread.run_sync(_look_up, parts, scope, body.model)
+        tenant, resolved, used = await parts.lookups.ask(_look_up, parts, scope, body.model)
         payload = None
         if resolved is not None and resolved.number is None:
             resolved, payload = await _checkpoint(parts, scope, body.model, resolved)
-    limited = tenant.requests_per_minute is not None
-    headers = await to_thread.run_sync(parts.admission.rate, tenant) if limited else {}
+    headers = {}
+    if tenant.requests_per_minute is not None:
+        headers = await to_thread.run_sync(parts.admission.rate, tenant, limiter=parts.counting)
     headers |= parts.admission.quota(tenant, used.tokens)
     if scope.user is not None:  # what is left, and from when, tells what the tenant's other users ask for
         headers = {name: value for name, value in headers.items() if "-limit-" in name}
@@ -102,7 +103,7 @@ async def admitted(
         limiter=parts.planning,
     )
     if parts.revocation.stale:
-        raise ApiError(503, "overloaded", "the database cannot be followed now; try again", retry_after=1.0)
+        raise BLIND
     if resolved is not None:
         parts.residency.note(resolved)
     ticket = parts.tickets.open(scope.tenant_id, request.scope.get("client"), resolved, body.model)
@@ -142,7 +143,7 @@ async def _checkpoint(
         try:
             return resolved, await parts.residency.read(resolved, parts.storing)
         except NotFound:
-            resolved = await to_thread.run_sync(resolve, parts, scope, model)
+            resolved = await parts.lookups.ask(resolve, parts, scope, model)
     raise NotFound("model", model)
 
 

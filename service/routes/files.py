@@ -159,7 +159,7 @@ def get_file(parts: PartsDep, scope: Uploader, file_id: str) -> FileShown:
 @router.get("/v1/files/{file_id}/content", response_class=Response, responses=BYTES)
 async def get_content(parts: PartsDep, request: Request, scope: Uploader, file_id: str) -> Response:
     """One file's bytes, as they were uploaded."""
-    dataset = await to_thread.run_sync(parts.store.datasets.get, scope, file_id)
+    dataset = await parts.turns.run(scope, parts.store.datasets.get, scope, file_id)
     ticket = parts.tickets.open_file(dataset.owner, request.scope.get("client"), file_id, dataset.bytes)
     try:
         data = await to_thread.run_sync(parts.store.datasets.read, scope, file_id, limiter=parts.storing)
@@ -214,7 +214,7 @@ async def delete_file(
     parts: PartsDep, scope: Uploader, file_id: str, *, versions: bool = False
 ) -> JSONResponse:
     """Erase a file's bytes; with `versions=true` also the versions that learned from it."""
-    told = await to_thread.run_sync(
-        lambda: parts.store.datasets.delete(scope, file_id, versions=versions, clear=False)
+    told = await parts.turns.run(
+        scope, lambda: parts.store.datasets.delete(scope, file_id, versions=versions, clear=False)
     )
     return await delete(parts, scope, told.seq, "file", file_id)

@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 
 from prefix_store.errors import NotFound
@@ -163,7 +162,7 @@ def get_job(parts: PartsDep, scope: Trainer, job_id: str) -> JobShown:
 )
 async def cancel_job(parts: PartsDep, scope: Trainer, job_id: str) -> JobShown:
     """End a job; nothing of it is published afterwards, and answers of its checkpoints end."""
-    job, told = await to_thread.run_sync(lambda: parts.store.jobs.cancel(scope, job_id, clear=False))
+    job, told = await parts.turns.run(scope, lambda: parts.store.jobs.cancel(scope, job_id, clear=False))
     if told is not None:
         await reached_all(parts, told.seq)
     await clear(parts, scope)

@@ -1,6 +1,5 @@
 """`/v1/models`: the base model and the prefixes, as OpenAI lists models."""
 
-from anyio import to_thread
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
@@ -83,7 +82,7 @@ async def delete_model(parts: PartsDep, scope: Writer, name: str) -> JSONRespons
     """A prefix with all its versions, or one version that is not live."""
     if name == parts.base.name:
         raise ApiError(409, "base_model", "the base model cannot be deleted", "model", headers=FINAL)
-    change = await to_thread.run_sync(_delete, parts, scope, name)
+    change = await parts.turns.run(scope, _delete, parts, scope, name)
     return await delete(parts, scope, change.seq, "model", name)
 
 

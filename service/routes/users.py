@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
@@ -62,7 +61,7 @@ def get_user(parts: PartsDep, scope: KeyAdmin, user_id: str) -> OwnerShown:
 )
 async def delete_user(parts: PartsDep, scope: Eraser, user_id: str) -> JSONResponse:
     """Erase a user: keys, files, jobs, prefixes, and task versions that learned from the files."""
-    begun = await to_thread.run_sync(parts.store.erasure.begin, scope, _user(user_id))
+    begun = await parts.turns.run(scope, parts.store.erasure.begin, scope, _user(user_id))
     return await erase(parts, begun, user_id)
 
 
@@ -81,7 +80,7 @@ def list_tasks(
 )
 async def delete_task(parts: PartsDep, scope: Eraser, task_id: str) -> JSONResponse:
     """Erase a task with its files, jobs and prefix."""
-    begun = await to_thread.run_sync(parts.store.erasure.begin, scope, f"task:{task_id}")
+    begun = await parts.turns.run(scope, parts.store.erasure.begin, scope, f"task:{task_id}")
     return await erase(parts, begun, task_id)
 
 

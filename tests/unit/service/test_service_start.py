@@ -68,3 +68,24 @@ def test_a_process_that_crashes_leaves_no_dump(module, tmp_path):
 def test_others_count_a_process_dead_only_when_it_has_cut_everybody_off():
     """Beat, reads without one, stale, a look that notices, the grace, a look that cuts."""
     assert BEAT_S + STALE_S + 2 * _LOOK_S + GRACE_S < DEAD_AFTER_S < StoreSettings().process_dead_after
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_process_ends_though_a_route_waits_for_ever(status):
+    """Its thread is none that the interpreter would end."""
+    code = (
+        "import anyio, threading\n"
+        "from anyio import to_thread\n"
+        "from service.start import leave\n"
+        "async def serve():\n"
+        "    with anyio.move_on_after(0.5):\n"
+        "        await to_thread.run_sync(threading.Event().wait, abandon_on_cancel=True)\n"
+        "anyio.run(serve)\n"
+        f"leave({status})\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=False, timeout=120
+    )
+    assert ran.returncode == status
+    assert b"service.threads_left" in ran.stdout
