@@ -80,7 +80,10 @@ class Parts:
         tickets = Tickets(settings.queue_requests, settings.queue_tokens, sent_bytes)
         telemetry, meter = Telemetry(), Meter(store.scoped)
         connections = Connections(
-            settings.connections, raw(CROWDED), lambda seconds: telemetry.refusal("connections", seconds)
+            settings.connections,
+            raw(CROWDED),
+            lambda seconds: telemetry.refusal("connections", seconds),
+            settings.stall_seconds,
         )
         most_values = MOST_ROWS * base.config.positions + MOST_PARTS
         heaviest = settings.max_body_bytes + JsonWeight.most_bytes(most_values, settings.max_body_bytes)

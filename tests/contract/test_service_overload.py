@@ -247,7 +247,7 @@ def test_where_all_connections_are_busy_one_more_is_told_to_come_again(tmp_path)
 
 @pytest.mark.parametrize("sent", [b"", b"GET /v1/models HTTP/1.1\r\nhost: x\r\n"])
 def test_who_sends_no_whole_head_is_hung_up_on(tmp_path, monkeypatch, sent):
-    monkeypatch.setattr("service.connections._HEAD_S", 0.5)
+    monkeypatch.setattr("service.connection._HEAD_S", 0.5)
     with serving(tmp_path) as service, socket.create_connection(("127.0.0.1", service.port)) as raw:
         raw.sendall(sent)
         raw.settimeout(60)
