@@ -23,6 +23,7 @@ _CUT_LOOK_S = 1.0  # at most, between looks at who takes nothing
 _OTHER_FILES = (
     256  # that a process has open beside its connections: database, logs, sealed files, who is turned away
 )
+_TURNED_AWAY = 64  # connections at once that are told so; of more, those that have waited longest are cut
 _UNSENT = 128 << 10  # bytes of one connection that the kernel holds unsent
 
 
@@ -45,13 +46,16 @@ class Connections:
         self._transports: dict[Address, asyncio.Transport] = {}
         self._protocols: dict[Noted, None] = {}  # by the time that they came
         self._leaving: set[Noted] = set()  # of these: aborted to make room, lost in the loop's next turn
+        self._surplus_open: dict[
+            Noted, None
+        ] = {}  # to be told that there is no room, by the time that they came
         self._stall_seconds = stall_seconds
         self._looking = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def count(self) -> int:
-        """Open connections."""
+        """Open connections, without those that are only told that there is no room."""
         return len(self._protocols)
 
     def protocol(self) -> type[Noted]:
@@ -70,27 +74,42 @@ class Connections:
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        if not self._has_room and not self._close_idle():
+            self._keep_for_an_answer(protocol)
+            return False
         self._protocols[protocol] = None
         if client is not None:
             self._transports[client] = transport
         if not self._looking:
             self._looking = True
             self._look_later(loop)
-        return len(self._protocols) - len(self._leaving) <= self._most or self._close_idle(protocol)
+        return True
 
-    def _close_idle(self, beside: Noted) -> bool:
-        """Cut the oldest connection that has no request under way; whether there was one.
+    @property
+    def _has_room(self) -> bool:
+        return len(self._protocols) - len(self._leaving) < self._most
+
+    def _keep_for_an_answer(self, protocol: Noted) -> None:
+        """Apart from the others: it takes nobody's place, and is not what is closed to make room."""
+        if len(self._surplus_open) >= _TURNED_AWAY:
+            oldest = next(iter(self._surplus_open))
+            del self._surplus_open[oldest]
+            oldest.transport.abort()
+        self._surplus_open[protocol] = None
+
+    def _close_idle(self) -> bool:
+        """Cut the oldest connection that has no request under way; whether there is room now.
 
         Also one that is closing already: while its client reads nothing, that may take for ever. It counts until it
         is lost.
         """
         for protocol in self._protocols:
             done = protocol.is_idle or protocol.transport.is_closing()
-            if done and protocol is not beside and protocol not in self._leaving:
+            if done and protocol not in self._leaving:
                 self._leaving.add(protocol)
                 protocol.transport.abort()
-                return True
-        return False
+                break
+        return self._has_room
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(min(_CUT_LOOK_S, self._stall_seconds), self._cut_stalled, loop)
@@ -114,6 +133,7 @@ class Connections:
         """Forget a connection that was lost."""
         self._protocols.pop(protocol, None)
         self._leaving.discard(protocol)
+        self._surplus_open.pop(protocol, None)
         if client is not None and self._transports.get(client) is transport:
             del self._transports[client]
 
