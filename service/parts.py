@@ -19,6 +19,7 @@ from service.errors import CROWDED, raw
 from service.fields import MOST_ROWS
 from service.json_weight import MOST_PARTS, JsonWeight
 from service.meter import Meter
+from service.planning import Planning
 from service.readiness import Readiness
 from service.residency import Residency
 from service.reuse import Reuse
@@ -30,7 +31,6 @@ from service.tracing import Traces
 from service.upkeep import Upkeep
 from service.watchdog import Watchdog
 
-_PLANNERS = 2
 _PURGERS = 4
 _STORERS = 16
 _UNREADY = 0.5  # of the time after which the engine counts as stuck: others are asked first
@@ -65,7 +65,7 @@ class Parts:
     purging: CapacityLimiter  # requests that wait for bytes to be removed
     removing: Semaphore  # threads that remove them, which a storage may keep for longer than requests wait
     storing: CapacityLimiter  # threads that read and write files, so that a slow storage never holds up authentication
-    planning: CapacityLimiter  # threads that encode prompts, so that they never hold up authentication
+    planning: Planning
     traces: Traces | None = None  # None: nobody collects them
     draining: bool = False
     started: bool = False
@@ -126,7 +126,7 @@ class Parts:
             purging=CapacityLimiter(_PURGERS),
             removing=Semaphore(_PURGERS),
             storing=CapacityLimiter(_STORERS),
-            planning=CapacityLimiter(_PLANNERS),
+            planning=Planning(),
         )
         return parts
 
