@@ -45,4 +45,4 @@ def create_app(parts: Parts) -> ASGIApp:
     for module in _ROUTES:
         app.include_router(module.router, responses=openapi.refusals(*(_GATE if module is health else _ALL)))
     openapi.describe(app)
-    return Gate(app, parts)
+    return parts.receiving.around(Gate(app, parts))

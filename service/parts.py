@@ -21,6 +21,7 @@ from service.json_weight import MOST_PARTS, JsonWeight
 from service.meter import Meter
 from service.planning import Planning
 from service.readiness import Readiness
+from service.receiving import Receiving
 from service.residency import Residency
 from service.reuse import Reuse
 from service.revocation import Revocation
@@ -66,6 +67,7 @@ class Parts:
     removing: Semaphore  # threads that remove them, which a storage may keep for longer than requests wait
     storing: CapacityLimiter  # threads that read and write files, so that a slow storage never holds up authentication
     planning: Planning
+    receiving: Receiving
     traces: Traces | None = None  # None: nobody collects them
     draining: bool = False
     started: bool = False
@@ -127,6 +129,7 @@ class Parts:
             removing=Semaphore(_PURGERS),
             storing=CapacityLimiter(_STORERS),
             planning=Planning(),
+            receiving=Receiving(),
         )
         return parts
 
