@@ -47,4 +47,4 @@ def create_app(parts: Parts) -> ASGIApp:
         app.include_router(module.router, responses=openapi.refusals(*_ALL), dependencies=[IN_TURN])
     app.include_router(health.router, responses=openapi.refusals(*_GATE))
     openapi.describe(app)
-    return Gate(app, parts)
+    return parts.receiving.around(Gate(app, parts))

@@ -4,7 +4,8 @@ A response that has ended for the app may still lie in its transport because the
 Revocation waits for such bytes, and throws away those that nobody takes.
 
 There is room for so many connections. One more closes the one that has been idle longest; where all are busy it is
-answered 503 without a look at what it asks for. None is kept that does not send the whole head of a request soon.
+answered 503 without a look at what it asks for. None is kept that does not send the whole head of a request soon, nor
+one that takes nothing of what was written for it, whether anybody waits for that or not.
 """
 
 import asyncio
@@ -14,28 +15,16 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from service.connection import Noted, Patience
 
 Address = tuple[str, int]
 _LOOK_S = 0.01
-_HEAD_S = 15.0  # for the whole head of a request
-_OTHER_FILES = 256  # that a process has open beside its connections: database, logs, sealed files
+_CUT_LOOK_S = 1.0  # at most, between looks at who takes nothing
+_OTHER_FILES = (
+    256  # that a process has open beside its connections: database, logs, sealed files, who is turned away
+)
+_TURNED_AWAY = 64  # connections at once that are told so; of more, those that have waited longest are cut
 _UNSENT = 128 << 10  # bytes of one connection that the kernel holds unsent
-
-
-class _Patience:
-    """With one client: its clock begins anew whenever less is left to write."""
-
-    def __init__(self, unsent: Callable[[], int], seconds: float) -> None:
-        self._unsent, self._seconds = unsent, seconds
-        self._left, self._since = unsent(), time.monotonic()
-
-    def is_over(self) -> bool:
-        """Look again; whether nothing was taken for the whole time."""
-        before, self._left = self._left, self._unsent()
-        if self._left < before:
-            self._since = time.monotonic()
-        return time.monotonic() >= self._since + self._seconds
 
 
 class Connections:
@@ -45,28 +34,37 @@ class Connections:
         most: open at once; fewer if the process may not open so many files.
         surplus: the whole response on a connection that there is no room for.
         told: hears how long such a response took, in seconds.
+        stall_seconds: a connection whose client takes nothing of what is left to write for so long is cut.
     """
 
-    def __init__(self, most: int, surplus: bytes, told: Callable[[float], None]) -> None:
+    def __init__(
+        self, most: int, surplus: bytes, told: Callable[[float], None], stall_seconds: float
+    ) -> None:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = max(16, min(most, files - _OTHER_FILES)) if files != resource.RLIM_INFINITY else most
         self._surplus, self._told = surplus, told
         self._transports: dict[Address, asyncio.Transport] = {}
-        self._protocols: dict[H11Protocol, None] = {}  # by the time that they came
+        self._protocols: dict[Noted, None] = {}  # by the time that they came
+        self._leaving: set[Noted] = set()  # of these: aborted to make room, lost in the loop's next turn
+        self._surplus_open: dict[
+            Noted, None
+        ] = {}  # to be told that there is no room, by the time that they came
+        self._stall_seconds = stall_seconds
+        self._looking = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def count(self) -> int:
-        """Open connections."""
+        """Open connections, without those that are only told that there is no room."""
         return len(self._protocols)
 
-    def protocol(self) -> type[H11Protocol]:
+    def protocol(self) -> type[Noted]:
         """The protocol of uvicorn, noting each connection here."""
-        return type("Noted", (_Noted,), {"connections_noted": self})
+        return type("Noted", (Noted,), {"connections_noted": self})
 
     def add(
         self,
-        protocol: H11Protocol,
+        protocol: Noted,
         client: Address | None,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
@@ -76,20 +74,52 @@ class Connections:
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        if not self._has_room and not self._close_idle():
+            self._keep_for_an_answer(protocol)
+            return False
         self._protocols[protocol] = None
         if client is not None:
             self._transports[client] = transport
-        return len(self._protocols) <= self._most or self._close_idle(protocol)
+        if not self._looking:
+            self._looking = True
+            self._look_later(loop)
+        return True
 
-    def _close_idle(self, beside: H11Protocol) -> bool:
-        """Close the oldest connection that has no request under way; whether there was one."""
+    @property
+    def _has_room(self) -> bool:
+        return len(self._protocols) - len(self._leaving) < self._most
+
+    def _keep_for_an_answer(self, protocol: Noted) -> None:
+        """Apart from the others: it takes nobody's place, and is not what is closed to make room."""
+        if len(self._surplus_open) >= _TURNED_AWAY:
+            oldest = next(iter(self._surplus_open))
+            del self._surplus_open[oldest]
+            oldest.transport.abort()
+        self._surplus_open[protocol] = None
+
+    def _close_idle(self) -> bool:
+        """Cut the oldest connection that has no request under way; whether there is room now.
+
+        Also one that is closing already: while its client reads nothing, that may take for ever. It counts until it
+        is lost.
+        """
         for protocol in self._protocols:
-            if protocol is not beside and _is_idle(protocol):
-                if not protocol.transport.is_closing():
-                    protocol.transport.abort()
-                del self._protocols[protocol]
-                return True
-        return False
+            done = protocol.is_idle or protocol.transport.is_closing()
+            if done and protocol not in self._leaving:
+                self._leaving.add(protocol)
+                protocol.transport.abort()
+                break
+        return self._has_room
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_later(min(_CUT_LOOK_S, self._stall_seconds), self._cut_stalled, loop)
+
+    def _cut_stalled(self, loop: asyncio.AbstractEventLoop) -> None:
+        for protocol in self._protocols:
+            protocol.cut_if_stalled(self._stall_seconds)
+        self._looking = bool(self._protocols)
+        if self._looking:
+            self._look_later(loop)
 
     def turn_away(self, transport: asyncio.Transport) -> None:
         """Answer whatever was asked, once, and close."""
@@ -99,9 +129,11 @@ class Connections:
             transport.close()
             self._told(time.perf_counter() - began)
 
-    def remove(self, protocol: H11Protocol, client: Address | None, transport: asyncio.Transport) -> None:
+    def remove(self, protocol: Noted, client: Address | None, transport: asyncio.Transport) -> None:
         """Forget a connection that was lost."""
         self._protocols.pop(protocol, None)
+        self._leaving.discard(protocol)
+        self._surplus_open.pop(protocol, None)
         if client is not None and self._transports.get(client) is transport:
             del self._transports[client]
 
@@ -110,7 +142,7 @@ class Connections:
 
         One that takes nothing for `seconds` is cut off.
         """
-        patience = _Patience(lambda: self._unsent(client), seconds)
+        patience = Patience(lambda: self._unsent(client), seconds)
         while self._unsent(client):
             await asyncio.sleep(_LOOK_S)
             if patience.is_over():
@@ -126,7 +158,7 @@ class Connections:
         if not self._unsent(client):
             await sending
             return
-        patience = _Patience(lambda: self._unsent(client), seconds)
+        patience = Patience(lambda: self._unsent(client), seconds)
         task = asyncio.ensure_future(sending)
         try:
             while not task.done():
@@ -151,49 +183,3 @@ class Connections:
     def _unsent(self, client: Address | None) -> int:
         transport: Any = self._transports.get(client) if client is not None else None
         return 0 if transport is None else int(transport.get_write_buffer_size())
-
-
-class _Noted(H11Protocol):
-    """A connection that is noted, and closed when it sends no whole head of a request in time."""
-
-    connections_noted: Connections
-    _surplus = False
-    _head: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._surplus = not self.connections_noted.add(self, self.client, transport, self.loop)
-        self._await_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self.connections_noted.remove(self, self.client, self.transport)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._surplus:
-            self.connections_noted.turn_away(self.transport)
-            return
-        super().data_received(data)
-        if not _is_idle(self):
-            self._stop_waiting()
-        elif self._head is None:
-            self._await_head()
-
-    def _await_head(self) -> None:
-        self._head = self.loop.call_later(_HEAD_S, self._give_up)
-
-    def _stop_waiting(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
-
-    def _give_up(self) -> None:
-        self._head = None
-        if _is_idle(self):
-            self.transport.close()
-
-
-def _is_idle(protocol: H11Protocol) -> bool:
-    """Whether no request is under way."""
-    return protocol.cycle is None or protocol.cycle.response_complete

@@ -20,7 +20,9 @@ from service.fields import MOST_ROWS
 from service.json_weight import MOST_PARTS, JsonWeight
 from service.lookups import Lookups
 from service.meter import Meter
+from service.planning import Planning
 from service.readiness import Readiness
+from service.receiving import Receiving
 from service.residency import Residency
 from service.reuse import Reuse
 from service.revocation import Revocation
@@ -32,7 +34,6 @@ from service.turns import Turns
 from service.upkeep import Upkeep
 from service.watchdog import Watchdog
 
-_PLANNERS = 2
 _PURGERS = 4
 _STORERS = 16
 _COUNTERS = 8
@@ -71,7 +72,8 @@ class Parts:
     purging: CapacityLimiter  # requests that wait for bytes to be removed
     removing: Semaphore  # threads that remove them, which a storage may keep for longer than requests wait
     storing: CapacityLimiter  # threads that read and write files, so that a slow storage never holds up authentication
-    planning: CapacityLimiter  # threads that encode prompts, so that they never hold up authentication
+    planning: Planning
+    receiving: Receiving
     traces: Traces | None = None  # None: nobody collects them
     draining: bool = False
     started: bool = False
@@ -86,7 +88,10 @@ class Parts:
         tickets = Tickets(settings.queue_requests, settings.queue_tokens, sent_bytes)
         telemetry, meter = Telemetry(), Meter(store.scoped)
         connections = Connections(
-            settings.connections, raw(CROWDED), lambda seconds: telemetry.refusal("connections", seconds)
+            settings.connections,
+            raw(CROWDED),
+            lambda seconds: telemetry.refusal("connections", seconds),
+            settings.stall_seconds,
         )
         most_values = MOST_ROWS * base.config.positions + MOST_PARTS
         heaviest = settings.max_body_bytes + JsonWeight.most_bytes(most_values, settings.max_body_bytes)
@@ -132,7 +137,8 @@ class Parts:
             purging=CapacityLimiter(_PURGERS),
             removing=Semaphore(_PURGERS),
             storing=CapacityLimiter(_STORERS),
-            planning=CapacityLimiter(_PLANNERS),
+            planning=Planning(),
+            receiving=Receiving(),
         )
         return parts
 

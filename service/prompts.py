@@ -75,19 +75,20 @@ def plan(
         raise ApiError(400, "invalid_value", text, "n" if each > 1 else "prompt")
     for one in given:
         _check_size(base, one)
-    prompts = [_text(base, one, template) if isinstance(one, str) else _ids(base, one) for one in given]
     most = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     offset = 0 if resolved is None else resolved.position_offset
     end_id = base.config.end_id if template is None else template.end_id
     bias = _bias(body.logit_bias)
-    requests = []
-    for i, prompt in enumerate(prompts):
+    requests, prompt_tokens = [], 0
+    for i, one in enumerate(given):  # each is checked before the next is encoded, which is what costs
+        prompt = _text(base, one, template) if isinstance(one, str) else _ids(base, one)
         _check(base, body, prompt, most, offset)
+        prompt_tokens += len(prompt)
         requests += [
             _request(body, prompt, most, end_id, resolved, share, reuse, deadline, i * each + j, each, bias)
             for j in range(each)
         ]
-    return Plan(body, resolved, tuple(requests), each, sum(map(len, prompts)))
+    return Plan(body, resolved, tuple(requests), each, prompt_tokens)
 
 
 def _given(body: CompletionBody) -> Sequence[str | list[int]]:

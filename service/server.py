@@ -1,4 +1,4 @@
-"""uvicorn with a drain: SIGTERM refuses what is new and lets what runs finish."""
+"""uvicorn with a drain: SIGTERM refuses what is new and lets what runs finish, or come, for a while."""
 
 import asyncio
 import socket
@@ -60,4 +60,5 @@ class Server(uvicorn.Server):
 
     async def _cut(self) -> None:
         await asyncio.sleep(self._parts.settings.drain_seconds)
+        self._parts.receiving.cut()
         await to_thread.run_sync(self._parts.engine.close)

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from production_making import everything_kept
@@ -116,6 +117,58 @@ def test_what_a_body_becomes_when_it_is_read_is_shared_like_bodies(own_service):
     assert (refused.status_code, error_of(refused)["code"]) == (429, "too_many_requests")
     assert "retry-after" in refused.headers
     wait_until(lambda: door.bytes.held(acme.tenant_id) == 0)
+
+
+class Watched:
+    """A tokenizer that notes what it encodes, after `before` was called with it."""
+
+    def __init__(self, tokenizer, before=lambda text: None):
+        self._tokenizer, self._before, self.encoded = tokenizer, before, []
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+    def encode(self, text):
+        self.encoded.append(text)
+        self._before(text)
+        return self._tokenizer.encode(text)
+
+
+def watch(service, *before):
+    base = service.parts.base
+    service.parts.base = replace(base, tokenizer=Watched(base.tokenizer, *before))
+    return service.parts.base.tokenizer.encoded
+
+
+def test_of_many_prompts_that_cannot_be_served_the_first_alone_is_encoded(own_service):
+    encoded = watch(own_service)
+    most = own_service.base.config.positions
+    refused = complete(own_service.tenant(), "tiny", ["x" * most] * 128)
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "context_length_exceeded")
+    assert encoded == ["x" * most]
+
+
+def test_a_tenant_whose_prompts_take_long_to_encode_leaves_a_thread_for_others(own_service):
+    service, go_on = own_service, threading.Event()
+    encoded = watch(service, lambda text: text == "long" and go_on.wait(120))
+    acme, other, got = service.tenant(), service.tenant(), []
+
+    def ask():
+        with service.client(acme.key) as client:
+            got.append(complete(client, "tiny", "long").status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    try:
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: service.parts.door._inside[acme.tenant_id] == 6 and encoded)
+        assert complete(other, "tiny", "short").status_code == 200
+        assert encoded == ["long", "short"]
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join(120)
+    assert got == [200] * 6
 
 
 def test_a_body_in_another_encoding_is_refused_before_it_is_read(alice):

@@ -220,6 +220,41 @@ def test_idle_connections_make_room_for_those_that_ask(tmp_path):
                 one.close()
 
 
+def opened(service):
+    """What uvicorn has open."""
+    return service.server.server_state.connections
+
+
+@contextlib.contextmanager
+def standing_still(service):
+    """Its event loop does nothing meanwhile: what comes is seen in one turn of it."""
+    still, go_on = threading.Event(), threading.Event()
+
+    def stand():
+        still.set()
+        go_on.wait()
+
+    service.parts.connections._loop.call_soon_threadsafe(stand)
+    assert still.wait(60)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+def at_once(service, tenant, count):
+    """What so many connections are answered that come with a request each in one turn of the loop."""
+    with contextlib.ExitStack() as clients:
+        with standing_still(service):
+            raws = [
+                clients.enter_context(socket.create_connection(("127.0.0.1", service.port), 60))
+                for _ in range(count)
+            ]
+            for raw in raws:
+                raw.sendall(f"GET /v1/models HTTP/1.1\r\nauthorization: Bearer {tenant.key}\r\n\r\n".encode())
+        return [b"".join(iter(lambda raw=raw: raw.recv(4096), b"")) for raw in raws]
+
+
 def test_where_all_connections_are_busy_one_more_is_told_to_come_again(tmp_path):
     with serving(tmp_path, connections=16, rows=2) as service:
         acme = service.tenant()
@@ -240,14 +275,46 @@ def test_where_all_connections_are_busy_one_more_is_told_to_come_again(tmp_path)
             assert error_of(refused)["code"] == "overloaded"
             assert refused.headers["retry-after"] == "1"
             assert refused.headers["connection"] == "close"
+            for told in at_once(service, acme, 20):
+                assert told.startswith(b"HTTP/1.1 503 ")
+                assert b"\r\nretry-after: 1\r\n" in told
+                assert told.endswith(b"}")
+            assert service.parts.connections.count == service.parts.connections._most
+            wait_until(lambda: len(opened(service)) == service.parts.connections._most)
             gate.set()
             wait_until(lambda: not service.parts.tickets.count())
         assert acme.get("/v1/models").status_code == 200
 
 
+def test_who_is_turned_away_is_let_go_soon_and_few_are_kept_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.connections._TURNED_AWAY", 8)
+    monkeypatch.setattr("service.connection._SURPLUS_S", 0.5)
+    with serving(tmp_path, connections=16) as service, contextlib.ExitStack() as clients:
+        acme = service.tenant()
+        acme.close()
+        for n in range(16):  # half a body each, so that none is idle
+            raw = clients.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            raw.sendall(announced(acme, 1000))
+            wait_until(lambda n=n: service.parts.connections.count == n + 1)
+        wait_until(lambda: all(not one.is_idle for one in [*opened(service)]))
+        with standing_still(service):
+            silent = [
+                clients.enter_context(socket.create_connection(("127.0.0.1", service.port), 60))
+                for _ in range(20)
+            ]
+        most = 0
+        for raw in silent:
+            most = max(most, len(service.parts.connections._surplus_open))
+            with contextlib.suppress(ConnectionResetError):
+                assert raw.recv(1) == b""
+        assert most <= 8
+        wait_until(lambda: len(opened(service)) == service.parts.connections.count == 16)
+        assert not service.parts.connections._surplus_open
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /v1/models HTTP/1.1\r\nhost: x\r\n"])
 def test_who_sends_no_whole_head_is_hung_up_on(tmp_path, monkeypatch, sent):
-    monkeypatch.setattr("service.connections._HEAD_S", 0.5)
+    monkeypatch.setattr("service.connection._HEAD_S", 0.5)
     with serving(tmp_path) as service, socket.create_connection(("127.0.0.1", service.port)) as raw:
         raw.sendall(sent)
         raw.settimeout(60)

@@ -255,8 +255,11 @@ def test_an_upload_above_every_limit_ends_at_nginx(shared):
     with shared.raw() as connection:
         begin_upload(connection, 67 << 20)
         answer = connection.getresponse()
-        answer.read()
         assert answer.status == 413
+        assert answer.headers["content-type"] == "application/json"
+        error = json.loads(answer.read())["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert (error["code"], error["type"]) == ("too_large", "invalid_request_error")
 
 
 def test_a_request_id_goes_in_and_comes_back(shared):

@@ -352,6 +352,15 @@ def test_nginx_waits_longer_than_a_request_may_take_and_lets_the_largest_upload_
         assert seconds(SERVICES[name]["stop_grace_period"]) > int(settings["PREFIX_DRAIN_SECONDS"])
 
 
+def test_what_nginx_answers_itself_is_told_in_the_envelope_of_the_services():
+    mapped = re.findall(r"error_page ([0-9 ]+?)(?: =[0-9]+)? @(\w+);", NGINX)
+    assert {status for statuses, _ in mapped for status in statuses.split()} == {"413", "429", "502", "504"}
+    told = dict(re.findall(r"location @(\w+) \{[^}]*?return [0-9]+ '(.+)';", NGINX))
+    assert set(told) == {name for _, name in mapped}
+    for body in told.values():
+        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
 def test_the_script_says_what_of_nginx_is_missing_and_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr(proxy, "program", lambda: None)
     assert "apt-get install nginx-light libnginx-mod-http-lua" in proxy.missing()
