@@ -20,8 +20,7 @@ from service.connection import Noted, Patience
 Address = tuple[str, int]
 _LOOK_S = 0.01
 _CUT_LOOK_S = 1.0  # at most, between looks at who takes nothing
-# That a process has open beside its connections: database, logs, sealed files, who is turned away.
-_OTHER_FILES = 256
+_OTHER_FILES = 256  # open beside connections: database, logs, sealed files, who is turned away
 _TURNED_AWAY = 64  # connections at once that are told so; of more, those that have waited longest are cut
 _UNSENT = 128 << 10  # bytes of one connection that the kernel holds unsent
 
@@ -45,8 +44,7 @@ class Connections:
         self._transports: dict[Address, asyncio.Transport] = {}
         self._protocols: dict[Noted, None] = {}  # by the time that they came
         self._leaving: set[Noted] = set()  # of these: aborted to make room, lost in the loop's next turn
-        # To be told that there is no room, by the time that they came.
-        self._surplus_open: dict[Noted, None] = {}
+        self._surplus_open: dict[Noted, None] = {}  # to be told that there is no room; likewise
         self._stall_seconds = stall_seconds
         self._looking = False
         self._loop: asyncio.AbstractEventLoop | None = None
