@@ -5,6 +5,10 @@ nothing of what is asked or answered.
 """
 
 import asyncio
+import fcntl
+import socket
+import sys
+import termios
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,21 +22,30 @@ _HEAD_S = 15.0  # for the whole head of a request
 _SURPLUS_S = 5.0  # for all of a connection that there is no room for
 
 
+def untaken(transport: asyncio.WriteTransport) -> int:
+    """Bytes that the other machine has not taken: the transport's, which it moves on in large steps, and the kernel's."""
+    left = transport.get_write_buffer_size()
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0:
+        left += int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return left
+
+
 class Patience:
-    """With one client: its clock begins anew whenever less is left to write.
+    """With one client: its clock begins anew whenever less is left to take.
 
     Args:
-        unsent: bytes that are left.
+        untaken: bytes that are left; see `untaken`.
         seconds: for which nothing may be taken.
     """
 
-    def __init__(self, unsent: Callable[[], int], seconds: float) -> None:
-        self._unsent, self._seconds = unsent, seconds
-        self._left, self._since = unsent(), time.monotonic()
+    def __init__(self, untaken: Callable[[], int], seconds: float) -> None:
+        self._untaken, self._seconds = untaken, seconds
+        self._left, self._since = untaken(), time.monotonic()
 
     def is_over(self) -> bool:
         """Look again; whether nothing was taken for the whole time."""
-        before, self._left = self._left, self._unsent()
+        before, self._left = self._left, self._untaken()
         if self._left < before:
             self._since = time.monotonic()
         return time.monotonic() >= self._since + self._seconds
@@ -95,7 +108,7 @@ class Noted(H11Protocol):
         if not self._unsent() or not (self.is_idle or self.flow.write_paused or self.transport.is_closing()):
             self._patience = None
         elif self._patience is None:
-            self._patience = Patience(self._unsent, seconds)
+            self._patience = Patience(lambda: untaken(self.transport), seconds)
         elif self._patience.is_over():
             self.transport.abort()
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service.connection import Noted, Patience
+from service.connection import Noted, Patience, untaken
 
 Address = tuple[str, int]
 _LOOK_S = 0.01
@@ -138,7 +138,7 @@ class Connections:
 
         One that takes nothing for `seconds` is cut off.
         """
-        patience = Patience(lambda: self._unsent(client), seconds)
+        patience = Patience(lambda: self._untaken(client), seconds)
         while self._unsent(client):
             await asyncio.sleep(_LOOK_S)
             if patience.is_over():
@@ -154,7 +154,7 @@ class Connections:
         if not self._unsent(client):
             await sending
             return
-        patience = Patience(lambda: self._unsent(client), seconds)
+        patience = Patience(lambda: self._untaken(client), seconds)
         task = asyncio.ensure_future(sending)
         try:
             while not task.done():
@@ -179,3 +179,7 @@ class Connections:
     def _unsent(self, client: Address | None) -> int:
         transport: Any = self._transports.get(client) if client is not None else None
         return 0 if transport is None else int(transport.get_write_buffer_size())
+
+    def _untaken(self, client: Address | None) -> int:
+        transport = self._transports.get(client) if client is not None else None
+        return 0 if transport is None else untaken(transport)

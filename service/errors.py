@@ -5,7 +5,7 @@ Messages name fields and ids that the caller gave; what is not foreseen answers 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from math import ceil
 from typing import Any, Literal
@@ -42,6 +42,10 @@ class ApiError(Exception):
     retry_after: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     refused: Refusal | None = None
+
+    def anew(self) -> "ApiError":
+        """The same, to be raised: an exception keeps the frames it passed, and one raised again and again keeps them all."""
+        return replace(self)
 
     def body(self) -> ErrorAnswer:
         """OpenAI's envelope."""

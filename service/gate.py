@@ -144,9 +144,9 @@ class Gate:
         """
         path = scope["path"]
         if self._parts.draining and path not in HEALTH:
-            raise DRAINING
+            raise DRAINING.anew()
         if path not in OPEN and self._parts.revocation.stale:
-            raise BLIND
+            raise BLIND.anew()
         if "\x00" in path or b"%00" in scope["query_string"]:
             raise ApiError(400, "invalid_value", "the address holds a NUL; remove it")
         if body.length > body.limit:
@@ -155,7 +155,7 @@ class Gate:
     async def _authenticate(self, token: str) -> Caller | Admin:
         caller = await self._parts.lookups.ask(self._parts.authenticate, token) if token else None
         if caller is None:
-            raise NO_KEY
+            raise NO_KEY.anew()
         return caller
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:

@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import DRAINING
 
 _LINGER_S: Final = 2.0  # for who is still writing to find the answer
+# For what has arrived to be read: a time that is over comes before it in the loop's turn.
+_ARRIVED_S: Final = 0.05
 _GONE: Final[Message] = {"type": "http.disconnect"}
 
 
@@ -19,14 +21,14 @@ class Receiving:
     """The waits for bodies of one process; belongs to the event loop."""
 
     def __init__(self) -> None:
-        self._waits: set[asyncio.Timeout] = set()
+        self._waits: dict[asyncio.Timeout, Callable[[], bool]] = {}  # and whether each has its answer
         self._cut_at: float | None = None
 
     def cut(self) -> None:
         """From now on nothing more of a body is waited for: DRAINING is raised where it is."""
         self._cut_at = asyncio.get_running_loop().time()
-        for wait in self._waits:
-            wait.reschedule(self._cut_at)
+        for wait, answered in self._waits.items():
+            wait.reschedule(self._until(answered=answered()))
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """The app, whose requests' bodies can be cut."""
@@ -57,18 +59,19 @@ class Receiving:
     async def _take(self, receive: Receive, answered: Callable[[], bool]) -> Message:
         try:
             async with asyncio.timeout_at(self._until(answered=answered())) as wait:
-                self._waits.add(wait)
+                self._waits[wait] = answered
                 try:
                     return await receive()
                 finally:
-                    self._waits.discard(wait)
+                    del self._waits[wait]
         except TimeoutError:
             if not answered():
-                raise DRAINING from None
+                raise DRAINING.anew() from None
             return _GONE  # the answer is there, and what still comes is thrown away
 
     def _until(self, *, answered: bool) -> float | None:
         """When to wait no longer, on the loop's clock."""
         if self._cut_at is None:
             return None
-        return self._cut_at + _LINGER_S if answered else self._cut_at
+        last = self._cut_at + _LINGER_S
+        return last if answered else min(last, asyncio.get_running_loop().time() + _ARRIVED_S)

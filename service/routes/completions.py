@@ -102,7 +102,7 @@ async def admitted(
         scope.tenant_id, lambda: plan(parts.base, body, resolved, share, reuse, deadline)
     )
     if parts.revocation.stale:
-        raise BLIND
+        raise BLIND.anew()
     if resolved is not None:
         parts.residency.note(resolved)
     ticket = parts.tickets.open(scope.tenant_id, request.scope.get("client"), resolved, body.model)

@@ -2,11 +2,14 @@
 
 import contextlib
 import socket
+import time
 
 import pytest
 from service_making import complete, serving
 from store_making import rows
 from waiting import wait_until
+
+from service import errors
 
 LARGE = 4 << 20  # bytes of an answer: many times what the kernels hold for one connection
 PATHS = ["/v1/fine_tuning/jobs", "/openapi.json"]
@@ -73,3 +76,22 @@ def test_no_more_connections_are_open_than_may_be_though_none_is_read(tmp_path, 
         assert all(one.transport.get_write_buffer_size() for one in [*opened(service)])
         with service.client(acme.key) as again:
             assert complete(again, "tiny").status_code == 200
+
+
+def test_who_takes_a_little_of_an_answer_all_the_time_is_not_cut_off(tmp_path):
+    with serving(tmp_path, stall_seconds=2) as service:
+        acme = with_a_long_list(service)
+        acme.close()
+        with unread(service, PATHS[0], acme.key) as raw:
+            raw.settimeout(60)
+            give_up = time.monotonic() + 6  # three times as long as who takes nothing has
+            while time.monotonic() < give_up:
+                assert raw.recv(800)
+                time.sleep(0.05)
+
+
+def test_a_refusal_keeps_nothing_of_the_request_that_it_refused(tmp_path):
+    with serving(tmp_path) as service, service.client("psk_nobody") as nobody:
+        for _ in range(3):
+            assert nobody.get("/v1/models").status_code == 401
+    assert errors.NO_KEY.__traceback__ is None
