@@ -6,6 +6,7 @@ removing these removes everything. An erasure stays `purging` while a worker may
 """
 
 import logging
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -188,7 +189,8 @@ class Erasures:
             self._clear_for(row.tenant_id, targets)
         ended = {owner_id for batch in free for owner_id in batch}
         until = time.monotonic() + turn_seconds  # from here, so that each turn comes to some files
-        for owner_id in left:
+        # In another order each time: those that fail, some for seconds each, are not always in front of the others.
+        for owner_id in random.sample(left, len(left)):
             if misses.away:
                 break
             with misses.passed():
@@ -204,7 +206,7 @@ class Erasures:
     def _clear_for(self, tenant_id: str, owner_ids: Sequence[str]) -> None:
         """Remove noted files; only one that an erasure of these owners waits for makes it fail."""
         try:
-            clear(self._core, tenant_id)
+            clear(self._core, tenant_id, owner_ids)
         except (Unavailable, OSError):
             if waited_for(self._core, tenant_id, owner_ids):
                 raise

@@ -6,8 +6,8 @@ that it holds no copy, or the copies' time is over: what one process still owes 
 """
 
 import logging
+import random
 from collections.abc import Collection, Iterable, Sequence
-from itertools import groupby
 
 from sqlalchemy import Connection, delete, insert, select
 
@@ -22,6 +22,7 @@ from prefix_store.tables import litter
 log = logging.getLogger(__name__)
 
 _MANY = 500  # notes that one statement removes
+MOST_MISSES = 16  # files that cannot be removed, each of which takes seconds where the storage answers 5xx
 
 
 def note(connection: Connection, places: Iterable[Place]) -> None:
@@ -39,10 +40,12 @@ def clear_soon(core: Core, tenant_id: str) -> None:
         log.warning("noted files are removed later")
 
 
-def clear(core: Core, tenant_id: str) -> int:
+def clear(core: Core, tenant_id: str, first: Collection[str] = ()) -> int:
     """Remove every noted file of a tenant, then its note; return how many. May be repeated at any time.
 
-    One that cannot be removed (a legal hold, a bad block) holds up none of the others.
+    One that cannot be removed (a legal hold, a bad block) holds up none of the others, nor do many of them hold up whoever
+    calls: behind `MOST_MISSES` the rest is left for another time. So the order is another one each time, but that the owners
+    `first` come first.
 
     Raises:
         Unavailable: files or database do not answer; what is left stays noted, as does what may lie in Redis.
@@ -52,10 +55,12 @@ def clear(core: Core, tenant_id: str) -> int:
     if not places:
         return 0
     failpoint("litter.before_unlink")
-    misses = Misses(core.blobs.away)
+    misses = Misses(core.blobs.away, MOST_MISSES)
     gone: list[Place] = []
-    for _, of in groupby(places, key=lambda place: place.owner_id):
-        gone += _removed(core, list(of), misses)
+    soon = set(first)
+    for _, of in sorted(_by_owner(places).items(), key=lambda one: one[0] not in soon):
+        if not misses.away:
+            gone += _removed(core, of, misses)
     failpoint("litter.after_unlink")
     if gone:  # else Redis may be away: nobody is to wait for the database's one writer, again and again
         _strike(core, tenant_id, gone)
@@ -76,10 +81,17 @@ def waited_for(core: Core, tenant_id: str, owner_ids: Collection[str]) -> bool:
 
 
 def _noted(core: Core, tenant_id: str) -> Sequence[Place]:
-    """What is noted, an owner's together."""
-    noted = select(litter).where(litter.c.tenant_id == tenant_id).order_by(litter.c.owner_id)
+    """What is noted."""
+    noted = select(litter).where(litter.c.tenant_id == tenant_id)
     with core.database.read(Reach(tenant_id)) as connection:
         return [Place(*row) for row in connection.execute(noted)]
+
+
+def _by_owner(places: Sequence[Place]) -> dict[str, list[Place]]:
+    found: dict[str, list[Place]] = {}
+    for place in random.sample(places, len(places)):
+        found.setdefault(place.owner_id, []).append(place)
+    return found
 
 
 def _removed(core: Core, places: Sequence[Place], misses: Misses) -> Sequence[Place]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 
 from prefix_store.errors import Unavailable
 
@@ -11,13 +12,14 @@ class Misses:
 
     Args:
         unreachable: whether nobody needs to ask for the rest: an outage must not cost one time-out for each of many.
+        most: misses behind which the rest is left for another time, where each costs others theirs.
 
     Attributes:
-        away: it was unreachable behind a miss; whoever goes over many ends here.
+        away: it was unreachable behind a miss, or there were as many as may be; whoever goes over many ends here.
     """
 
-    def __init__(self, unreachable: Callable[[], bool] = lambda: False) -> None:
-        self._unreachable = unreachable
+    def __init__(self, unreachable: Callable[[], bool] = lambda: False, most: float = inf) -> None:
+        self._unreachable, self._left = unreachable, most
         self._first: Unavailable | OSError | None = None
         self.away = False
 
@@ -32,7 +34,8 @@ class Misses:
     def add(self, error: Unavailable | OSError) -> None:
         """Keep an error for `tell`."""
         self._first = self._first or error
-        self.away = self.away or self._unreachable()
+        self._left -= 1
+        self.away = self.away or self._left <= 0 or self._unreachable()
 
     def tell(self) -> None:
         """Raise the first error, if there was one."""

@@ -1,5 +1,7 @@
 """What cannot be removed holds up nothing else: other deletions, other owners, other tenants, the rest of a sweep."""
 
+import contextlib
+
 import pytest
 from database_making import everything
 from production_making import everything_kept
@@ -8,6 +10,7 @@ from store_making import files_on_disk, publish, upload
 from prefix_store import tables
 from prefix_store.crypto import Place
 from prefix_store.errors import Unavailable
+from prefix_store.litter import MOST_MISSES
 from prefix_store.scope import Admin
 
 
@@ -152,3 +155,42 @@ def test_an_erasure_of_many_lets_others_have_their_turn_and_goes_on_at_once(
     for _ in range(2):
         store.erasure.go_on()
     assert store.erasure.pending() == []
+
+
+def test_many_files_that_somebody_holds_cost_a_few_of_them_at_a_time(store, tenant, alice, held, monkeypatch):
+    bob = store.owners.create_user(tenant, "bob")
+    for _ in range(2 * MOST_MISSES):
+        file = upload(store, tenant, alice)
+        held.add(file.id)
+        store.datasets.delete(tenant, file.id)
+    upload(store, tenant, bob)
+    tried, delete = [], store.blobs.files.delete
+    monkeypatch.setattr(store.blobs.files, "delete", lambda place: (tried.append(place), delete(place)))
+    with pytest.raises(Unavailable):
+        store.erasure.clear(tenant)
+    assert len(tried) == MOST_MISSES
+    assert store.erasure.purge(store.erasure.begin(tenant, "bob").id).state == "done"
+    held.clear()
+    store.erasure.clear(tenant)
+    assert noted(store) == set()
+
+
+def test_owners_whose_files_cannot_be_removed_do_not_keep_the_turns_from_the_others(
+    store, tenant, monkeypatch
+):
+    owners = [store.owners.create_user(tenant, f"user-{n}") for n in range(4)]
+    files = [upload(store, tenant, owner) for owner in owners]
+    stuck, delete_owner = {owners[0].owner_id, owners[1].owner_id}, store.blobs.files.delete_owner
+
+    def refused(tenant_id, owner_id):
+        if owner_id in stuck:
+            raise Unavailable("AccessDenied")
+        delete_owner(tenant_id, owner_id)
+
+    monkeypatch.setattr(store.blobs.files, "delete_owner", refused)
+    erasure = store.erasure.begin_tenant(Admin(), tenant.tenant_id)
+    row = store.erasure._row(erasure.id)
+    for _ in range(60):  # of one owner each; that none of the two has one is unlikelier than a broken disk
+        with contextlib.suppress(Unavailable):
+            store.erasure._removed(row, 0.0)
+    assert files_on_disk(store) == {file.place for file in files[:2]}
