@@ -2,10 +2,10 @@
 
 Every training file is trained on by the product's own code with its default settings, in the forms and
 with the starts of the text that are asked for. Each cell reads `held-out / evaluation`: the loss on the
-rows of the training file that the run held out, by which it stopped early and kept its best; and the loss on the evaluation
-file, whose prompts no run goes by (the defaults were chosen by those of four sets, see docs/defaults.md). A prompt with several references counts each of them. Of a long training
-file the first rows are taken. Last in a cell is BLEU (sacrebleu) of the texts that are written, greedily, for prompts
-of the evaluation file.
+rows of the training file that the run held out, by which it stopped early and kept its best; and the loss on the
+evaluation file, whose prompts no run goes by (the defaults were chosen by those of four sets, see docs/defaults.md).
+A prompt with several references counts each of them. Of a long training file the first rows are taken. Last in a cell
+is BLEU (sacrebleu) of the texts that are written, greedily, for prompts of the evaluation file.
 
 Run: python bench/losses.py [--quick] [--datasets a,b --forms direct,mlp --starts m,0 --rows 3000 --texts 100]
 """

@@ -167,7 +167,7 @@ class Connections:
 
     def abort(self, client: Address | None) -> None:
         """Close a connection at once and drop what was not written."""
-        transport = self._transports.get(client) if client is not None else None
+        transport = self._transport(client)
         if transport is not None:
             transport.abort()
 
@@ -177,9 +177,12 @@ class Connections:
             self._loop.call_soon_threadsafe(self.abort, client)
 
     def _unsent(self, client: Address | None) -> int:
-        transport: Any = self._transports.get(client) if client is not None else None
-        return 0 if transport is None else int(transport.get_write_buffer_size())
+        transport = self._transport(client)
+        return 0 if transport is None else transport.get_write_buffer_size()
 
     def _untaken(self, client: Address | None) -> int:
-        transport = self._transports.get(client) if client is not None else None
+        transport = self._transport(client)
         return 0 if transport is None else untaken(transport)
+
+    def _transport(self, client: Address | None) -> asyncio.Transport | None:
+        return self._transports.get(client) if client is not None else None

@@ -20,7 +20,6 @@ from service.fields import MOST_ROWS
 from service.json_weight import MOST_PARTS, JsonWeight
 from service.lookups import Lookups
 from service.meter import Meter
-from service.planning import Planning
 from service.readiness import Readiness
 from service.receiving import Receiving
 from service.residency import Residency
@@ -30,10 +29,11 @@ from service.settings import ServiceSettings
 from service.telemetry import Telemetry
 from service.tickets import Tickets
 from service.tracing import Traces
-from service.turns import Turns
+from service.turns import MOST, Turns
 from service.upkeep import Upkeep
 from service.watchdog import Watchdog
 
+_PLANNERS = 2
 _PURGERS = 4
 _STORERS = 16
 _COUNTERS = 8
@@ -72,7 +72,7 @@ class Parts:
     purging: CapacityLimiter  # requests that wait for bytes to be removed
     removing: Semaphore  # threads that remove them, which a storage may keep for longer than requests wait
     storing: CapacityLimiter  # threads that read and write files, so that a slow storage never holds up authentication
-    planning: Planning
+    planning: Turns  # threads that encode prompts, so that they never hold up authentication; one of them a tenant's
     receiving: Receiving
     traces: Traces | None = None  # None: nobody collects them
     draining: bool = False
@@ -132,12 +132,12 @@ class Parts:
             ),
             readiness=Readiness(store.ping),
             lookups=Lookups(store.settings.waits),
-            turns=Turns(),
+            turns=Turns(MOST),
             counting=CapacityLimiter(_COUNTERS),
             purging=CapacityLimiter(_PURGERS),
             removing=Semaphore(_PURGERS),
             storing=CapacityLimiter(_STORERS),
-            planning=Planning(),
+            planning=Turns(1, CapacityLimiter(_PLANNERS)),
             receiving=Receiving(),
         )
         return parts

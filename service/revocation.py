@@ -28,9 +28,8 @@ from service.tickets import Ticket, Tickets
 log = structlog.get_logger("service")
 
 POLL_S = 0.05
-_SOON_S = (
-    0.005  # between looks at answers that are about to end: a deletion waits no longer than that for a look
-)
+# Between looks at answers that are about to end: a deletion waits no longer than that for a look.
+_SOON_S = 0.005
 BEAT_S = 1.0
 _END_S = 5.0
 STALE_S = 2.0

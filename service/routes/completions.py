@@ -98,9 +98,7 @@ async def admitted(
     if scope.user is not None:  # what is left, and from when, tells what the tenant's other users ask for
         headers = {name: value for name, value in headers.items() if "-limit-" in name}
     share, reuse = scope.tenant_id, parts.reuse.ids(scope, body.user)
-    ready = await parts.planning.run(
-        scope.tenant_id, lambda: plan(parts.base, body, resolved, share, reuse, deadline)
-    )
+    ready = await parts.planning.run(scope, plan, parts.base, body, resolved, share, reuse, deadline)
     if parts.revocation.stale:
         raise BLIND.anew()
     if resolved is not None:
