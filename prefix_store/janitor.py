@@ -31,22 +31,21 @@ class Janitor:
         """Remove files that no row names; return how many.
 
         A file younger than `grace_seconds` may be on its way to its row and stays, unless its owner is
-        erased: then no row can come. What cannot be removed, and a tenant whose rows are locked, hold up no other.
+        erased: then no row can come. What cannot be listed or removed, and a tenant whose rows are locked, hold up nothing else.
 
         Raises:
             Unavailable: files or database do not answer, or did not for some; the rest is swept.
             OSError: the same of a disk.
         """
+        removed, misses = 0, Misses(self._core.blobs.away)
         found: dict[str, list[tuple[Place, float]]] = defaultdict(list)
-        for (
-            place,
-            age,
-        ) in self._core.blobs.places():  # before the rows are read: what is named later is not among them
-            found[place.tenant_id].append((place, age))
+        with misses.passed():
+            # Before the rows are read: what is named later is not among them.
+            for place, age in self._core.blobs.places():
+                found[place.tenant_id].append((place, age))
         with self._system.read() as connection:
             known = connection.execute(select(tenants.c.id)).scalars().all()
         # A tenant's row outlives it: files of one that has none are another database's, and are left alone.
-        removed, misses = 0, Misses(self._core.blobs.away)
         for tenant_id in known:
             try:
                 removed += self._sweep_tenant(tenant_id, found.get(tenant_id, []), grace_seconds, misses)

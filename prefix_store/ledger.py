@@ -127,6 +127,7 @@ class Ledger:
             log.warning("the last entry of the ledger of deletions was changed")
             raise Unavailable("the ledger of deletions was changed; run `prefixserve ledger`")
         if not self._holds(before.mac if before is not None else "", entry):
+            log.warning("the ledger of deletions ends with an entry of another pepper, or a changed one")
             raise ForeignSecrets(
                 f"the ledger of deletions in {self.folder} ends with an entry of another pepper, or one that was"
                 " changed: put the pepper of its installation into secrets/, or name another folder in"

@@ -26,6 +26,7 @@ Refusal = Literal[
     "rate", "quota", "tenant_requests", "tenant_queue", "tenant_share", "tenant_bytes", "queue", "bytes", "deadline",
     "connections", "draining", "transfers", "files",
 ]  # fmt: skip
+_LEDGER = "deletions cannot be written down: the ledger is not of this installation's secrets; the operator must mend it"
 FINAL = {"x-should-retry": "false"}
 _FULL_S = 30.0  # somebody has to make room
 _QUOTA_S = 60.0  # waiting alone frees nothing; a job may have ended by then
@@ -188,6 +189,7 @@ _TABLE: list[tuple[type[Exception], Any]] = [
         store.NoRoom,
         lambda e: ApiError(507, "storage_full", f"{e}; the operator must make room", retry_after=_FULL_S),
     ),
+    (store.ForeignSecrets, lambda _: ApiError(503, "overloaded", _LEDGER, retry_after=_FULL_S)),
     (
         store.Unavailable,
         lambda e: ApiError(503, "overloaded", f"{e}; try again", retry_after=1.0),

@@ -14,6 +14,7 @@ from store_making import rows
 from waiting import wait_until
 
 from prefix_store.errors import NoRoom, Unavailable
+from prefix_store.ledger import OWN, Ledger
 from service.revocation import STALE_S
 
 HALF = "a\ud800"
@@ -444,6 +445,24 @@ def test_a_key_is_good_though_its_day_of_use_cannot_be_written(own_service, monk
 
     monkeypatch.setattr(service.parts._system.keys, "_used", full)
     assert complete(acme, "tiny").status_code == 200
+
+
+def test_a_ledger_of_other_secrets_stops_deletions_alone_and_says_who_mends_it(own_service, caplog):
+    acme = own_service.tenant()
+    own_service.user(acme, "alice")
+    own_service.publish(acme.scope, "alice", "voice")
+    folder = own_service.store.settings.ledger_folder
+    Ledger(folder, b"q" * 32).append("dataset.deleted", "another tenant", "another file", 1000.0)
+    answer = acme.delete("/v1/users/alice")
+    assert (answer.status_code, error_of(answer)["code"]) == (503, "overloaded")
+    assert "the operator must mend it" in error_of(answer)["message"]
+    assert str(folder) not in answer.text
+    assert answer.headers["retry-after"] == "30"
+    assert "ends with an entry of another pepper" in caplog.text
+    assert complete(acme, "alice:voice").status_code == 200
+    (folder / OWN).unlink()
+    assert acme.delete("/v1/users/alice").status_code in {200, 202}
+    assert complete(acme, "alice:voice").status_code == 404
 
 
 @pytest.mark.usefixtures("soon_blind")
