@@ -24,7 +24,7 @@ from prefix_store.names import new_id
 from prefix_store.owners import lock_owners
 from prefix_store.publish import Decision, KeptFile, Published, TrainedPrefix, publish
 from prefix_store.rows import one
-from prefix_store.tables import jobs, prefixes, version_sources, versions
+from prefix_store.tables import jobs, prefixes, versions
 from prefix_store.telling import Telling
 from prefix_store.version_rows import Resolved, joined, resolved_of
 
@@ -72,15 +72,26 @@ class Leases(Telling):
             raise NotFound("model", version_id)
         return found
 
-    def learned_from(self, claim: Claim, version_id: str) -> frozenset[str]:
-        """Files that a version of the job's owner learned from, also through the one that it was started from."""
-        mine = (
-            version_sources.c.tenant_id == claim.owner.tenant_id,
-            version_sources.c.owner_id == claim.owner.owner_id,
-            version_sources.c.version_id == version_id,
-        )
+    def holds_out_alike(self, claim: Claim, version_id: str) -> bool:
+        """Whether a version of the job's owner, and whatever that was started from, learned from none of the held-out rows.
+
+        A job without a validation file holds rows out by its training files alone, so the jobs behind the version must
+        have had the same files, and no validation file. False where one of these jobs is not to be found.
+        """
+        files, version = set(claim.job.training_files), version_id
+        behind = select(jobs.c.spec).join(versions, versions.c.job_id == jobs.c.id)
+        mine = (versions.c.tenant_id == claim.owner.tenant_id, versions.c.owner_id == claim.owner.owner_id)
         with self._core.database.read(claim.owner.reach) as connection:
-            return frozenset(connection.execute(select(version_sources.c.dataset_id).where(*mine)).scalars())
+            while version is not None:
+                spec = connection.execute(behind.where(*mine, versions.c.version_id == version)).scalar()
+                if (
+                    spec is None
+                    or spec["validation_file"] is not None
+                    or set(spec["training_files"]) != files
+                ):
+                    return False
+                version = spec["start_version_id"]
+        return True
 
     def save_checkpoint(
         self, claim: Claim, update_number: int, payload: bytes, best: TrainedPrefix | None = None

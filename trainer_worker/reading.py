@@ -71,16 +71,15 @@ def _live(store: Store, claim: Claim) -> tuple[Resolved | None, Version | None]:
 
 
 def _warn_of_others_files(store: Store, claim: Claim, start: Version | None, live: Version | None) -> None:
-    """Tell of versions that may have been trained on the held-out rows: the same files always hold the same rows out."""
+    """Tell of versions that may have been trained on the held-out rows."""
     known = (("the version to start from", start), ("the live version", live))
     named = {version.version_id: name for name, version in reversed(known) if version is not None}
-    files = frozenset(claim.job.training_files)
-    who = [name for version, name in named.items() if store.jobs.learned_from(claim, version) != files]
+    who = [name for version, name in named.items() if not store.jobs.holds_out_alike(claim, version)]
     if who:
         told = " and ".join(who)
-        told = f"{told[0].upper()}{told[1:]} learned from other files than this job's, where held-out rows may stand too: "
+        told = f"{told[0].upper()}{told[1:]} may have been trained on rows that this job holds out: "
         mend = (
-            "losses on them may be too low; give a validation_file with rows that no version was trained on"
+            "losses there are too low then; give a validation_file with rows that no version was trained on"
         )
         store.jobs.event(claim, "warn", "message", told + mend)
 

@@ -189,7 +189,7 @@ def test_versions_that_may_have_been_trained_on_the_held_out_rows_are_told_of(st
     one, other, trusted = (upload(store, tenant, alice).id for _ in range(3))
     first = publish(store, tenant, alice, "voice", files=[one], promote=False).version_id
     publish(store, tenant, alice, "voice", files=[one])
-    ours = "learned from other files than this job's"
+    ours = " may have been trained on rows that this job holds out"
 
     def told(files, **more):
         job = queue_of(store, tenant, alice, "voice", files, **more)
@@ -198,7 +198,7 @@ def test_versions_that_may_have_been_trained_on_the_held_out_rows_are_told_of(st
         found = [event for event in store.jobs.events(tenant, job.id, limit=100) if ours in event.message]
         store.jobs.fail(claim, "enough", "read")
         assert all(event.level == "warn" and "give a validation_file" in event.message for event in found)
-        return [event.message.split(" learned")[0] for event in found]
+        return [event.message.split(ours)[0] for event in found]
 
     assert told([one]) == []
     assert told([one], start_version_id=first) == []
@@ -207,6 +207,13 @@ def test_versions_that_may_have_been_trained_on_the_held_out_rows_are_told_of(st
     assert told([other], start_version_id=first, validation_file=trusted) == []
     with_trusted = publish(store, tenant, alice, "voice", files=[one], validation_file=trusted, promote=False)
     assert told([one], start_version_id=with_trusted.version_id) == ["The version to start from"]
+    # All rows of `one` trained it, and a tenth of both files' is held out now: the same files, and not the same rows.
+    both = "The live version and the version to start from"
+    assert told([one, trusted], start_version_id=with_trusted.version_id) == [both]
+    publish(store, tenant, alice, "voice", files=[one], start_version_id=with_trusted.version_id)
+    assert told([one]) == ["The live version"]
+    store.registry.rollback(tenant, "alice:voice")
+    assert told([one]) == []
 
 
 def test_a_start_whose_template_cannot_be_read_fails_its_job_once(store, tenant, alice, queue, worker, base):
