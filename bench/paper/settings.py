@@ -17,13 +17,6 @@ RATES = (
 HIGHEST = (
     "--study rates, E2E, all rows, 1,200 updates: the lowest held-out loss, and the highest rate tried there"
 )
-LOWEST = (
-    "--study rates, E2E, all rows, 1,200 updates: the lowest held-out loss, and the lowest rate tried there"
-)
-SHORT_RATES = "--study rates, E2E, 1,000 rows, 200 updates: the lowest held-out loss; none tried at 1,200"
-LIKE_PREFIX = (
-    "the prefix's: at every rate of --study rates, 1,000 rows, the two had like losses, 0.04 apart at most"
-)
 LOW_RATES = "--study rates, E2E, 100 rows, 30 % of them held out, 2 choices of them: the lowest mean of the held-out losses"
 LOW_RATES_500 = (
     "--study rates, E2E, 500 rows, 30 % of them held out, 1 choice of them: the lowest held-out loss"
@@ -73,13 +66,13 @@ _MINI = {
     "base": Settings(0.0, source="nothing is trained"),
     "hand": Settings(0.0, source="the best of the task's instructions by held-out loss"),
     "search": Settings(0.0, size=10, source="10 candidates an update, as Shin et al. 2020 at the least"),
-    "emb": Settings(1e-1, size=10, source=SHORT_RATES),
-    "infix": Settings(1e-1, size=10, source=LIKE_PREFIX),
+    "emb": Settings(30.0, size=10, source=HIGHEST),
+    "infix": Settings(1e-1, size=10, source=RATES),
     "prefix": Settings(1e-1, size=10, source=RATES),
-    "adapter-0.1": Settings(3e-2, source=LOWEST),
+    "adapter-0.1": Settings(3e-2, source=RATES),
     "adapter-3": Settings(1e-2, source=RATES),
-    "ft-top2": Settings(3e-3, source=HIGHEST),
-    "fine-tuning": Settings(1e-3, source=HIGHEST),
+    "ft-top2": Settings(3e-3, source=RATES),
+    "fine-tuning": Settings(1e-3, source=RATES),
 }
 # By the number of rows at which they were chosen; others take those of the nearest, by ratio.
 _LOW = {
@@ -87,7 +80,10 @@ _LOW = {
         100: Settings(3e-1, size=10, source=LOW_RATES),
         500: Settings(1e-1, size=10, source=LOW_RATES_500),
     },
-    "fine-tuning": {100: Settings(3e-4, source=LOW_RATES)},
+    "fine-tuning": {
+        100: Settings(3e-4, source=LOW_RATES),
+        500: Settings(3e-4, source=LOW_RATES_500),
+    },
 }
 
 
