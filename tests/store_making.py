@@ -2,7 +2,12 @@
 
 import json
 
+from database_making import everything
+from sqlalchemy import update
+
+from prefix_store.db import db_now
 from prefix_store.publish import TrainedPrefix
+from prefix_store.tables import jobs
 
 BASE = "f" * 64
 
@@ -45,6 +50,12 @@ def publish(store, scope, owner, prefix, payload=b"tensor bytes", *, promote=Tru
     assert claim is not None
     assert claim.job_id == job.id
     return complete(store, claim, payload, promote=promote)
+
+
+def lapse(store, job_id):
+    """Its lease is over a moment ago, as when its worker is dead and never says so."""
+    with everything(store) as connection:
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(lease_until=db_now() - 0.1))
 
 
 def user_scope(store, tenant, name):

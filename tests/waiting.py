@@ -1,5 +1,7 @@
 """How tests wait for what comes by itself: long enough for a machine that does much else."""
 
+import contextlib
+import itertools
 import threading
 import time
 
@@ -12,6 +14,23 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def lasting(engine, quick=60):
+    """Within the block no text of many more tokens ends: behind some quick steps of the engine come very slow ones."""
+    runner, count = engine._loop._runner, itertools.count()
+    step = runner.step
+
+    def slow(plan):
+        time.sleep(0.02 if next(count) < quick else 0.5)
+        return step(plan)
+
+    runner.step = slow
+    try:
+        yield
+    finally:
+        runner.step = step
 
 
 class Hanging:

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -21,6 +22,7 @@ from prefix_store import StoreSettings, open_store
 from prefix_store.db import tell
 from prefix_store.errors import NotFound, StoreError
 from prefix_store.rates import Rates
+from prefix_store.redis_link import ANSWER_S
 from prefix_store.wakes import TOPICS
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
@@ -32,6 +34,20 @@ pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="th
 def port(tmp_path_factory):
     with redis_server(tmp_path_factory.mktemp("redis")) as at:
         yield at
+
+
+@pytest.fixture(autouse=True)
+def long_answers(monkeypatch):
+    """A Redis on a machine that stands still for seconds is none that is away; see `hasty`."""
+    monkeypatch.setattr("prefix_store.redis_link.ANSWER_S", 30.0)
+
+
+def hasty(store, seconds=ANSWER_S):
+    """From now on this store waits for answers no longer than in production."""
+    pool = store._core.link.pool
+    pool.connection_kwargs |= {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+    pool.disconnect(inuse_connections=False)
+    pool.reset()  # a connection keeps the time that it was made with
 
 
 @pytest.fixture
@@ -251,6 +267,7 @@ def test_without_redis_everything_is_answered_as_with_it(fault, way, store, tena
     resolved = store.registry.resolve(tenant, "alice:voice")
     assert store.registry.read(resolved) == b"one"
     assert store.rates.hit("ten-a", 2).allowed
+    hasty(store)
     getattr(way, fault)()
     assert store.registry.read(resolved) == b"one"
     publish(store, tenant, alice, "voice", b"two")
@@ -258,6 +275,7 @@ def test_without_redis_everything_is_answered_as_with_it(fault, way, store, tena
     assert [store.rates.hit("ten-a", 2).allowed for _ in range(2)] == [True, False]
     store.registry.rollback(tenant, "alice:voice")
     store.registry.delete_version(tenant, "alice:voice", 2)
+    hasty(store, 30.0)
     way.open()
     answers_again(store)
     assert not store.rates.hit("ten-a", 2).allowed
@@ -265,6 +283,7 @@ def test_without_redis_everything_is_answered_as_with_it(fault, way, store, tena
 
 
 def test_a_silent_redis_is_asked_seldom(way, store):
+    hasty(store)
     way.mute()
     way.asked = 0
     for _ in range(300):
@@ -315,14 +334,18 @@ def test_what_one_process_owes_to_redis_another_one_finds(way, store, second, se
 
 
 def test_a_note_goes_when_a_copys_time_is_over_though_redis_never_answers(
-    way, settings, tenant, alice, store
+    way, settings, tenant, alice, store, monkeypatch
 ):
-    brief = open_store(settings.model_copy(update={"redis_blob_seconds": 1}))
+    later = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + later[0])
+    monkeypatch.setattr("prefix_store.blob_cache.time", clock)
+    brief = open_store(settings.model_copy(update={"redis_blob_seconds": 600}))
     publish(brief, tenant, alice, "voice")
     way.cut()
     brief.registry.delete_prefix(tenant, "alice:voice")
     assert not brief.erasure.clear(tenant)
     assert len(noted(store)) == 1
+    later[0] = 601.0
     wait_until(lambda: brief.erasure.clear(tenant))
     wait_until(lambda: not brief.erasure.resume() and not noted(store))
     brief.close()
@@ -372,6 +395,7 @@ def test_a_service_answers_the_same_while_redis_comes_and_goes(way, where, serve
         server.flushall()
         answers_again(service.parts.store)
         texts.append(complete(acme, "alice:voice").json()["choices"][0]["text"])
+        hasty(service.parts.store)
         way.mute()
         texts += [complete(acme, "alice:voice").json()["choices"][0]["text"] for _ in range(2)]
         assert len(set(texts)) == 1

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 from service_making import complete, serving
@@ -44,14 +45,23 @@ def opened(service):
 
 
 @pytest.mark.parametrize(("path", "times"), [(PATHS[0], 1), (PATHS[0], 3), (PATHS[1], 64)])
-def test_an_answer_that_nobody_reads_is_cut_off_though_it_is_whole(tmp_path, path, times):
-    with serving(tmp_path, stall_seconds=1) as service:
+def test_an_answer_that_nobody_reads_is_cut_off_though_it_is_whole(tmp_path, path, times, monkeypatch):
+    later = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + later[0])
+    monkeypatch.setattr("service.connection.time", clock)
+    monkeypatch.setattr("service.connections._CUT_LOOK_S", 0.1)
+
+    def cut():
+        later[0] += 61.0
+        return not opened(service)
+
+    with serving(tmp_path, stall_seconds=60) as service:
         acme = with_a_long_list(service)
         acme.close()
         wait_until(lambda: not opened(service))
         with unread(service, path, acme.key, times):
             wait_until(lambda: any(one.transport.get_write_buffer_size() for one in [*opened(service)]))
-            wait_until(lambda: not opened(service))
+            wait_until(cut)
         assert not service.parts.connections.count
         with service.client(acme.key) as again:
             assert complete(again, "tiny").status_code == 200
@@ -78,16 +88,22 @@ def test_no_more_connections_are_open_than_may_be_though_none_is_read(tmp_path, 
             assert complete(again, "tiny").status_code == 200
 
 
-def test_who_takes_a_little_of_an_answer_all_the_time_is_not_cut_off(tmp_path):
-    with serving(tmp_path, stall_seconds=2) as service:
+def test_who_takes_a_little_of_an_answer_all_the_time_is_not_cut_off(tmp_path, monkeypatch):
+    """By a clock that what it takes moves on: eight times as far as who takes nothing has."""
+    taken = [0]
+    clock = SimpleNamespace(monotonic=lambda: taken[0] / (32 << 10) * 30.0)
+    monkeypatch.setattr("service.connection.time", clock)
+    monkeypatch.setattr("service.connections._CUT_LOOK_S", 0.02)
+    with serving(tmp_path, stall_seconds=30) as service:
         acme = with_a_long_list(service)
         acme.close()
         with unread(service, PATHS[0], acme.key) as raw:
             raw.settimeout(60)
-            give_up = time.monotonic() + 6  # three times as long as who takes nothing has
-            while time.monotonic() < give_up:
-                assert raw.recv(800)
-                time.sleep(0.05)
+            while taken[0] < 256 << 10:
+                piece = raw.recv(800)
+                assert piece
+                taken[0] += len(piece)
+                time.sleep(0.005)
 
 
 def test_a_refusal_keeps_nothing_of_the_request_that_it_refused(tmp_path):

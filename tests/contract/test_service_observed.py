@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from service_making import complete, events, serving
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import OperationalError
-from store_making import queue
+from store_making import lapse, queue
 from waiting import PATIENCE_S, wait_until
 
 from prefix_store.tracing import Tracing
@@ -124,7 +124,7 @@ def test_a_loop_on_readiness_asks_the_database_once_a_second_and_takes_no_thread
 
 
 def test_a_scrape_tells_who_trains_and_which_erasures_are_open(tmp_path):
-    with serving(tmp_path, store={"lease_seconds": 1.0}) as service:
+    with serving(tmp_path) as service:
         acme, store, registry = service.tenant(), service.store, service.parts.telemetry.registry
         service.user(acme, "alice")
         service.user(acme, "bob")
@@ -136,6 +136,7 @@ def test_a_scrape_tells_who_trains_and_which_erasures_are_open(tmp_path):
 
         assert store.jobs.heartbeat(claim) == "continue"
         assert shown("prefix_jobs_leased 1.0")
+        lapse(store, claim.job_id)
         wait_until(lambda: shown("prefix_jobs_leased 0.0"))  # its worker is dead, and the row goes on to say
         assert shown('prefix_jobs{status="running"} 1.0')
         assert shown("prefix_erasures_open 0.0")
@@ -146,15 +147,15 @@ def test_a_scrape_tells_who_trains_and_which_erasures_are_open(tmp_path):
 
 
 def test_a_service_whose_loads_do_not_come_back_is_not_ready_until_they_do(tmp_path, monkeypatch):
-    with serving(tmp_path, stuck_seconds=2.0) as service:
-        service.parts.watchdog.stop()  # it would end this process
+    with serving(tmp_path) as service:  # whose watchdog would end this process
         acme = service.tenant()
         service.user(acme, "alice")
         service.publish(acme.scope, "alice", "voice")
-        hold, registry = threading.Event(), service.parts.store.registry
+        hold, held, registry = threading.Event(), threading.Event(), service.parts.store.registry
         read = registry.read
 
         def slow(resolved):
+            held.set()
             assert hold.wait(PATIENCE_S)
             return read(resolved)
 
@@ -162,6 +163,9 @@ def test_a_service_whose_loads_do_not_come_back_is_not_ready_until_they_do(tmp_p
         got = []
         asking = threading.Thread(target=lambda: got.append(complete(acme, "alice:voice").status_code))
         asking.start()
+        assert held.wait(PATIENCE_S)
+        brief = service.parts.settings.model_copy(update={"stuck_seconds": 2.0})
+        monkeypatch.setattr(service.parts, "settings", brief)
         wait_until(lambda: service.parts.not_ready() == "the engine does not turn")
         assert service.client(None).get("/readyz").json() == {"status": "the engine does not turn"}
         hold.set()

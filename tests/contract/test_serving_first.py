@@ -5,7 +5,6 @@ import time
 
 import pytest
 from database_making import everything
-from production_making import beside
 from service_making import complete
 from sqlalchemy import update
 from store_making import upload
@@ -13,7 +12,6 @@ from test_trainer_jobs import LONG, underway, working
 from trainer_making import dataset, order
 from waiting import PATIENCE_S, wait_until
 
-from prefix_store import StoreSettings
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.tables import processes
 from trainer_worker.child_process import Child
@@ -21,14 +19,13 @@ from trainer_worker.pace import Pace
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
 
+DEAD_S = 60.0
 SLOW = 1 / 500  # of the time: a step of a millisecond is followed by half a second
 
 
 @pytest.fixture
-def settings(tmp_path, database_url):
-    return StoreSettings(
-        data_dir=tmp_path, database_url=database_url, process_dead_after=3.0, **beside(database_url)
-    )
+def settings(settings):
+    return settings.model_copy(update={"process_dead_after": DEAD_S})
 
 
 def test_texts_of_this_machine_are_counted_while_their_process_lives(store):
@@ -42,7 +39,10 @@ def test_texts_of_this_machine_are_counted_while_their_process_lives(store):
     assert store.feed.generating() == 7
     store.feed.leave(other)
     assert store.feed.generating() == 3
-    wait_until(lambda: store.feed.generating() == 0)  # its beat is old
+    with everything(store) as connection:
+        older = processes.c.beat_at - (DEAD_S + 1)
+        connection.execute(update(processes).where(processes.c.id == one).values(beat_at=older))
+    assert store.feed.generating() == 0
 
 
 def test_a_service_tells_that_it_generates_and_that_it_no_longer_does(own_service):
@@ -81,12 +81,13 @@ def test_a_worker_trains_slower_beside_texts_and_goes_on_when_they_end(store, te
         for _ in range(12):
             store.feed.beat(service, 0, 2)
             time.sleep(0.5)
-            seen.append(done())
-        slow = seen[-1] - seen[5]  # what was under way at the start has been told by then
+            seen.append((done(), time.monotonic()))
+        slow, seconds = (last - first for first, last in zip(seen[5], seen[-1], strict=True))
+        # what was under way at the start has been told by then
         store.feed.beat(service, 0, 0)
         before = done()
         wait_until(lambda: done() > before + 20)
-    assert slow < 10  # in three seconds
+    assert slow < 4 * seconds
 
 
 def test_a_child_rests_between_steps_until_it_may_go_on(folder):
@@ -97,19 +98,20 @@ def test_a_child_rests_between_steps_until_it_may_go_on(folder):
         time.sleep(1)
         while child.hear(0.1) is not None:  # of before it heard
             pass
-        began = time.monotonic()
-        heard(child, 3)
-        assert time.monotonic() - began > 2 * 0.3
+        # Behind a moment in which this thread stood still more than these have come already.
+        assert any(heard(child, 3) > 2 * 0.3 for _ in range(5))
         child.go_at(1.0)
         heard(child, 100)
 
 
 def heard(child, count):
-    give_up = time.monotonic() + PATIENCE_S
+    """Hear of so many steps; how long that took."""
+    began = time.monotonic()
     while count:
-        assert time.monotonic() < give_up
+        assert time.monotonic() < began + PATIENCE_S
         frame = child.hear(0.1)
         count -= frame is not None and frame.kind == "progress"
+    return time.monotonic() - began
 
 
 def test_a_rest_ends_with_news():

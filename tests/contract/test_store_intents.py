@@ -1,6 +1,6 @@
 """Files between their bytes and their row when somebody is erased: nothing of them is left once it is `done`.
 
-On both forms; the storage of the production form has a time-out so short that the wait for late files is short too.
+On both forms. Nobody sits out the wait for late files: what was noted is made older in the database.
 """
 
 import errno
@@ -14,6 +14,7 @@ import pytest
 from database_making import everything
 from outside_servers import Way
 from production_making import everything_kept
+from sqlalchemy import update
 from store_making import publish, queue, rows, trained, upload
 from waiting import PATIENCE_S, wait_until
 
@@ -24,19 +25,15 @@ from prefix_store.errors import LeaseLost, NoRoom, NotFound, Unavailable, Unsent
 from prefix_store.intents import announce, named, withdraw
 from prefix_store.local_files import LocalDraft, LocalFiles
 from prefix_store.publish import ResultFile
+from prefix_store.tables import intents, jobs
 
-LATE_S = 6.0
-
-
-@pytest.fixture
-def lease_seconds():
-    return 1.0
+LATE_S = 120.0
 
 
 @pytest.fixture
 def settings(settings, monkeypatch):
     monkeypatch.setattr(LocalFiles, "late_seconds", LATE_S)
-    return settings.model_copy(update={"blobs_timeout_seconds": LATE_S / 4 if settings.blobs_url else 20.0})
+    return settings.model_copy(update={"blobs_timeout_seconds": LATE_S / 4})
 
 
 @pytest.fixture(autouse=True)
@@ -96,8 +93,16 @@ def noted(store):
         return connection.exec_driver_sql("SELECT count(*) FROM intents").scalar_one()
 
 
+def pass_by(store, seconds):
+    """Files were noted so much longer ago, and workers that are dead have no lease any more."""
+    with everything(store) as connection:
+        connection.execute(update(intents).values(noted_at=intents.c.noted_at - seconds))
+        connection.execute(update(jobs).values(lease_until=0.0))
+
+
 def ended(store, erasure):
-    """The erasure is done, and what lies in the storage."""
+    """When all that may come late has come the erasure is done; what lies in the storage."""
+    pass_by(store, LATE_S)
     wait_until(lambda: store.erasure.resume() == 0)
     assert store.erasure.purge(erasure.id).state == "done"
     assert noted(store) == 0
@@ -236,7 +241,7 @@ def test_a_publish_refused_while_the_bucket_is_away_leaves_nothing_behind_an_era
         pytest.skip("a folder is not away")
     before = len(everything_kept(store)) - 1
     with Way(urlsplit(settings.blobs_endpoint).port) as way:
-        through = {"blobs_endpoint": f"http://127.0.0.1:{way.port}", "blobs_timeout_seconds": LATE_S / 4}
+        through = {"blobs_endpoint": f"http://127.0.0.1:{way.port}"}
         worker = open_store(settings.model_copy(update=through))
         begun = []
 
@@ -273,7 +278,7 @@ def test_a_put_that_lands_behind_its_time_out_is_waited_for(store, settings, ten
     erasure = store.erasure.begin(tenant, "alice")
     store.jobs.cancelled(claim)
     assert store.erasure.purge(erasure.id).state == "purging"
-    time.sleep(LATE_S / 4)
+    pass_by(store, LATE_S / 2)
     create(*under_way[0])
     assert store.erasure.purge(erasure.id).state == "purging"
     assert len(ended(store, erasure)) == before
@@ -294,7 +299,7 @@ def test_what_was_never_sent_is_not_waited_for(store, settings, tenant, alice, c
         return
     monkeypatch.setattr(object_storage, "_PAUSE_S", PATIENCE_S)
     with Way(urlsplit(settings.blobs_endpoint).port) as way:
-        through = {"blobs_endpoint": f"http://127.0.0.1:{way.port}", "blobs_timeout_seconds": LATE_S / 4}
+        through = {"blobs_endpoint": f"http://127.0.0.1:{way.port}"}
         worker = open_store(settings.model_copy(update=through))
         way.cut()
         with pytest.raises(Unavailable):
@@ -306,13 +311,14 @@ def test_what_was_never_sent_is_not_waited_for(store, settings, tenant, alice, c
         worker.close()
 
 
-def test_large_files_are_in_memory_two_at_once_and_small_ones_pass_by(settings, tmp_path, store):
+def test_large_files_are_in_memory_two_at_once_and_small_ones_pass_by(store, monkeypatch):
     if store._core.database.is_sqlite:
         pytest.skip("a folder takes them piece by piece")
     files = store.blobs.files
     with files.room(9 << 20), files.room(9 << 20):
         with files.room(1 << 20):
             pass
+        monkeypatch.setattr(files, "_seconds", 1.0)
         began = time.monotonic()
         with pytest.raises(Unavailable):
             store.blobs.put(Place("ten-a", "own-b", f"ver-{secrets.token_hex(4)}"), bytes(9 << 20))

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from database_making import everything
 from store_making import complete, files_on_disk, publish, queue, rows, upload
+from waiting import wait_until
 
 from prefix_store import open_store
 from prefix_store.errors import LeaseLost, NotFound, Quota
@@ -156,6 +157,16 @@ def test_entries_of_feed_and_audit_stand_in_one_order_without_gaps(store, tenant
     assert store.audit.verify() == 49
 
 
+def _quiet(store):
+    """Whether the database has done with what killed processes asked of it."""
+    if store._core.database.is_sqlite:
+        return True
+    others = "datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'"
+    with everything(store) as connection:
+        busy = connection.exec_driver_sql(f"SELECT count(*) FROM pg_stat_activity WHERE {others}")
+        return busy.scalar_one() == 0
+
+
 def _erase(settings, tenant_id, gate):
     store = open_store(settings)
     gate.wait(120)
@@ -182,6 +193,7 @@ def test_an_erasure_killed_anywhere_is_finished_at_the_next_start(store, setting
         time.sleep(chance.uniform(0.0, 0.03))
         os.kill(process.pid, signal.SIGKILL)
         process.join(120)
+        wait_until(lambda: _quiet(store))
         begun = store.keys.verify(key) is None
         begun_count += begun
         assert store.erasure.resume() == 0

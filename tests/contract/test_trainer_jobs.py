@@ -13,7 +13,7 @@ from database_making import everything
 from production_making import damage as spoil
 from sqlalchemy import event, select, update
 from sqlalchemy.exc import OperationalError
-from store_making import files_on_disk, publish, upload
+from store_making import files_on_disk, lapse, publish, upload
 from store_making import queue as queue_of
 from trainer_making import dataset
 from waiting import wait_until
@@ -24,6 +24,7 @@ from prefix_store.errors import NoLiveVersion
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.tables import jobs, versions
 from trainer_worker import attempt, turn
+from trainer_worker.child_process import Child
 from trainer_worker.reading import read_order
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
@@ -353,11 +354,30 @@ def test_a_long_job_gives_way_to_another_tenants_and_ends_as_if_nothing_had_been
     cut, later = queue(prefix="cut", wishes=wishes), queue(prefix="later")
     long = property(lambda self: 4000.0 if self.claim.job_id == cut.id else 0.0)
     monkeypatch.setattr(attempt.Attempt, "seconds", long)
+    held, asked = threading.Event(), threading.Event()
+    take, ask_to_stop = attempt.Attempt.take, Child.ask_to_stop
+
+    def holding(self, frame):
+        if frame.kind == "progress" and self.claim.job_id == cut.id and not held.is_set():
+            for pid in training_processes():
+                os.kill(pid, signal.SIGSTOP)  # so that it is not over before the other job is there
+            held.set()
+        return take(self, frame)
+
+    def noted(child):
+        asked.set()
+        ask_to_stop(child)
+
+    monkeypatch.setattr(attempt.Attempt, "take", holding)
+    monkeypatch.setattr(Child, "ask_to_stop", noted)
     with working(second):
-        underway(store, tenant, cut)
+        assert held.wait(PATIENCE_S)
         few = Hyperparameters.from_json({"max_steps": 8})
         more = {"hyperparameters": few, "base_fingerprint": base.fingerprint}
         short = store.jobs.create(other_tenant, zoe, "voice", [file.id], **more)
+        assert asked.wait(PATIENCE_S)
+        for pid in training_processes():
+            os.kill(pid, signal.SIGCONT)
         assert ended(store, other_tenant, short, PATIENCE_S).status == "succeeded"
         assert store.jobs.get(tenant, cut.id).finished_at is None  # nor did the tenant's next job come before
         ended_cut = ended(store, tenant, cut, PATIENCE_S)
@@ -394,11 +414,11 @@ def test_a_training_process_that_dies_is_counted_and_the_job_given_up_in_the_end
 
 @pytest.fixture
 def away(store):
-    """While it is set the database does not answer."""
-    is_away = threading.Event()
+    """While it is set the database answers nobody but the test's own thread."""
+    is_away, here = threading.Event(), threading.get_ident()
 
     def unless_away(*_):
-        if is_away.is_set():
+        if is_away.is_set() and threading.get_ident() != here:
             raise OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
 
     for engine in {store._system.engine, store._core.database.engine}:
@@ -430,18 +450,27 @@ def test_a_worker_that_stops_while_the_database_is_away_gives_its_job_back_if_it
     assert crashes_of(store, job) == 0
 
 
-@pytest.mark.parametrize("lease_seconds", [5.0])
 def test_a_database_that_is_away_for_longer_than_a_lease_is_not_the_jobs_fault(
-    store, tenant, queue, worker, away
+    store, tenant, queue, worker, away, monkeypatch
 ):
-    job = queue(wishes=LONG)
+    job, begun, init = queue(wishes=LONG), [], attempt.Attempt.__init__
+
+    def noted(self, *told):
+        init(self, *told)
+        begun.append(self)
+
+    def over():
+        begun[-1]._beaten -= 2 * store.settings.lease_seconds
+        return not training_processes()
+
+    monkeypatch.setattr(attempt.Attempt, "__init__", noted)
     with working(worker):
         for attempts in (1, 2):
             wait_for(store, tenant, job, lambda found, n=attempts: found.attempt == n)
             wait_until(training_processes)
             away.set()
-            wait_until(lambda: not training_processes())
-            time.sleep(1.0)
+            wait_until(over)
+            lapse(store, job.id)
             away.clear()
         wait_for(store, tenant, job, lambda found: found.attempt == 3)
     assert crashes_of(store, job) == 0

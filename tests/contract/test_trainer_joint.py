@@ -6,36 +6,20 @@ import threading
 import time
 
 import pytest
-from database_making import everything
-from production_making import beside
-from sqlalchemy import update
-from store_making import files_on_disk, upload
-from test_trainer_jobs import LONG, ended, training_processes, underway, wait_for, working
+from store_making import files_on_disk, lapse, upload
+from test_trainer_jobs import LONG, crashes_of, ended, training_processes, underway, wait_for, working
 from trainer_making import dataset
+from waiting import PATIENCE_S, wait_until
 
-from prefix_store import StoreSettings
 from prefix_store.errors import Unavailable
 from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
 from prefix_store.scope import Admin
-from prefix_store.tables import jobs as rows
 from trainer_worker import attempt
 from trainer_worker.child_process import Child
+from trainer_worker.session import Session
 from trainer_worker.settings import WorkerSettings
 from trainer_worker.worker import Worker
-
-PATIENCE_S = 120
-
-
-@pytest.fixture
-def settings(request, tmp_path, database_url):
-    """Leases that no busy machine lets run out: who must not be killed for being slow is not."""
-    return StoreSettings(
-        data_dir=tmp_path,
-        database_url=database_url,
-        lease_seconds=getattr(request, "param", 60.0),
-        **beside(database_url),
-    )
 
 
 @pytest.fixture
@@ -136,17 +120,21 @@ def test_a_crash_of_the_shared_process_counts_for_nobody_and_each_is_tried_alone
     store, jobs_of, worker, monkeypatch
 ):
     monkeypatch.setattr(attempt, "_LONGEST_BACKOFF", 0.05)
-    jobs = jobs_of("acme", 3, joint=True, wishes={"max_steps": 500, "eval_steps": 500})
+    jobs = jobs_of("acme", 3, joint=True, wishes=LONG)
     with working(worker):
         all_underway(store, jobs)
         (process,) = training_processes()
         os.kill(process, signal.SIGKILL)
         for number, (scope, job) in enumerate(jobs):
             wait_for(store, scope, job, lambda found: found.attempt == 2, PATIENCE_S)
+            seen = store.jobs.get(scope, job.id).progress["update"]
+            wait_for(store, scope, job, lambda found, n=seen: found.progress["update"] > n, PATIENCE_S)
             waiting = [store.jobs.get(scope, other.id) for _, other in jobs[number + 1 :]]
             assert all(other.status == "queued" for other in waiting)  # nobody trains beside it
-            done = wait_for(store, scope, job, lambda found: found.status == "succeeded", PATIENCE_S)
-            assert done.attempt == 2
+            assert process not in training_processes()
+            assert store.jobs.get(scope, job.id).attempt == 2
+            assert crashes_of(store, job) == 0
+            store.jobs.cancel(scope, job.id)  # for the next to come
 
 
 def test_a_job_that_cannot_be_trained_ends_without_its_neighbours(store, jobs_of, worker, base):
@@ -163,10 +151,12 @@ def test_a_job_that_cannot_be_trained_ends_without_its_neighbours(store, jobs_of
         assert all(store.jobs.get(scope, job.id).status == "running" for scope, job in jobs)
 
 
-@pytest.mark.parametrize("settings", [8.0], indirect=True)
 def test_a_process_that_does_not_let_go_is_ended_before_the_lease_is_over(
     store, jobs_of, worker, monkeypatch
 ):
+    told = []
+    brief = property(lambda session: 2.0, lambda session, seconds: told.append(seconds))
+    monkeypatch.setattr(Session, "_leave_seconds", brief, raising=False)
     monkeypatch.setattr(attempt, "_LONGEST_BACKOFF", 0.05)
     jobs = jobs_of("acme", 2, joint=True, wishes=LONG)
     with working(worker):
@@ -179,31 +169,26 @@ def test_a_process_that_does_not_let_go_is_ended_before_the_lease_is_over(
         assert process not in training_processes()
         assert store.jobs.get(scope, cancelled.id).status == "cancelled"
         underway(store, scope, left)
+    assert told
+    assert max(told) < store.settings.lease_seconds
 
 
-@pytest.mark.parametrize("settings", [6.0], indirect=True)
 def test_a_process_that_let_go_while_the_store_kept_its_worker_waiting_goes_on(
     store, jobs_of, worker, monkeypatch
 ):
     jobs = jobs_of("acme", 2, joint=True, wishes=LONG)
-    claim, leaving, waited = store.jobs.claim, threading.Event(), threading.Event()
-
-    def slow(*told):
-        if leaving.is_set() and not waited.is_set():
-            time.sleep(5.5)  # longer than a job may take to leave
-            waited.set()
-        return claim(*told)
-
-    drop = Child.drop
+    drop, waited = Child.drop, threading.Event()
 
     def behind(child, job):
-        while child._told.empty():  # something else is to be read before the answer to this
-            time.sleep(0.01)
+        wait_until(lambda: not child._told.empty())  # something else is to be read before the answer to this
         drop(child, job)
-        leaving.set()
+        wait_until(lambda: any(frame and frame.kind == "dropped" for frame in list(child._told.queue)))
+        waited.set()
 
+    # By the time that the worker looks again, it has taken longer than a job may take to leave.
+    passed = property(lambda session: 0.0 if waited.is_set() else 50.0, lambda session, seconds: None)
+    monkeypatch.setattr(Session, "_leave_seconds", passed, raising=False)
     monkeypatch.setattr(Child, "drop", behind)
-    monkeypatch.setattr(store.jobs, "claim", slow)
     with working(worker):
         all_underway(store, jobs)
         (process,) = training_processes()
@@ -238,8 +223,7 @@ def test_a_job_that_another_worker_took_leaves_and_its_neighbour_goes_on(store, 
         give_up, taken = time.monotonic() + PATIENCE_S, None
         while taken is None:
             assert time.monotonic() < give_up
-            with everything(store) as connection:  # as if a beat were late
-                connection.execute(update(rows).where(rows.c.id == lost.id).values(lease_until=0.0))
+            lapse(store, lost.id)  # as if a beat were late
             taken = store.jobs.claim("another", "alone")
         assert taken.job_id == lost.id
         seen = store.jobs.get(scope, left.id).progress["update"]

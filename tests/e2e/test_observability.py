@@ -12,6 +12,7 @@ from collector import Collector, attributes
 from prometheus_client.parser import text_string_to_metric_families
 from real_processes import ADMIN_KEY, Machine, ended
 from service_making import complete, events
+from waiting import wait_until
 
 from service.cli.children import free_port
 from service.errors import Refusal
@@ -67,6 +68,15 @@ def read(text):
 def value(metrics, name, **labels):
     metric = metrics[re.sub(r"_(total|count|sum)$", "", name)]
     return metric.samples[name, *sorted(labels.items())]
+
+
+def answered(metrics):
+    """How many texts have been sent to their ends, of which all tokens are counted."""
+    name, told = "prefix_http_requests_total", {"method": "POST", "route": "/v1/completions", "status": "200"}
+    counted = value(metrics, "prefix_tokens_total", kind="completion")
+    if counted != value(metrics, "prefix_engine_generated_tokens_total"):
+        return 0
+    return metrics["prefix_http_requests"].samples.get((name, *sorted(told.items())), 0)
 
 
 def asked_everywhere(machine, key):
@@ -145,12 +155,15 @@ def _story(machine, port):
     streamed = {"model": model, "prompt": "okapi three", "max_tokens": 16, "stream": True}
     with alice.stream("POST", "/v1/completions", json=streamed) as response:
         texts.append("".join(e["choices"][0]["text"] for e in events(response.iter_lines()) if e["choices"]))
+    # What was sent is counted a moment later.
+    wait_until(lambda: answered(read(scraped(port))) == 4)
     before = scraped(port)
     for key in (alice.key, tenant.key, ADMIN_KEY):
         asked_everywhere(machine, key)
     assert machine.user(tenant, "wombat-user").get("/v1/models").status_code == 200
     erased = tenant.delete("/v1/users/wombat-user").json()
     assert erased["deleted"]
+    wait_until(lambda: value(read(scraped(port)), "prefix_erasures_total", kind="user"))
     keys = [alice.key, tenant.key, ADMIN_KEY, "pfx_live_wombat"]
     return SimpleNamespace(
         worker=worker, job=done, whole=whole, refused=refused, texts=texts, keys=keys, before=before, after=scraped(port)

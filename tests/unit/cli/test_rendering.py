@@ -95,7 +95,7 @@ class Slow:
 
     def stream(self, body):
         yield {"choices": [{"index": 0, "text": body["prompt"], "finish_reason": None}]}
-        self.all_began.wait(10)
+        self.all_began.wait(120)
         yield {"choices": [{"index": 0, "text": "!", "finish_reason": "stop"}]}
 
 

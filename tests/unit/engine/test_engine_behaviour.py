@@ -5,9 +5,11 @@ import itertools
 import logging
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from waiting import PATIENCE_S, Hanging, lasting
 
 from prefix_engine import (
     Delta,
@@ -152,17 +154,18 @@ def test_a_seed_repeats_a_text_and_no_seed_does_not(engine):
 
 def test_a_cancelled_row_is_free_by_the_next_step(engine):
     one = engine(rows=1)
-    started = threading.Event()
-    first, generation = ask(one, max_tokens=LONG, sink=Collected(lambda _: started.set()))
+    held = Hanging(lambda event: None)
+    first, generation = ask(one, max_tokens=LONG, sink=Collected(held))
     second, _ = ask(one, max_tokens=1)
-    started.wait(10)
+    assert held.begun.wait(PATIENCE_S)
     steps = one.stats().steps
     generation.cancel()
+    held.go_on.set()
     assert first.wait() == Failed("cancelled", "the request was cancelled")
     assert second.wait() == Finished("length", 3, 1)
     assert one.stats().steps - steps <= 3
     generation.cancel()
-    assert one.drain(5)
+    assert one.drain(PATIENCE_S)
     assert len([event for event in first.events if not isinstance(event, Delta)]) == 1
 
 
@@ -182,13 +185,14 @@ def test_no_token_comes_after_revoke_under_32_rows(engine):
         if returned.is_set():
             late.append(event)
 
-    doomed = [ask(one, max_tokens=LONG, prefix_id="a-9", sink=Collected(watch))[0] for _ in range(20)]
-    safe = [ask(one, max_tokens=60, prefix_id="bb-9")[0] for _ in range(12)]
-    queued = [ask(one, max_tokens=9, prefix_id="a-9", sink=Collected(watch))[0] for _ in range(5)]
-    wait_for(lambda: all(sink.events for sink in doomed))
+    with lasting(one, quick=30):  # so that nobody makes room for who waits
+        doomed = [ask(one, max_tokens=LONG, prefix_id="a-9", sink=Collected(watch))[0] for _ in range(20)]
+        safe = [ask(one, max_tokens=60, prefix_id="bb-9")[0] for _ in range(12)]
+        queued = [ask(one, max_tokens=9, prefix_id="a-9", sink=Collected(watch))[0] for _ in range(5)]
+        wait_for(lambda: all(sink.events for sink in doomed))
 
-    one.revoke(["a-9", "never-1"])
-    returned.set()
+        one.revoke(["a-9", "never-1"])
+        returned.set()
     assert all(sink.ended and sink.events[-1].code == "revoked" for sink in [*doomed, *queued])
     assert one._loop.pool.get("a-9") is None
     assert [sink.wait().completion_tokens for sink in safe] == [60] * 12
@@ -203,19 +207,19 @@ def test_revoke_waits_for_a_load_under_way_and_leaves_nothing_of_it(engine):
 
     def slow(prefix_id):
         begun.set()
-        gate.wait(10)
+        gate.wait(PATIENCE_S)
         return load(prefix_id)
 
     one = engine(slow)
     sink, _ = ask(one, prefix_id="a-9")
-    begun.wait(10)
+    assert begun.wait(PATIENCE_S)
     revoker = threading.Thread(target=one.revoke, args=(["a-9"],))
     revoker.start()
     assert sink.wait().code == "revoked"
     revoker.join(0.1)
     assert revoker.is_alive()
     gate.set()
-    revoker.join(10)
+    revoker.join(PATIENCE_S)
     assert not revoker.is_alive()
     assert one.stats().resident_prefixes == 0
     assert pages_are_zero(one)
@@ -228,11 +232,20 @@ def test_revoke_returns_before_the_start_and_after_the_end(engine):
     unstarted.revoke(["a-9"])
 
 
-def test_a_deadline_ends_a_running_and_a_waiting_request(engine):
+def test_a_deadline_ends_a_running_and_a_waiting_request(engine, monkeypatch):
+    later = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + later[0])
+    monkeypatch.setattr("prefix_engine.engine.time", clock)
     one = engine(rows=1)
-    soon = time.monotonic() + 0.15
-    running, _ = ask(one, max_tokens=LONG, deadline=soon)
-    waiting, _ = ask(one, deadline=soon)
+    with lasting(one):
+        soon = time.monotonic() + 1000.0
+        running, _ = ask(one, max_tokens=LONG, deadline=soon)
+        waiting, _ = ask(one, deadline=soon)
+        wait_for(lambda: running.events)
+        assert not running.ended
+        assert not waiting.ended
+        later[0] = 1000.0
+        running.wait()
     assert running.wait().code == waiting.wait().code == "deadline"
     assert running.events[:-1]
     assert not waiting.events[:-1]
@@ -240,9 +253,9 @@ def test_a_deadline_ends_a_running_and_a_waiting_request(engine):
 
 def test_a_deadline_passes_while_nothing_else_happens(engine):
     gate = threading.Event()
-    one = engine(lambda i: gate.wait(10) and load(i))
+    one = engine(lambda i: gate.wait(PATIENCE_S) and load(i))
     sink, _ = ask(one, prefix_id="a-9", deadline=time.monotonic() + 0.1)
-    assert sink.wait(5).code == "deadline"
+    assert sink.wait().code == "deadline"
     gate.set()
 
 
@@ -293,7 +306,7 @@ def test_a_failed_load_fails_only_the_requests_that_named_it(engine):
 
 def test_a_cold_prefix_delays_only_its_own_request(engine):
     gate = threading.Event()
-    one = engine(lambda i: gate.wait(20) and load(i), rows=2)
+    one = engine(lambda i: gate.wait(PATIENCE_S) and load(i), rows=2)
     cold, _ = ask(one, prefix_id="a-9", share="same")
     base, _ = ask(one, share="same")
     assert base.wait().reason == "length"
@@ -326,14 +339,20 @@ def test_a_prompt_that_is_not_finite_fails_when_it_is_scored(engine):
 
 
 def test_a_long_prompt_does_not_stall_running_rows(engine):
-    sampler, marks = TeacherForced(), []
+    sampler, marks, asked = TeacherForced(), [], threading.Event()
     one = engine(sampler=sampler, rows=4, step_tokens=40, chunk_tokens=32)
     request = Request((1,), 300, None)
     sampler.expect(request, tuple(b"x" * 300))
-    running = Collected(lambda _: marks.append(one.stats().prefill_tokens))
+
+    def mark(_):
+        marks.append(one.stats().prefill_tokens)
+        assert len(marks) < 6 or asked.wait(PATIENCE_S)  # it is not to end before the other has come
+
+    running = Collected(mark)
     one.submit(request, running)
     wait_for(lambda: len(marks) > 5)
     long, _ = ask(one, tuple(i % 256 for i in range(2000)), 1)
+    asked.set()
     running.wait()
     long.wait()
     between = [b - a for a, b in itertools.pairwise(marks)]
@@ -380,7 +399,7 @@ def test_a_broken_sink_loses_its_row_and_stops_nothing(engine, caplog, error):
     sink, _ = ask(one, max_tokens=30)
     assert sink.wait().reason == "length"
     wait_for(lambda: one.stats().running == 0)
-    assert one.drain(5)
+    assert one.drain(120)
     assert "private text" not in caplog.text
 
 
@@ -391,11 +410,12 @@ def test_a_sink_that_breaks_at_a_refusal_stops_nothing(engine, error):
     def broken(event):
         raise error
 
-    running, _ = ask(one, max_tokens=300)
-    assert one.drain(0) is False
-    ask(one, sink=broken)
+    with lasting(one):
+        running, _ = ask(one, max_tokens=300)
+        assert one.drain(0) is False
+        ask(one, sink=broken)
     assert running.wait().reason == "length"
-    assert one.drain(5)
+    assert one.drain(120)
     one.close()
     ask(one, sink=broken)
     assert one.drain(0)
@@ -468,11 +488,11 @@ def test_draining_refuses_the_new_and_finishes_the_running(engine):
     one = engine()
     running, _ = ask(one, max_tokens=200)
     results = []
-    drainer = threading.Thread(target=lambda: results.append(one.drain(20)))
+    drainer = threading.Thread(target=lambda: results.append(one.drain(120)))
     drainer.start()
     wait_for(lambda: one._draining)
     assert ask(one)[0].wait().code == "draining"
-    drainer.join(20)
+    drainer.join(120)
     assert results == [True]
     assert running.wait().reason == "length"
 

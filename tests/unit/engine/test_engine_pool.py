@@ -115,7 +115,7 @@ def test_a_prefix_is_loaded_once_however_many_ask(bench):
 
     def slow(prefix_id):
         calls.append(prefix_id)
-        gate.wait(10)
+        gate.wait(120)
         return load(prefix_id)
 
     busy = Bench(loader=slow)
@@ -131,7 +131,7 @@ def test_a_prefix_is_loaded_once_however_many_ask(bench):
 
 def test_loads_under_way_are_bounded():
     gate = threading.Event()
-    busy = Bench(loader=lambda i: gate.wait(10) and load(i), threads=1)
+    busy = Bench(loader=lambda i: gate.wait(120) and load(i), threads=1)
     for number in range(50):
         busy.pool.ensure(f"{number}-4", ())
     assert busy.pool.loading == 2
@@ -266,7 +266,7 @@ def test_a_revoked_prefix_is_zeroed(bench):
 
 def test_a_load_that_was_under_way_when_revoked_leaves_nothing():
     gate = threading.Event()
-    bench = Bench(loader=lambda i: gate.wait(10) and load(i))
+    bench = Bench(loader=lambda i: gate.wait(120) and load(i))
     bench.pool.ensure("a-6", ())
     bench.pool.refuse(["a-6"])
     bench.pool.erase(["a-6"])
@@ -323,13 +323,13 @@ def test_a_stopped_pool_begins_no_load_and_still_answers_each_order():
 
     def slow(prefix_id):
         begun.put(prefix_id)
-        gate.wait(10)
+        gate.wait(120)
         return load(prefix_id)
 
     bench = Bench(loader=slow, threads=1)
     bench.pool.ensure("a-4", ())
     bench.pool.ensure("b-4", ())
-    assert begun.get(timeout=10) == "a-4"
+    assert begun.get(timeout=120) == "a-4"
     bench.pool.stop()
     gate.set()
     assert {bench.settle().code, bench.settle().code} == {"engine_stopped"}

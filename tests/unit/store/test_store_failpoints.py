@@ -69,7 +69,7 @@ def test_sleep_waits_for_so_many_seconds():
     arm("feed.read=sleep(0.15)")
     began = time.monotonic()
     failpoint("feed.read")
-    assert 0.15 <= time.monotonic() - began < 5
+    assert 0.15 <= time.monotonic() - began < 60
 
 
 def test_kill_is_a_sigkill():

@@ -129,7 +129,7 @@ def test_a_child_whose_worker_is_gone_ends(folder, begun):
         while frames.read(process.stdout).kind != "progress":
             pass
     process.stdin.close()
-    assert process.wait(20) == 0
+    assert process.wait(120) == 0
     process.stdout.close()
 
 
