@@ -105,7 +105,7 @@ def test_low_data_has_rates_of_its_own_and_no_other_study_takes_them():
     few = {study: Job(study, "e2e", "fine-tuning", rows=100) for study in studies.STUDIES}
     low = {study for study, job in few.items() if job.settings("gpt2-mini").source == settings.LOW_RATES}
     assert low == {"low-data", "init", "rates"}
-    assert Job("rates", "e2e", "fine-tuning", rows=1000).settings("gpt2-mini").source == settings.HIGHEST
+    assert Job("rates", "e2e", "fine-tuning", rows=1000).settings("gpt2-mini").source == settings.RATES
     assert few["main"].settings("gpt2-medium").epochs == 5
 
 
