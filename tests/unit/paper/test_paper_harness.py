@@ -222,6 +222,21 @@ def test_kept_results_are_found_again_but_where_rows_are_drawn_otherwise(host):
             assert job.low
 
 
+@pytest.mark.parametrize(
+    "kind", ["emb", "infix", "prefix", "adapter-0.1", "adapter-3", "ft-top2", "fine-tuning"]
+)
+def test_a_rate_is_the_best_of_the_kept_ones_and_says_on_which_sides_there_are_others(kind):
+    kept = (Path(__file__).resolve().parents[3] / "docs" / "results" / "paper.jsonl").read_text().splitlines()
+    found, losses = settings_of(kind, "gpt2-mini", "e2e"), {}
+    for record in map(json.loads, kept):
+        whole = (record["study"], record["task"], record["rows"]) == ("rates", "e2e", None)
+        if whole and record["method"] in {kind, f"{kind}-{found.size}"}:
+            losses[record["rate"]] = record["held_out_loss"]
+    assert min(losses, key=losses.get) == found.rate
+    assert min(losses) < found.rate
+    assert found.source == (settings.HIGHEST if found.rate == max(losses) else settings.RATES)
+
+
 def test_the_start_study_has_random_irrelevant_and_relevant_starts():
     jobs = studies.jobs(arguments(study="init", samples=1, seeds=1))
     assert {job.start for job in jobs} == {"uniform", "random", "words"}
