@@ -29,6 +29,7 @@ from prefix_store.telling import Telling
 from prefix_store.version_rows import Resolved, joined, resolved_of
 
 CRASHED = "worker_crashed"
+_MOST_STARTS = 64
 
 
 class Leases(Telling):
@@ -76,22 +77,24 @@ class Leases(Telling):
         """Whether a version of the job's owner, and whatever that was started from, learned from none of the held-out rows.
 
         A job without a validation file holds rows out by its training files alone, so the jobs behind the version must
-        have had the same files, and no validation file. False where one of these jobs is not to be found.
+        have had the same files, and no validation file. False where one of these jobs is not to be found, and behind
+        a very long row of starts.
         """
-        files, version = set(claim.job.training_files), version_id
+        files = sorted(claim.job.training_files)
+        version: str | None = version_id
         behind = select(jobs.c.spec).join(versions, versions.c.job_id == jobs.c.id)
         mine = (versions.c.tenant_id == claim.owner.tenant_id, versions.c.owner_id == claim.owner.owner_id)
         with self._core.database.read(claim.owner.reach) as connection:
-            while version is not None:
-                spec = connection.execute(behind.where(*mine, versions.c.version_id == version)).scalar()
-                if (
-                    spec is None
-                    or spec["validation_file"] is not None
-                    or set(spec["training_files"]) != files
-                ):
+            for _ in range(_MOST_STARTS):
+                spec = (
+                    connection.execute(behind.where(*mine, versions.c.version_id == version)).scalar() or {}
+                )
+                if spec.get("validation_file") is not None or sorted(spec.get("training_files", ())) != files:
                     return False
-                version = spec["start_version_id"]
-        return True
+                version = spec.get("start_version_id")
+                if version is None:
+                    return True
+        return False
 
     def save_checkpoint(
         self, claim: Claim, update_number: int, payload: bytes, best: TrainedPrefix | None = None

@@ -8,12 +8,13 @@ import time
 PATIENCE_S = 120
 
 
-def wait_until(condition):
-    """Until it holds; a test that waits in vain fails."""
-    give_up = time.monotonic() + PATIENCE_S
-    while not condition():
+def wait_until(condition, seconds=PATIENCE_S):
+    """What it says when it holds; a test that waits in vain fails."""
+    give_up = time.monotonic() + seconds
+    while not (found := condition()):
         assert time.monotonic() < give_up
         time.sleep(0.02)
+    return found
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def read_order(store: Store, settings: WorkerSettings, claim: Claim) -> tuple[Or
     start = _start(store, claim)
     live, bytes_of_live = _live(store, claim)
     if validation is None:
-        _warn_of_others_files(store, claim, start, bytes_of_live)
+        _warn_of_seen_rows(store, claim, start, bytes_of_live)
     order = Order(
         wishes=job.hyperparameters,
         seed=job.seed,
@@ -70,7 +70,7 @@ def _live(store: Store, claim: Claim) -> tuple[Resolved | None, Version | None]:
         return found, None
 
 
-def _warn_of_others_files(store: Store, claim: Claim, start: Version | None, live: Version | None) -> None:
+def _warn_of_seen_rows(store: Store, claim: Claim, start: Version | None, live: Version | None) -> None:
     """Tell of versions that may have been trained on the held-out rows."""
     known = (("the version to start from", start), ("the live version", live))
     named = {version.version_id: name for name, version in reversed(known) if version is not None}

@@ -50,7 +50,16 @@ def alice(store, tenant):
 def patient(monkeypatch):
     """A service on a machine that stands still for seconds neither falls silent nor puts off what it erases."""
     monkeypatch.setattr("service.revocation.STALE_S", 60.0)
+    monkeypatch.setattr("service.deletion.PATIENCE_S", 60.0)
+    monkeypatch.setattr("service.erasing.PURGE_S", 60.0)
     monkeypatch.setattr("prefix_store.db._SCRUB_MS", 60_000)
+
+
+@pytest.fixture
+def unhurried(monkeypatch):
+    """An answer whose engine waits for its turn is left the time to end with its error before it is cut."""
+    monkeypatch.setattr("service.revocation.GRACE_S", 30.0)
+    monkeypatch.setattr("service.revocation._LOAD_S", 60.0)
 
 
 @pytest.fixture

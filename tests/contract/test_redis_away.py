@@ -47,7 +47,8 @@ def hasty(store, seconds=ANSWER_S):
     pool = store._core.link.pool
     pool.connection_kwargs |= {"socket_timeout": seconds, "socket_connect_timeout": seconds}
     pool.disconnect(inuse_connections=False)
-    pool.reset()  # a connection keeps the time that it was made with
+    for connection in pool._available_connections:  # which keep the time that they were made with
+        connection.socket_timeout = connection.socket_connect_timeout = seconds
 
 
 @pytest.fixture

@@ -289,6 +289,7 @@ def succeed_and_delete(service, acme, claim):
     delete_prefix(service, acme, claim)
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("end", [fail, cancel, delete_file, delete_prefix, delete_user, succeed_and_delete])
 def test_answers_of_every_checkpoint_end_with_their_job(service, acme, claim, end):
     service.keep(claim, 7, seed=1)
@@ -302,15 +303,13 @@ def test_answers_of_every_checkpoint_end_with_their_job(service, acme, claim, en
             service.keep(other, 7)
             beside = started([Reader(service, acme.key, name_of(other), tokens=60)])
         end(service, acme, claim)
-        acknowledged = time.monotonic()
+        open_then = service.parts.tickets.count()
         for reader in readers:
             reader.join(120)
     for reader in readers:
         assert [error["code"] for error in reader.errors] == ["model_not_found"]
         assert b"[DONE]" not in reader.data
-        if end is not fail:  # whose teller waits for nobody
-            assert reader.closed_at < acknowledged + 30
-            assert not any(b'"text"' in piece for at, piece in reader.arrived if at > acknowledged + 15)
+    assert end is fail or open_then <= len(beside)  # whose teller waits for nobody
     for reader in beside:
         reader.join(120)
         assert b"[DONE]" in reader.data
@@ -338,6 +337,7 @@ def test_the_tensors_of_a_cancelled_jobs_checkpoints_leave_the_pool(service, acm
     assert service.parts.engine.stats().resident_prefixes == resident
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_two_processes_both_end_a_cancelled_jobs_answers(tmp_path, database_url):
     with (
         serving(tmp_path, database_url, store=STORE) as one,
@@ -352,11 +352,10 @@ def test_two_processes_both_end_a_cancelled_jobs_answers(tmp_path, database_url)
             one.keep(claim, 9, seed=1)
             readers += started([Reader(two, acme.key, name_of(claim), seed=9)])
             cancel(one, acme, claim)
-            acknowledged = time.monotonic()
+            assert two.parts.tickets.count() == 0
             for reader in readers:
                 reader.join(120)
                 assert [error["code"] for error in reader.errors] == ["model_not_found"]
-                assert reader.closed_at < acknowledged + 30
         with two.client(acme.key) as elsewhere:
             assert complete(elsewhere, name_of(claim)).status_code == 404
 

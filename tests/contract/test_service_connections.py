@@ -104,6 +104,7 @@ def test_who_takes_a_little_of_an_answer_all_the_time_is_not_cut_off(tmp_path, m
                 assert piece
                 taken[0] += len(piece)
                 time.sleep(0.005)
+            assert opened(service)
 
 
 def test_a_refusal_keeps_nothing_of_the_request_that_it_refused(tmp_path):

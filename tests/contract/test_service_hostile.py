@@ -275,6 +275,7 @@ def test_a_reader_that_stalls_is_cut_off(tmp_path):
     with serving(tmp_path, stall_seconds=1) as service, slow_reader(service, key, file) as raw:
         assert raw.recv(12).endswith(b" 200")
         wait_until(lambda: not service.parts.tickets.count())
+        assert rest(raw) < len(data)
 
 
 def test_a_tenant_cannot_fill_memory_with_stalled_downloads(own_service):

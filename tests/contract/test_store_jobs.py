@@ -6,6 +6,7 @@ from production_making import damage
 from sqlalchemy import select, update
 from store_making import BASE, complete, files_on_disk, lapse, publish, queue, trained, upload
 
+from prefix_store.db import db_now
 from prefix_store.errors import Conflict, Invalid, LeaseLost, NotFound
 from prefix_store.evaluation import Evaluation
 from prefix_store.hyperparameters import Hyperparameters
@@ -97,11 +98,18 @@ def test_a_fence_is_never_given_twice(store, tenant, alice):
     assert seen == [1, 2, 3, 4]
 
 
+def ahead(store, column):
+    """Seconds until a moment of the only job, by the database's clock."""
+    with everything(store) as connection:
+        return connection.execute(select(column - db_now())).scalar()
+
+
 def test_a_released_job_waits_out_its_delay(store, tenant, alice):
     queue(store, tenant, alice, "voice")
     claim = store.jobs.claim("w")
     store.jobs.release(claim, crashed=True, delay_seconds=60)
     assert store.jobs.claim("w") is None
+    assert 30 < ahead(store, jobs.c.run_at) <= 60
     with everything(store) as connection:
         connection.execute(update(jobs).where(jobs.c.id == claim.job_id).values(run_at=jobs.c.run_at - 60))
     assert store.jobs.claim("w").attempt == 2
@@ -127,6 +135,7 @@ def test_a_heartbeat_keeps_the_lease(store, tenant, alice):
     for _ in range(3):
         lapse(store, claim.job_id)  # and nobody has seen it yet
         assert store.jobs.heartbeat(claim) == "continue"
+        assert 30 < ahead(store, jobs.c.lease_until) <= store.settings.lease_seconds
         assert store.jobs.claim("other") is None
     lapse(store, claim.job_id)
     assert store.jobs.claim("other").attempt == 2

@@ -103,21 +103,24 @@ def test_a_tenants_error_in_the_database_ends_no_sweep_of_the_others(
     assert {place.tenant_id for place in files_on_disk(store)} == {told[0]}
 
 
-def test_files_that_cannot_be_listed_end_no_sweep_of_the_rest(store, tenant, alice, monkeypatch):
-    orphan = Place(tenant.tenant_id, alice.owner_id, "file-orphan")
-    store.blobs.put(orphan, b"nobody's")
-    kept, told, places = upload(store, tenant, alice), [], store.blobs.places
+def test_files_that_cannot_be_listed_end_no_sweep_of_the_rest(store, tenant, alice, held, monkeypatch):
+    left, told, places = upload(store, tenant, alice), [], store.blobs.places
+    held.add(left.id)
+    store.datasets.delete(tenant, left.id)
+    held.clear()
+    kept = upload(store, tenant, alice)
 
-    def broken():
-        yield orphan, 7200.0
+    def refused():
         raise Unavailable("AccessDenied")
 
-    monkeypatch.setattr(store.blobs, "places", broken)
+    monkeypatch.setattr(store.blobs, "places", refused)
+    monkeypatch.setattr(store.blobs, "sweep_drafts", lambda seconds: told.append("drafts"))
     monkeypatch.setattr(store.feed, "trim", lambda seconds: told.append("feed"))
     monkeypatch.setattr("prefix_store.janitor.trim", lambda _, tenant_id, __: told.append(tenant_id))
     with pytest.raises(Unavailable, match="AccessDenied"):
         store.janitor.sweep()
-    assert told == [tenant.tenant_id, "feed"]
+    assert told == [tenant.tenant_id, "drafts", "feed"]
+    assert noted(store) == set()
     assert {place for place, _ in places()} == {kept.place}
 
 

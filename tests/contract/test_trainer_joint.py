@@ -165,7 +165,9 @@ def test_a_process_that_does_not_let_go_is_ended_before_the_lease_is_over(
         os.kill(process, signal.SIGSTOP)
         (scope, cancelled), (_, left) = jobs
         store.jobs.cancel(scope, cancelled.id)
+        began = time.monotonic()
         wait_for(store, scope, left, lambda found: found.attempt == 2, PATIENCE_S)
+        assert time.monotonic() - began < store.settings.lease_seconds
         assert process not in training_processes()
         assert store.jobs.get(scope, cancelled.id).status == "cancelled"
         underway(store, scope, left)
@@ -180,6 +182,9 @@ def test_a_process_that_let_go_while_the_store_kept_its_worker_waiting_goes_on(
     drop, waited = Child.drop, threading.Event()
 
     def behind(child, job):
+        with child._told.mutex:  # who keeps it from being read must not keep it from being filled
+            child._told.maxsize = 1 << 20
+            child._told.not_full.notify_all()
         wait_until(lambda: not child._told.empty())  # something else is to be read before the answer to this
         drop(child, job)
         wait_until(lambda: any(frame and frame.kind == "dropped" for frame in list(child._told.queue)))

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from real_processes import children_of
 from sqlalchemy import select
 from store_making import lapse, upload
 from trainer_making import dataset
+from waiting import wait_until
 
 from prefix_engine import load_base
 from prefix_store.hyperparameters import Hyperparameters
@@ -55,14 +55,6 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_until(accept, seconds=120):
-    give_up = time.monotonic() + seconds
-    while not (found := accept()):
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-    return found
 
 
 def queued(store, tenant, alice, folder, prefix="voice", steps=1000):
@@ -205,7 +197,7 @@ def test_the_training_process_has_no_secret_in_its_environment(store, tenant, al
 
 def test_a_training_process_that_is_stuck_is_killed_and_its_job_goes_on(store, tenant, alice, folder, start):
     job = queued(store, tenant, alice, folder, steps=2000)
-    worker = start(silence_seconds=10)
+    worker = start(silence_seconds=15)
     wait_until(lambda: (store.jobs.get(tenant, job.id).progress or {}).get("update"))
     (stuck,) = children_of(worker.pid)
     os.kill(stuck, signal.SIGSTOP)
