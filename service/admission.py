@@ -4,6 +4,7 @@
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
@@ -15,8 +16,6 @@ from service.errors import FINAL, ApiError
 from service.tickets import Demand, Ticket, Tickets
 
 _DAY_S = 86_400.0
-_SAMPLE_S = 1.0
-_KEEP = 0.7  # of the measured speed, when a new sample comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +27,13 @@ class Used:
 
 
 class Admission:
-    """The door of the engine's queue."""
+    """The door of the engine's queue; `token_seconds` says what lay between two tokens of a row lately."""
 
-    def __init__(self, engine: Engine, tickets: Tickets, rates: Rates, door: Door) -> None:
+    def __init__(
+        self, engine: Engine, tickets: Tickets, rates: Rates, door: Door, token_seconds: Callable[[], float]
+    ) -> None:
         self._engine, self._tickets, self._rates, self._door = engine, tickets, rates, door
-        self._speed: float | None = None  # generated tokens a second while busy
-        self._sampled = (time.monotonic(), 0)
+        self._token_seconds = token_seconds
 
     def rate(self, tenant: Tenant) -> dict[str, str]:
         """Count a request of a tenant; headers that say what is left of its limit. It may wait for Redis.
@@ -110,19 +110,13 @@ class Admission:
         self._door.learn(tenant, demand)
 
     def _wait(self, tenant_id: str) -> float:
-        """Seconds until what the tenant has under way would be done, by the speed measured lately.
+        """Seconds until what the tenant has under way would be done, if all rows that may be are generated as lately.
 
-        A time in which no token was generated is no sample: rows that are only scored ask for none.
+        Not by how many tokens came in a time: where little was asked for, few did.
         """
-        now, stats = time.monotonic(), self._engine.stats()
-        at, generated = self._sampled
-        if now - at >= _SAMPLE_S:
-            more = stats.generated_tokens - generated
-            if stats.running and more and now - at < 10 * _SAMPLE_S:
-                speed = more / (now - at)
-                self._speed = speed if self._speed is None else _KEEP * self._speed + (1 - _KEEP) * speed
-            self._sampled = (now, stats.generated_tokens)
-        return self._tickets.tokens_ahead(tenant_id) / self._speed if self._speed else 0.0
+        stats = self._engine.stats()
+        rows = stats.running if stats.waiting else stats.rows
+        return self._tickets.tokens_ahead(tenant_id) / max(1, rows) * self._token_seconds()
 
 
 def _used_up(tenant: Tenant) -> ApiError:

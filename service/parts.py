@@ -117,7 +117,7 @@ class Parts:
             residency=residency,
             reuse=reuse,
             revocation=Revocation(store, engine, residency, reuse, tickets, connections),
-            admission=Admission(engine, tickets, store.rates, door),
+            admission=Admission(engine, tickets, store.rates, door, lambda: telemetry.token_seconds),
             door=door,
             most_values=most_values,
             meter=meter,

@@ -30,6 +30,7 @@ from service.tickets import Tickets
 _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"})
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_LATELY = 512  # tokens that count for what was lately
 
 Erased = Literal["user", "task", "tenant"]
 
@@ -40,9 +41,10 @@ def known(method: str) -> str:
 
 
 class Telemetry:
-    """Counters of one process in a registry of their own."""
+    """Counters of one process in a registry of their own; `token_seconds` lay between two tokens of a row lately."""
 
     def __init__(self) -> None:
+        self.token_seconds, self._told = 0.0, 0
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._requests = Counter(
@@ -103,6 +105,8 @@ class Telemetry:
     def between_tokens(self, seconds: float) -> None:
         """A token of a row came, so long after the one before; called on the engine's thread."""
         self._between.observe(seconds)
+        self._told = min(self._told + 1, _LATELY)
+        self.token_seconds += (seconds - self.token_seconds) / self._told
 
     def completion(self, prompt_tokens: int, completion_tokens: int) -> None:
         """A completion that had begun has ended, well or not."""

@@ -322,23 +322,37 @@ def test_who_sends_no_whole_head_is_hung_up_on(tmp_path, monkeypatch, sent):
         wait_until(lambda: not service.parts.connections.count)
 
 
-def test_requests_that_only_score_say_nothing_about_the_speed(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.admission._SAMPLE_S", 0.3)
+def test_requests_that_only_score_say_nothing_about_the_speed(tmp_path):
     with serving(tmp_path) as service:
-        acme, admission = service.tenant(), service.parts.admission
-        with held_up(service, acme, 1, max_tokens=60, min_tokens=60):
-            give_up = time.monotonic() + 60
-            while admission._speed is None:
-                assert time.monotonic() < give_up
-                assert complete(acme, "tiny", max_tokens=1).status_code == 200
+        acme, telemetry = service.tenant(), service.parts.telemetry
+        assert complete(acme, "tiny", max_tokens=60, min_tokens=60).status_code == 200
+        measured = telemetry.token_seconds
+        assert measured > 0
         score = {"prompt": [5] * 100, "max_tokens": 0, "echo": True, "logprobs": 0}
-        assert complete(acme, "tiny", **score).status_code == 200
-        measured = admission._speed
-        for _ in range(5):  # each is admitted while those before it are scored
-            with held_up(service, acme, 4, **score):
-                time.sleep(0.4)
-                assert complete(acme, "tiny", **score).status_code == 200
-        assert admission._speed == measured
+        with held_up(service, acme, 4, **score):
+            time.sleep(0.4)
+            assert complete(acme, "tiny", **score).status_code == 200
+        assert telemetry.token_seconds == measured
+
+
+def test_a_quiet_service_is_not_taken_for_a_slow_one(tmp_path):
+    """A few tokens a second are all that was asked for, not all that there can be: a burst is let in."""
+    with serving(tmp_path, rows=8, deadline_seconds=60) as service:
+        acme, telemetry = service.tenant(), service.parts.telemetry
+        with slowed(service, 0.02):
+            asking = threading.Thread(target=complete, args=(acme, "tiny"), kwargs=LONG)
+            asking.start()
+            time.sleep(1.5)  # of fifty tokens a second
+            with service.client(acme.key) as other:
+                assert complete(other, "tiny", max_tokens=1).status_code == 200
+            asking.join(120)
+        with service.client(acme.key) as other, held_up(service, acme, 24, **LONG):
+            wait_until(lambda: telemetry.token_seconds > 0.15)
+            assert service.parts.tickets.count() == 24
+            late = complete(other, "tiny", **LONG)  # 25 x 200 tokens by eights, in steps of 0.2 s
+            assert error_of(late)["code"] == "overloaded"
+            assert "of work wait, longer than the deadline of 60 s" in error_of(late)["message"]
+            hurry(service)
 
 
 def test_refusals_are_counted_by_their_bound(crowded):

@@ -38,6 +38,7 @@ def streams(machine, key, count, **options):
     give_up = time.monotonic() + 120
     while sum(len(lines) > 3 for lines in got) < count:
         assert time.monotonic() < give_up
+        assert all(lines[:1] in ([], [200]) for lines in got), got
         time.sleep(0.02)
     return got, threads
 
