@@ -16,6 +16,7 @@ from service.errors import FINAL, ApiError
 from service.tickets import Demand, Ticket, Tickets
 
 _DAY_S = 86_400.0
+_FULL = 0.75  # of the pages for keys and values
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +111,14 @@ class Admission:
         self._door.learn(tenant, demand)
 
     def _wait(self, tenant_id: str) -> float:
-        """Seconds until what the tenant has under way would be done, if all rows that may be are generated as lately.
+        """Seconds until what the tenant has under way would be done, by rows as quick as lately, and as many as may be.
 
-        Not by how many tokens came in a time: where little was asked for, few did.
+        Not by how many tokens came in a time, nor by the rows of this moment: where little was asked for, they are few.
         """
         stats = self._engine.stats()
-        rows = stats.running if stats.waiting else stats.rows
-        return self._tickets.tokens_ahead(tenant_id) / max(1, rows) * self._token_seconds()
+        crowded = stats.pages_used > _FULL * stats.pages_total  # no more rows have room
+        rows = max(1, stats.running) if crowded else stats.rows
+        return self._tickets.tokens_ahead(tenant_id) / rows * self._token_seconds()
 
 
 def _used_up(tenant: Tenant) -> ApiError:

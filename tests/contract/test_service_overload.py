@@ -9,7 +9,7 @@ import time
 import pytest
 from service_making import complete, error_of, serving, slowed
 from sqlalchemy import Engine, event
-from waiting import wait_until
+from waiting import Hanging, wait_until
 
 LONG = {"max_tokens": 200, "min_tokens": 200}
 
@@ -345,7 +345,22 @@ def test_a_quiet_service_is_not_taken_for_a_slow_one(tmp_path):
             time.sleep(1.5)  # of fifty tokens a second
             with service.client(acme.key) as other:
                 assert complete(other, "tiny", max_tokens=1).status_code == 200
-            asking.join(120)
+            runner = service.parts.engine._loop._runner
+            runner.step = standing = Hanging(runner.step)
+            assert standing.begun.wait(120)  # so that all that come now find one row running
+            got = []
+            threads = [
+                threading.Thread(target=lambda: got.append(complete(acme, "tiny", **LONG).status_code))
+                for _ in range(24)
+            ]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: got or service.parts.tickets.count() == 25)
+            hurry(service)
+            standing.go_on.set()
+            for thread in (asking, *threads):
+                thread.join(120)
+            assert got == [200] * 24
         with service.client(acme.key) as other, held_up(service, acme, 24, **LONG):
             wait_until(lambda: telemetry.token_seconds > 0.15)
             assert service.parts.tickets.count() == 24
@@ -353,6 +368,17 @@ def test_a_quiet_service_is_not_taken_for_a_slow_one(tmp_path):
             assert error_of(late)["code"] == "overloaded"
             assert "of work wait, longer than the deadline of 60 s" in error_of(late)["message"]
             hurry(service)
+
+
+def test_rows_that_have_no_room_are_not_counted_on(tmp_path):
+    with serving(tmp_path, rows=64, kv_bytes=1 << 20) as service:
+        acme, parts = service.tenant(), service.parts
+        with held_up(service, acme, 40, **LONG):
+            wait_until(lambda: parts.telemetry.token_seconds and parts.tickets.count() == 40)
+            running = parts.engine.stats().running
+            assert running < 32
+            work = parts.tickets.tokens_ahead(acme.tenant_id) * parts.telemetry.token_seconds
+            assert parts.admission._wait(acme.tenant_id) == pytest.approx(work / running, rel=0.5)
 
 
 def test_refusals_are_counted_by_their_bound(crowded):
