@@ -192,4 +192,5 @@ def until(name: str, children: Children, tried: Callable[[], None], refused: typ
                 raise CommandError(f"{name} does not answer after {PATIENCE_S:.0f} s") from error
             time.sleep(0.1)
         else:
+            children.check()  # if it has ended, somebody else answers there
             return

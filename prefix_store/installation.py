@@ -73,6 +73,8 @@ class Installation:
             if found is None and is_being_restored(connection):
                 return
             used = found is None and _is_used(connection)
+            if used:  # perhaps by a process that was the first in this moment: what it wrote before any data is seen now
+                found = _row(connection)
         if found is None:
             if used:
                 self._prove(secrets, blobs)

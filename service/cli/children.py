@@ -3,7 +3,9 @@
 Owns starting, waiting until ready, and stopping; knows no verb of the service beyond /readyz.
 """
 
+import contextlib
 import pwd
+import secrets
 import socket
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from service.cli.terminal import CommandError
 READY_SECONDS = 180.0  # the first start may fetch a base model's weights from disk on a slow machine
 STOP_SECONDS = 30.0
 TAIL_LINES = 40
+_PORTS = range(20_000, 32_000)
 
 
 @dataclass(slots=True)
@@ -144,11 +147,15 @@ class Children:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of this machine that nothing listens on now.
+
+    None of those from which the kernel takes one for each connection, so that none gets it before it is used.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _ready(url: str) -> bool:

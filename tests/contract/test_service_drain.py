@@ -21,6 +21,11 @@ BODIES = {
 }
 
 
+def inside(service, tenant):
+    """How many of a tenant's requests are; one that was answered leaves a moment later."""
+    return service.parts.door._inside[tenant.tenant_id]
+
+
 def answer_of(raw):
     """Status, headers and body of all that comes until the connection ends."""
     got = b""
@@ -38,11 +43,12 @@ def test_a_body_that_is_longer_on_its_way_than_the_drain_is_to_be_sent_again(tmp
     with serving(tmp_path, drain_seconds=0.2) as service:
         acme = service.tenant()
         alice = service.user(acme, "alice")
+        wait_until(lambda: not inside(service, acme))
         with socket.create_connection(("127.0.0.1", service.port)) as raw:
             head = f"POST {path} HTTP/1.1\r\nhost: x\r\n{kind}\r\ncontent-length: {length}\r\n"
             raw.sendall(f"{head}x-request-id: mine-1\r\nauthorization: Bearer {alice.key}\r\n\r\n".encode())
             raw.sendall(begun)
-            wait_until(lambda: service.parts.door._inside[acme.tenant_id])
+            wait_until(lambda: inside(service, acme))
             if begun is FILE:
                 wait_until(service.parts.tickets.count)
             service.server.handle_exit(signal.SIGTERM, None)
@@ -60,11 +66,12 @@ def test_a_body_that_comes_during_the_drain_is_answered(tmp_path):
     with serving(tmp_path, drain_seconds=120) as service:
         acme = service.tenant()
         assert complete(acme, "tiny").status_code == 200
+        wait_until(lambda: not inside(service, acme))
         body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 1}).encode()
         with socket.create_connection(("127.0.0.1", service.port)) as raw:
             head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\n{JSON}\r\ncontent-length: {len(body)}\r\n"
             raw.sendall(f"{head}authorization: Bearer {acme.key}\r\n\r\n".encode() + body[:9])
-            wait_until(lambda: service.parts.door._inside[acme.tenant_id])
+            wait_until(lambda: inside(service, acme))
             service.server.handle_exit(signal.SIGTERM, None)
             wait_until(lambda: service.parts.not_ready_here() == "draining")
             raw.sendall(body[9:])

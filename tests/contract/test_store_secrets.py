@@ -235,3 +235,21 @@ def test_a_master_key_that_did_not_seal_the_first_file_is_not_taken_beside_the_r
     assert row(store) == []
     adopt_secrets(store.settings)
     assert len(row(store)) == 1
+
+
+def test_processes_that_start_at_once_on_an_empty_database_share_its_secrets(store, monkeypatch):
+    """One looks for whose it is, and before it looks for data another has said so and written some."""
+    as_before_the_row(store)
+    services, ahead = store.settings.model_copy(update={"owner_database_url": None}), []
+
+    def meanwhile(_):
+        if not ahead:
+            ahead.append("once")
+            with opened(services) as first:
+                first.tenants.create(Admin(), "acme")
+        return False
+
+    monkeypatch.setattr("prefix_store.installation.is_being_restored", meanwhile)
+    with opened(services) as second:
+        assert second.tenants.list(Admin())
+    assert len(row(store)) == 1
