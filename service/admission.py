@@ -16,6 +16,8 @@ from service.errors import FINAL, ApiError
 from service.tickets import Demand, Ticket, Tickets
 
 _DAY_S = 86_400.0
+_SAMPLE_S = 1.0
+_OLD = 3  # samples: what took longer may have been idle in between
 _FULL = 0.75  # of the pages for keys and values
 
 
@@ -35,6 +37,8 @@ class Admission:
     ) -> None:
         self._engine, self._tickets, self._rates, self._door = engine, tickets, rates, door
         self._token_seconds = token_seconds
+        self._speed = 0.0  # generated tokens a second while no more could be; 0 where that is not known
+        self._sampled = (time.monotonic(), 0, False)
 
     def rate(self, tenant: Tenant) -> dict[str, str]:
         """Count a request of a tenant; headers that say what is left of its limit. It may wait for Redis.
@@ -111,14 +115,23 @@ class Admission:
         self._door.learn(tenant, demand)
 
     def _wait(self, tenant_id: str) -> float:
-        """Seconds until what the tenant has under way would be done, by rows as quick as lately, and as many as may be.
+        """Seconds until what the tenant has under way would be done.
 
-        Not by how many tokens came in a time, nor by the rows of this moment: where little was asked for, they are few.
+        By the time between tokens lately and as many rows as there may be; or, where that is longer, by the tokens of
+        the last second, if no more could come in it: else they tell what was asked for, not what there can be.
         """
-        stats = self._engine.stats()
-        crowded = stats.pages_used > _FULL * stats.pages_total  # no more rows have room
-        rows = max(1, stats.running) if crowded else stats.rows
-        return self._tickets.tokens_ahead(tenant_id) / rows * self._token_seconds()
+        now, stats = time.monotonic(), self._engine.stats()
+        at, generated, full = self._sampled
+        if now - at >= _SAMPLE_S:
+            more = stats.generated_tokens - generated
+            crowded = stats.waiting > 0 and stats.pages_used > _FULL * stats.pages_total
+            still = stats.running >= stats.rows or crowded
+            told = full and still and now - at < _OLD * _SAMPLE_S
+            self._speed = more / (now - at) if told else 0.0
+            self._sampled = (now, stats.generated_tokens, still)
+        ahead = self._tickets.tokens_ahead(tenant_id)
+        at_best = ahead / max(stats.rows, stats.running) * self._token_seconds()
+        return max(at_best, ahead / self._speed) if self._speed else at_best
 
 
 def _used_up(tenant: Tenant) -> ApiError:

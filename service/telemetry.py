@@ -30,7 +30,8 @@ from service.tickets import Tickets
 _METHODS = frozenset({"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"})
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 10)
-_LATELY = 512  # tokens that count for what was lately
+_LATELY, _FIRST = 512, 32  # tokens that count for what was lately, and that are taken as they come
+_LONGEST = 8.0  # times the mean
 
 Erased = Literal["user", "task", "tenant"]
 
@@ -106,6 +107,8 @@ class Telemetry:
         """A token of a row came, so long after the one before; called on the engine's thread."""
         self._between.observe(seconds)
         self._told = min(self._told + 1, _LATELY)
+        if self._told > _FIRST:  # a machine that stood still for once is not as slow as that
+            seconds = min(seconds, _LONGEST * self.token_seconds)
         self.token_seconds += (seconds - self.token_seconds) / self._told
 
     def completion(self, prompt_tokens: int, completion_tokens: int) -> None:

@@ -22,7 +22,8 @@ from service.cli.terminal import CommandError
 READY_SECONDS = 180.0  # the first start may fetch a base model's weights from disk on a slow machine
 STOP_SECONDS = 30.0
 TAIL_LINES = 40
-_PORTS = range(20_000, 32_000)
+_PORTS = range(20_000, 30_000)
+_given: set[int] = set()
 
 
 @dataclass(slots=True)
@@ -147,15 +148,22 @@ class Children:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on now.
+    """A port of this machine that nothing listens on now, and that was not given here before.
 
-    None of those from which the kernel takes one for each connection, so that none gets it before it is used.
+    None of those from which Linux, unless it is told otherwise, takes one for each connection: so none gets it before it
+    is used.
+
+    Raises:
+        CommandError: there is none.
     """
-    while True:
+    for _ in range(1000):
         port = secrets.choice(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
+    raise CommandError("no port from 20000 to 29999 is free")
 
 
 def _ready(url: str) -> bool:

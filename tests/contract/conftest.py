@@ -50,8 +50,8 @@ def alice(store, tenant):
 def patient(monkeypatch):
     """A service on a machine that stands still for seconds neither falls silent nor puts off what it erases."""
     monkeypatch.setattr("service.revocation.STALE_S", 60.0)
-    monkeypatch.setattr("service.deletion.PATIENCE_S", 60.0)
-    monkeypatch.setattr("service.erasing.PURGE_S", 60.0)
+    monkeypatch.setattr("service.deletion.PATIENCE_S", 45.0)
+    monkeypatch.setattr("service.erasing.PURGE_S", 45.0)
     monkeypatch.setattr("prefix_store.db._SCRUB_MS", 60_000)
 
 

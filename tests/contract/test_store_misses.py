@@ -108,9 +108,11 @@ def test_files_that_cannot_be_listed_end_no_sweep_of_the_rest(store, tenant, ali
     held.add(left.id)
     store.datasets.delete(tenant, left.id)
     held.clear()
-    kept = upload(store, tenant, alice)
+    kept, orphan = upload(store, tenant, alice), Place(tenant.tenant_id, alice.owner_id, "file-orphan")
+    store.blobs.put(orphan, b"nobody's")
 
     def refused():
+        yield orphan, 7200.0
         raise Unavailable("AccessDenied")
 
     monkeypatch.setattr(store.blobs, "places", refused)
